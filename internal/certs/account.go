@@ -27,13 +27,13 @@ const registrationLock = "register_acme_account"
 // errForgotten ends an attempt whose account the CA does not know.
 var errForgotten = errors.New("the CA no longer knows the account")
 
-// An accountID tells accounts apart: who has the same one shares its limits and
-// its pace. It is comparable.
+// An accountID tells accounts apart: issuers with the same one share its limits
+// and its pace. It is comparable.
 type accountID struct {
-	issuer    any // what is not ACME: the issuer itself; nil otherwise
+	issuer    any // if not ACME: the issuer itself; nil otherwise
 	directory string
 	email     string
-	key       string // PEM, if the program brought one
+	key       string // PEM, if the program provides one
 	external  string // key ID of the external account
 }
 
@@ -46,32 +46,32 @@ func accountOf(t *certmagic.ACMEIssuer) accountID {
 	return id
 }
 
-// plain reports whether the e-mail says all about the account, as certmagic
+// plain reports whether the e-mail alone identifies the account, as certmagic
 // assumes.
 func (id accountID) plain() bool { return id.issuer == nil && id.key == "" && id.external == "" }
 
-// digest names parts in storage without showing them.
+// digest returns a name for parts in storage that does not reveal them.
 func digest(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return hex.EncodeToString(sum[:8])
 }
 
-// An account is what all authorities share that order with it.
+// An account is the state shared by all authorities that order with it.
 type account struct {
 	pace  *pacer // nil means no limit
 	holds *holds
 	met   *ledger // keeps the limits in storage; nil keeps them in memory only
 
 	users     string // where certmagic keeps accounts of the CA; "" if not ACME
-	folder    string // where this one is kept
+	folder    string // where this account is kept
 	directory string // of the CA
-	own       bool   // the program has brought its key
-	lock      string // excludes other processes while it is made or removed
+	own       bool   // the program provides its key
+	lock      string // keeps other processes out while the account is created or removed
 
-	known   atomic.Bool // it exists
+	known   atomic.Bool // the account exists
 	lookMu  sync.Mutex
-	looked  time.Time // when storage was last asked for it
-	regPath string    // of its registration in storage, once seen
+	looked  time.Time // when storage was last checked for it
+	regPath string    // key of its registration in storage, once seen
 }
 
 func newAccount(id accountID, issuerKey string) *account {
@@ -93,7 +93,7 @@ func newAccount(id accountID, issuerKey string) *account {
 }
 
 // exists reports whether the account is known to exist. Another process may
-// have made it: storage is asked once a minute.
+// have created it: storage is checked once a minute.
 func (a *account) exists(ctx context.Context, s certmagic.Storage) bool {
 	if a.known.Load() {
 		return true
@@ -116,9 +116,9 @@ func (a *account) seenAt(key string) {
 	a.regPath = key
 }
 
-// renounce removes the account that an attempt used from storage, if it is
-// still there. Whoever needs an account then makes one, under the same lock:
-// however many attempts find out at once, there is one new account.
+// renounce removes from storage the account that an attempt used, if it is
+// still there. The next attempt creates a new one under the same lock: however
+// many attempts find out at once, only one new account is created.
 func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt, log *slog.Logger) error {
 	if err := s.Lock(ctx, a.lock); err != nil {
 		return fmt.Errorf("lock of the account: %w", err)
@@ -126,12 +126,12 @@ func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limit)
 		defer cancel()
-		_ = s.Unlock(ctx, a.lock) // it is noted as held, and freed at the end
+		_ = s.Unlock(ctx, a.lock) // if it fails, the lock is noted as held and freed at the end
 	}()
 	now, err := s.Load(ctx, used.regKey)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && !bytes.Equal(now, used.reg):
-		return nil // somebody was faster
+		return nil // another attempt was faster
 	case err != nil:
 		return err
 	}
@@ -144,20 +144,20 @@ func (a *account) renounce(ctx context.Context, s *boundedStorage, used *attempt
 	return err
 }
 
-// An attempt is what certmagic does for one order, as far as its storage and
-// its events tell. It is used by one goroutine.
+// An attempt is what certmagic does for one order, as seen in its storage and
+// its events. It is used by one goroutine.
 type attempt struct {
-	// called under the lock of the host, before a CA is asked; an error is the
-	// outcome
+	// called under the lock of the host, before the CA is contacted; an error
+	// ends the attempt
 	begin func(context.Context) error
 
-	regKey, keyKey string // of the account in storage
-	reg            []byte // its registration, as loaded
-	stored         bool   // an account was made
-	forgotten      bool   // the CA does not know it
-	deactivated    bool   // the CA knows that it is not to be used any more
-	held           error  // why it may not be made now
-	kept           string // the lock for a registration that failed
+	regKey, keyKey string // storage keys of the account
+	reg            []byte // the account's registration, as loaded
+	stored         bool   // an account was created
+	forgotten      bool   // the CA does not know the account
+	deactivated    bool   // the account is deactivated at the CA
+	held           error  // why no account may be created now
+	kept           string // lock of a failed registration, still held
 }
 
 type attemptKey struct{}
@@ -171,12 +171,12 @@ func attemptOf(ctx context.Context) *attempt {
 	return t
 }
 
-// lost reports whether the account that was used is of no use any more.
+// lost reports whether the account that was used is no longer usable.
 func (t *attempt) lost() bool {
 	return (t.forgotten || t.deactivated) && t.reg != nil && t.keyKey != ""
 }
 
-// location returns the URL of the account, "" if its registration does not say.
+// location returns the URL of the account, or "" if its registration has none.
 func (t *attempt) location() string {
 	var reg struct {
 		Location string `json:"location"`
@@ -185,11 +185,11 @@ func (t *attempt) location() string {
 	return reg.Location
 }
 
-// judge notes what the outcome of an order says about the account. One whose
-// key the program has brought cannot be replaced.
+// judge notes what the outcome of an order says about the account. An account
+// whose key the program provides cannot be replaced.
 func (t *attempt) judge(err error, a *account) { t.deactivated = !a.own && deactivated(err) }
 
-// why says what has become of a lost account.
+// why returns the reason why an account is lost.
 func (t *attempt) why() string {
 	if t.deactivated {
 		return "it was deactivated at the CA"
@@ -197,25 +197,25 @@ func (t *attempt) why() string {
 	return "the CA no longer knows it"
 }
 
-// release frees what the attempt has kept.
+// release frees the lock that the attempt still holds.
 func (t *attempt) release(ctx context.Context, s *boundedStorage) {
 	if t.kept != "" {
-		// it is noted as held, and freed at the end
+		// if it fails, the lock is noted as held and freed at the end
 		_ = s.Unlock(context.WithoutCancel(ctx), t.kept)
 		t.kept = ""
 	}
 }
 
 // An accountStorage is the storage that certmagic sees when it uses one
-// account. It gives each account a place and a lock of its own, where certmagic
-// knows them by e-mail only, and does not let certmagic delete one: its way
-// with an account that the CA has forgotten makes two.
+// account. certmagic tells accounts apart by e-mail only; this gives each one
+// its own place and lock. It also keeps certmagic from deleting an account: its
+// handling of an account that the CA has forgotten creates two.
 type accountStorage struct {
 	*boundedStorage
 	account *account
 }
 
-// at returns where a key really is.
+// at returns the real storage key of a key of certmagic.
 func (s accountStorage) at(key string) string {
 	if rest, ok := strings.CutPrefix(key, s.account.users); ok && (rest == "" || rest[0] == '/') {
 		return s.account.folder + rest
@@ -261,13 +261,14 @@ func (s accountStorage) Store(ctx context.Context, key string, value []byte) err
 		}
 	}
 	err := s.boundedStorage.Store(ctx, s.at(key), value)
-	if err == nil && s.isAccount(key) && path.Ext(key) == ".key" { // the last that is written
+	if err == nil && s.isAccount(key) && path.Ext(key) == ".key" { // the last key that is written
 		s.account.known.Store(true)
 	}
 	return err
 }
 
-// Delete implements certmagic.Storage. An account stays, and the attempt ends.
+// Delete implements certmagic.Storage. An account is not deleted; instead the
+// attempt ends.
 func (s accountStorage) Delete(ctx context.Context, key string) error {
 	if s.isAccount(key) {
 		if t := attemptOf(ctx); t != nil && !t.stored {
@@ -305,8 +306,9 @@ func (s accountStorage) Stat(ctx context.Context, key string) (certmagic.KeyInfo
 	return info, err
 }
 
-// named returns the lock for one of certmagic's names. That of registrations is
-// the same for every CA: one that hangs would keep the others from theirs.
+// named returns the real lock for one of certmagic's names. certmagic uses the
+// same lock name for registrations at every CA: a CA that hangs would block the
+// others.
 func (s accountStorage) named(lock string) string {
 	if strings.HasPrefix(lock, registrationLock) {
 		return s.account.lock
@@ -314,8 +316,9 @@ func (s accountStorage) named(lock string) string {
 	return lock
 }
 
-// Lock implements certmagic.Storage. The lock for a registration comes with an
-// error if the CA has meanwhile refused that of another host for their number.
+// Lock implements certmagic.Storage. Locking for a registration fails if,
+// meanwhile, the CA has refused the registration of another host because of too
+// many accounts.
 func (s accountStorage) Lock(ctx context.Context, name string) error {
 	err := s.boundedStorage.Lock(ctx, s.named(name))
 	t := attemptOf(ctx)
@@ -330,8 +333,8 @@ func (s accountStorage) Lock(ctx context.Context, name string) error {
 	return errors.Join(t.held, s.boundedStorage.Unlock(ctx, s.named(name)))
 }
 
-// Unlock implements certmagic.Storage. The lock for a registration that has
-// failed is kept until release, when it is known why.
+// Unlock implements certmagic.Storage. The lock of a failed registration is
+// kept until release, when the cause is known.
 func (s accountStorage) Unlock(ctx context.Context, name string) error {
 	if t := attemptOf(ctx); t != nil && s.named(name) != name && !t.stored && !s.account.known.Load() {
 		t.kept = s.named(name)

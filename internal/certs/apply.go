@@ -2,7 +2,7 @@ package certs
 
 import "time"
 
-// applyAll makes the table do what is wanted of some names.
+// applyAll makes the table follow what the routes want of some names.
 func (m *Manager) applyAll(names []string, wants []want) {
 	var hopeless []Status
 	m.mu.Lock()
@@ -17,8 +17,8 @@ func (m *Manager) applyAll(names []string, wants []want) {
 	}
 }
 
-// apply makes the table do what is wanted of a name, and returns the host if it
-// is new. m.mu is held.
+// apply makes the table follow what the routes want of a name, and returns the
+// host if it is new. m.mu is held.
 func (m *Manager) apply(name string, w want) *host {
 	h := m.table.get(name)
 	switch {
@@ -41,7 +41,7 @@ func (m *Manager) apply(name string, w want) *host {
 		m.change(h, w.kind)
 		return nil
 	case w.undecided && name == "*":
-		return nil // has no certificate of its own in any case
+		return nil // "*" never has a certificate of its own
 	case w.kind == covered:
 		m.below.add(name)
 		if m.wildReady(name) {
@@ -55,8 +55,8 @@ func (m *Manager) apply(name string, w want) *host {
 	return h
 }
 
-// decideLate starts a host that has waited for the program to say how its TLS
-// is done. m.mu is held.
+// decideLate starts a host that waited for the program's TLS settings. m.mu is
+// held.
 func (m *Manager) decideLate(h *host, w want) {
 	if w.undecided || h.motion == nil || !h.motion.undecided {
 		return
@@ -72,7 +72,8 @@ func (m *Manager) decideLate(h *host, w want) {
 	}
 }
 
-// change makes an old host of the kind that the routes want now. m.mu is held.
+// change gives an existing host the kind that the routes want now. m.mu is
+// held.
 func (m *Manager) change(h *host, k kind) {
 	switch {
 	case k == h.kind:
@@ -93,8 +94,8 @@ func (m *Manager) wildReady(name string) bool {
 	return w != nil && w.summary != nil && !w.summary.expired(time.Now())
 }
 
-// add starts a host, or notes why only a change of the program helps it. m.mu
-// is held.
+// add starts a host, or notes why only a change of the program can help it.
+// m.mu is held.
 func (m *Manager) add(name string, w want) *host {
 	h := &host{manager: m, name: name, kind: w.kind}
 	m.table.add(h)
@@ -109,8 +110,8 @@ func (m *Manager) add(name string, w want) *host {
 	return h
 }
 
-// hopeless notes why only a change of the program helps a host. The manager's
-// lock is held.
+// hopeless notes why only a change of the program can help a host. The
+// manager's lock is held.
 func (h *host) hopeless(why error) {
 	h.state = failed
 	o := h.move()
@@ -121,8 +122,8 @@ func (h *host) hopeless(why error) {
 	h.settle()
 }
 
-// remove ends a host. What is under way for it is cancelled, and finds itself
-// gone. m.mu is held.
+// remove removes a host and cancels its work, which will then see that the host
+// is gone. m.mu is held.
 func (m *Manager) remove(h *host) {
 	h.gone = true
 	m.table.drop(h)
@@ -149,8 +150,9 @@ func (m *Manager) forget(h *host) {
 	}
 }
 
-// addOnDemand adds a host that came with a handshake, and returns it with what
-// is closed at its first outcome. vouched says that the policy has allowed it.
+// addOnDemand adds a host that came with a handshake. It returns the host and a
+// channel that is closed at its first outcome. vouched means that the policy
+// has allowed it.
 func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -163,7 +165,7 @@ func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}
 		}
 		return h, h.outcome()
 	}
-	if !m.options.Knows(name) { // its route has gone while the policy thought
+	if !m.options.Knows(name) { // its route was removed while the policy decided
 		return nil, nil
 	}
 	h := &host{manager: m, name: name, kind: onDemand}
@@ -178,8 +180,8 @@ func (m *Manager) addOnDemand(name string, vouched bool) (*host, <-chan struct{}
 	return h, h.outcome()
 }
 
-// addRecalled adds a host that came on demand to an earlier process, unless
-// something serves it.
+// addRecalled adds a host that came on demand to an earlier process, unless it
+// is served already.
 func (m *Manager) addRecalled(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -199,7 +201,7 @@ func (m *Manager) onDemand(name string) bool {
 	return h != nil && h.kind == onDemand
 }
 
-// reissue makes a host follow its new issuer.
+// reissue makes a host use its new issuer.
 func (m *Manager) reissue(name string) {
 	refusal := m.routing.refusal(name)
 	m.mu.Lock()
@@ -214,9 +216,9 @@ func (m *Manager) reissue(name string) {
 	}
 }
 
-// undecidable notes that the hook has failed for a host that waits for it.
+// undecidable notes that the hook failed for a host that waits for it.
 func (m *Manager) undecidable(name string, err error, next time.Time, news bool) {
-	m.follower.mu.Lock() // the host may be about to be in the table
+	m.follower.mu.Lock() // the host may be about to enter the table
 	defer m.follower.mu.Unlock()
 	m.mu.Lock()
 	h := m.table.get(name)

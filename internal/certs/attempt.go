@@ -12,12 +12,12 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// errElsewhere ends an attempt for which there is no need any more.
+// errElsewhere ends an attempt that is no longer needed.
 var errElsewhere = errors.New("another process has obtained the certificate")
 
-// A placement is one attempt of a host at one authority: one type of challenge,
-// one order, or a second one where the first was refused for what it replaces
-// or for an account that the CA has forgotten.
+// A placement is one attempt of a host at one authority: one type of challenge
+// and one order. There is a second order if the first was refused for what it
+// replaces, or for an account that the CA has forgotten.
 type placement struct {
 	*authority
 	order     order
@@ -26,10 +26,10 @@ type placement struct {
 	challenge string
 
 	before []byte    // the certificate in storage when it began; nil if none
-	begun  time.Time // when the history was told
+	begun  time.Time // when the attempt was written to the history
 }
 
-// place makes an attempt. A heldError says that it has not.
+// place makes an attempt. It returns a heldError if it made none.
 func (a *authority) place(ctx context.Context, o order) error {
 	offered, err := a.offered()
 	if err != nil {
@@ -38,7 +38,7 @@ func (a *authority) place(ctx context.Context, o order) error {
 	p := &placement{authority: a, order: o, history: a.historyOf(o.name), offered: offered, challenge: offered[0]}
 	if a.remembers() {
 		r := p.history.read(ctx)
-		if r.ahead { // once, or they would be of now for ever
+		if r.ahead { // rewrite once: times ahead would count as recent forever
 			p.note(ctx, func(*record) {})
 		}
 		if until := r.spent(); !until.IsZero() {
@@ -55,7 +55,7 @@ func (a *authority) place(ctx context.Context, o order) error {
 		return err
 	}
 	if p.order.chain.renewed(ctx, p.order) {
-		return errNotAsked // what is stored by now is another process's
+		return errNotAsked // another process has stored this certificate
 	}
 	err = p.run(ctx)
 	var held *heldError
@@ -65,7 +65,7 @@ func (a *authority) place(ctx context.Context, o order) error {
 	return p.conclude(ctx, err)
 }
 
-// remembers reports whether attempts can be failed validations.
+// remembers reports whether failed attempts can count as failed validations.
 func (a *authority) remembers() bool {
 	return !a.local()
 }
@@ -90,7 +90,7 @@ func (p *placement) replaces() bool {
 	return isACME && p.before != nil && !p.engine.noARI
 }
 
-// run places the order, and once more where that is of use.
+// run places the order, and a second one if that can help.
 func (p *placement) run(ctx context.Context) error {
 	cfg, err := p.config(p.variant(p.order.name, p.challenge))
 	if err != nil {
@@ -122,10 +122,10 @@ func (p *placement) run(ctx context.Context) error {
 	}
 }
 
-// once is one order. At counter 1 certmagic asks the CA at once and tells it
-// which certificate is replaced; at 2 it does not tell. (At 0 it waits for its
-// own pace, which is one for all of the process.) Storages with leases renew
-// them only for attempts that are counted.
+// once places one order. At counter 1 certmagic contacts the CA immediately and
+// tells it which certificate is replaced; at 2 it does not tell. (At 0 it waits
+// for its own pace, which is shared by the whole process.) Storages with leases
+// renew them only for attempts that are counted.
 func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config, counter int) (err error) {
 	defer t.release(ctx, p.engine.storage)
 	defer func() {
@@ -137,8 +137,9 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	}()
 	defer rescue("issuer", &err)
 	ctx = context.WithValue(t.context(ctx), certmagic.AttemptsCtxKey, &counter)
-	// Renewing what is not there is obtaining. Sync is one attempt; Async would
-	// sleep between its own for up to 30 days, with the lock of the host.
+	// Without a certificate, renewing means obtaining. Sync is one attempt;
+	// Async would sleep between attempts, for up to 30 days, and hold the lock
+	// of the host.
 	ctx, mark := markStorage(ctx)
 	err = mark(cfg.RenewCertSync(ctx, p.order.name, p.order.serial != nil || p.order.force))
 	if errors.Is(err, errElsewhere) {
@@ -147,7 +148,7 @@ func (p *placement) once(ctx context.Context, t *attempt, cfg *certmagic.Config,
 	return ended(ctx, err)
 }
 
-// begin is called before a CA is asked, under the lock of the host.
+// begin is called before the CA is contacted, under the lock of the host.
 func (p *placement) begin(ctx context.Context) error {
 	now, err := p.stored(ctx)
 	switch {
@@ -174,8 +175,8 @@ func (p *placement) begin(ctx context.Context) error {
 	return held
 }
 
-// limited returns until when a rate limit holds the order that another host has
-// met since it was let through; zero if none does.
+// limited returns until when a rate limit holds the order, if another host has
+// run into that limit since this order was let through; zero if none does.
 func (p *placement) limited() time.Time {
 	if p.order.due {
 		return time.Time{}
@@ -191,7 +192,7 @@ func (p *placement) note(ctx context.Context, f func(*record)) {
 	}
 }
 
-// conclude notes how the attempt ended and puts its error into words.
+// conclude notes how the attempt ended and explains its error.
 func (p *placement) conclude(ctx context.Context, err error) error {
 	failures := 0
 	if !p.begun.IsZero() {
@@ -228,7 +229,8 @@ func (p *placement) conclude(ctx context.Context, err error) error {
 	return err
 }
 
-// verify reports an issuer that has brought the certificate that is in use.
+// verify returns an error if the issuer returned the certificate that is
+// already in use.
 func (p *placement) verify(ctx context.Context) error {
 	if p.order.serial == nil {
 		return nil

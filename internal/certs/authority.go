@@ -21,55 +21,56 @@ import (
 // shortlived is the profile under which Let's Encrypt signs IP addresses.
 const shortlived = "shortlived"
 
-// challenges are the types of challenge, by what they can prove. Read-only.
+// challenges are the types of challenge, the ones that prove most first.
+// Read-only.
 var challenges = []string{acme.ChallengeTypeDNS01, acme.ChallengeTypeTLSALPN01, acme.ChallengeTypeHTTP01}
 
-// An order is what a host asks of its chain.
+// An order is a host's request to its chain.
 type order struct {
 	name   string
 	serial *big.Int      // of the certificate in use; nil if there is none
-	due    bool          // the certificate in use is to be renewed: no rate limit holds it back
+	due    bool          // renewal is due: no rate limit holds the order
 	force  bool          // renew even if the certificate in use is not due
-	chain  *chain        // that the order is placed with
-	left   time.Duration // what remains of the certificate in use; 0 if nothing
+	chain  *chain        // issuers that the order is placed with
+	left   time.Duration // remaining life of the certificate in use; 0 if there is none
 }
 
-// An authority is an issuer and what certmagic needs around it.
+// An authority is an issuer with the state that certmagic needs for it.
 type authority struct {
 	engine   *engine
 	template certmagic.Issuer
 	identity identity
 	keyType  certmagic.KeyType
-	key      string // of its place in storage
-	prefix   string // of the keys of certificates there
+	key      string // its key in storage
+	prefix   string // of the storage keys of its certificates
 	account  *account
-	down     downtime   // of the CA
-	staging  *authority // of the same CA, for probes; nil if there is none
+	down     downtime   // outages of the CA
+	staging  *authority // the CA's staging directory, for probes; nil if there is none
 
 	mu      sync.Mutex
 	configs map[variant]*certmagic.Config
-	orders  map[string]struct{} // hosts whose orders are under way
-	hasty   sync.Once           // says that certificates expire too soon
-	silent  time.Time           // until when probes are not made here, since one got no answer
+	orders  map[string]struct{} // hosts with orders in flight
+	hasty   sync.Once           // logs once that certificates expire too soon
+	silent  time.Time           // no probes before this time, since one got no answer
 }
 
-// A variant is what one authority has to do differently for some hosts.
+// A variant is what an authority does differently for some hosts.
 type variant struct {
-	challenge string // the type that is offered, alone; "" where there is none
+	challenge string // the only type that is offered; "" where there is none
 	ip        bool   // the host is an address
 }
 
-// A draft is an issuer that the program gave, read and checked. To make one
-// calls a method of the program, which may hang: no lock is held then.
+// A draft is an issuer from the program, read and checked. Making one calls a
+// method of the program, which may hang: no lock is held then.
 type draft struct {
 	template certmagic.Issuer
 	identity identity
 	keyType  certmagic.KeyType
 	key      string
-	staging  *draft // of the same CA; nil if there is none
+	staging  *draft // the CA's staging directory; nil if there is none
 }
 
-// draftOf checks an issuer. ACME issuers are templates.
+// draftOf checks an issuer. An ACME issuer is a template.
 func draftOf(given certmagic.Issuer) (*draft, error) {
 	template, keyType, err := open(given)
 	if err != nil {
@@ -91,7 +92,7 @@ func draftOf(given certmagic.Issuer) (*draft, error) {
 	return d, nil
 }
 
-// newAuthority makes the authority of a draft. s.mu is held, but in New.
+// newAuthority returns the authority of a draft. s.mu is held, except in New.
 func (s *issuers) newAuthority(d *draft) *authority {
 	a := &authority{
 		engine:   s.engine,
@@ -111,7 +112,7 @@ func (s *issuers) newAuthority(d *draft) *authority {
 }
 
 // accountOf returns the account that all authorities with the same ID share.
-// s.mu is held, but in New.
+// s.mu is held, except in New.
 func (s *issuers) accountOf(id accountID, issuerKey string) *account {
 	if s.accounts[id] == nil {
 		a := newAccount(id, issuerKey)
@@ -129,7 +130,7 @@ func (a *authority) wildcards() bool {
 	return !ok || t.DNS01Solver != nil
 }
 
-// directory names the CA, in errors too.
+// directory returns the name of the CA, as in errors.
 func (a *authority) directory() string {
 	if t, ok := a.template.(*certmagic.ACMEIssuer); ok {
 		return t.CA
@@ -137,8 +138,8 @@ func (a *authority) directory() string {
 	return a.key
 }
 
-// offered returns the types of challenge that can be answered, one of which an
-// order offers.
+// offered returns the types of challenge that can be answered. An order offers
+// one of them.
 func (a *authority) offered() ([]string, error) {
 	t, ok := a.template.(*certmagic.ACMEIssuer)
 	switch {
@@ -161,7 +162,7 @@ func (a *authority) offered() ([]string, error) {
 }
 
 // issue obtains or renews the certificate for o, once, and leaves it in
-// storage. It does nothing if another process has done so by now.
+// storage. It does nothing if another process has already done so.
 func (a *authority) issue(ctx context.Context, o order) error {
 	entered, err := a.enter(ctx, o)
 	if err != nil {
@@ -175,7 +176,7 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	defer a.ordering(o.name)()
 	err = a.place(ctx, o)
 	a.account.holds.release(entered, err)
-	if ctx.Err() != nil { // the host or the process ends, which says nothing about the CA
+	if ctx.Err() != nil { // the host or the process ends: no fault of the CA
 		a.down.release(look, errNotAsked)
 	} else if a.down.release(look, err) {
 		a.engine.answers()
@@ -196,7 +197,7 @@ func (a *authority) issue(ctx context.Context, o order) error {
 	return err
 }
 
-// ordering notes that an order is under way, until the result is called.
+// ordering notes an order in flight until end is called.
 func (a *authority) ordering(name string) (end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -208,14 +209,14 @@ func (a *authority) ordering(name string) (end func()) {
 	}
 }
 
-// busy returns the hosts whose orders are under way, sorted.
+// busy returns the hosts with orders in flight, sorted.
 func (a *authority) busy() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Sorted(maps.Keys(a.orders))
 }
 
-// enter holds an order back that would meet a rate limit.
+// enter holds back an order that would run into a rate limit.
 func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	if o.due {
 		if until := a.account.holds.resumes(o.name); !until.IsZero() && !o.force {
@@ -235,7 +236,7 @@ func (a *authority) enter(ctx context.Context, o order) ([]*hold, error) {
 	return nil, a.usedUp(until)
 }
 
-// usedUp says that a rate limit holds an order back until then.
+// usedUp returns the error for an order that a rate limit holds until then.
 func (a *authority) usedUp(until time.Time) error {
 	return &heldError{until: until, err: fmt.Errorf("a rate limit of the CA %s is reached", a.directory())}
 }
@@ -250,8 +251,8 @@ func (a *authority) sayHasty(name string, s *stored) {
 	})
 }
 
-// renewalInfo asks the CA when it wants the certificate renewed. Authorities
-// that have no opinion return acme.ErrUnsupported.
+// renewalInfo asks the CA when it wants the certificate renewed. If the
+// authority has no such information, the error is acme.ErrUnsupported.
 func (a *authority) renewalInfo(ctx context.Context, leaf *x509.Certificate) (info acme.RenewalInfo, err error) {
 	cfg, err := a.config(variant{})
 	if err != nil {
@@ -269,12 +270,12 @@ func (a *authority) renewalInfo(ctx context.Context, leaf *x509.Certificate) (in
 	return g.GetRenewalInfo(ctx, c)
 }
 
-// variant returns what is different for a host and a type of challenge.
+// variant returns the variant for a host and a type of challenge.
 func (a *authority) variant(name, challenge string) variant {
 	return variant{challenge: challenge, ip: isIP(name)}
 }
 
-// config returns the authority's Config for a variant, making it on first use:
+// config returns the authority's Config for a variant. It is made on first use:
 // by then the listeners are known.
 func (a *authority) config(v variant) (*certmagic.Config, error) {
 	a.mu.Lock()
@@ -288,7 +289,7 @@ func (a *authority) config(v variant) (*certmagic.Config, error) {
 	t, ok := a.template.(*certmagic.ACMEIssuer)
 	if !ok {
 		cfg.Issuers = []certmagic.Issuer{a.template}
-		cfg.DisableStorageCheck = true // worth it before an order at a CA only
+		cfg.DisableStorageCheck = true // only an order at a CA makes the check worthwhile
 	} else {
 		host, port, err := a.engine.port.open()
 		if err != nil {
@@ -308,7 +309,7 @@ func (a *authority) config(v variant) (*certmagic.Config, error) {
 	return cfg, nil
 }
 
-// onEvent asks the attempt under way before a CA is asked.
+// onEvent calls the current attempt before the CA is contacted.
 func onEvent(ctx context.Context, event string, _ map[string]any) error {
 	if t := attemptOf(ctx); t != nil && t.begin != nil && event == "cert_obtaining" {
 		return t.begin(ctx)
@@ -316,9 +317,9 @@ func onEvent(ctx context.Context, event string, _ map[string]any) error {
 	return nil
 }
 
-// closeIdle closes the connections to CAs that carry no request. certmagic
-// keeps its client to itself and has no word for this: without it, two
-// goroutines for each connection would stay for as long as the CA likes.
+// closeIdle closes idle connections to CAs. certmagic does not expose its HTTP
+// client and has no method for this: otherwise, two goroutines per connection
+// would stay for as long as the CA keeps it open.
 func (a *authority) closeIdle() {
 	if a.staging != nil {
 		a.staging.closeIdle()

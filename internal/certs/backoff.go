@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// What a host waits after a failure, doubling from the first to the last.
+// The pauses of a host after failures, doubling from the first to the last.
 const (
-	refusedFirst = 2 * time.Minute // by a CA; four in the first hour
+	refusedFirst = 2 * time.Minute // refused by a CA; four in the first hour
 	refusedLast  = 6 * time.Hour
-	brokenFirst  = 5 * time.Second // on the way there: network, storage, a CA that is down
+	brokenFirst  = 5 * time.Second // never reached a decision: network, storage, a CA that is down
 	brokenLast   = 10 * time.Minute
-	probeFirst   = 30 * time.Second // by the staging directory of a CA
+	probeFirst   = 30 * time.Second // refused by the staging directory of a CA
 	probeLast    = time.Hour
 )
 
@@ -26,10 +26,10 @@ func (e *paceError) Error() string { return e.err.Error() }
 func (e *paceError) Unwrap() error { return e.err }
 
 // backoff returns how long a host waits after its nth failure in a row, n >= 1.
-// left is what remains of the certificate it has, if any: a host must get its
-// chances before that is over.
+// left is the remaining life of its certificate, if any: a host gets several
+// attempts before that ends.
 func backoff(n int, err error, left time.Duration) time.Duration {
-	if wait, ok := limitedWait(err); ok { // which knows left
+	if wait, ok := limitedWait(err); ok { // already considers left
 		return wait + time.Duration(rand.Float64()*float64(min(wait, time.Hour))/10)
 	}
 	wait, last := brokenFirst, brokenLast
@@ -49,12 +49,13 @@ func backoff(n int, err error, left time.Duration) time.Duration {
 	if left > 0 {
 		wait = min(wait, max(left/8, brokenFirst))
 	}
-	// A fifth more or less, so that hosts that failed together part.
+	// Up to a fifth more or less, so that hosts that failed together spread
+	// out.
 	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 }
 
-// limitedWait is how long the authority that is free first wants to be left
-// alone; false unless err is a rate limit of each that was asked.
+// limitedWait returns how long to wait for the first authority to be free
+// again; false unless err is a rate limit of every authority that was tried.
 func limitedWait(err error) (time.Duration, bool) {
 	var l *limitedError
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

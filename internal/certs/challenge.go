@@ -23,9 +23,9 @@ const (
 )
 
 // A solver answers the challenges of this process and, through storage, those
-// of its cluster: of hosts without a route here too, since the members of a
-// cluster do not learn of a new host at the same moment. Any client can get
-// this far, with any name, so look-ups in storage are bounded.
+// of its cluster. That includes hosts without a route here, since the members
+// of a cluster do not learn of a new host at the same moment. Any client can
+// get this far with any name, so look-ups in storage are bounded.
 type solver struct{ lookout *lookout }
 
 func newSolver(m *Manager) *solver {
@@ -42,7 +42,8 @@ func newSolver(m *Manager) *solver {
 	return &solver{lookout: newLookout(m, keys)}
 }
 
-// challengeKeys are where an issuer and its staging directory keep challenges.
+// challengeKeys returns where an issuer and its staging directory keep
+// challenges.
 func (a *authority) challengeKeys() []string {
 	var keys []string
 	for ; a != nil; a = a.staging {
@@ -53,9 +54,9 @@ func (a *authority) challengeKeys() []string {
 	return keys
 }
 
-// HTTPChallenge answers q if it is an HTTP-01 challenge for host, the canonical
-// form of q's, and reports whether it has. It may wait for storage, for a few
-// seconds at most.
+// HTTPChallenge answers q if it is an HTTP-01 challenge for host, which is the
+// canonical form of q's host, and reports whether it did. It may wait for
+// storage, for a few seconds at most.
 func (m *Manager) HTTPChallenge(w http.ResponseWriter, q *http.Request, host string) bool {
 	token, ok := strings.CutPrefix(q.URL.Path, challengePath)
 	if !ok || q.Method != http.MethodGet || !isToken(token) || !m.answers() {
@@ -105,8 +106,8 @@ func (m *Manager) tlsALPN(hello *tls.ClientHelloInfo) *tls.Certificate {
 	return cert
 }
 
-// challenge returns the challenge that fits: one of this process, or one in
-// storage under name.
+// challenge returns the challenge that fits: one of this process, or one that
+// is stored under name.
 func (s *solver) challenge(ctx context.Context, name, host string, fits func(acme.Challenge) bool) (acme.Challenge, bool) {
 	if mine, ok := certmagic.GetACMEChallenge(name); ok && fits(mine.Challenge) {
 		return mine.Challenge, true
@@ -119,11 +120,11 @@ func (s *solver) challenge(ctx context.Context, name, host string, fits func(acm
 	return acme.Challenge{}, false
 }
 
-// answers reports whether challenges may come.
+// answers reports whether challenges can be answered now.
 func (m *Manager) answers() bool { return m.open.Load() && m.ctx.Err() == nil }
 
-// isChallenge reports whether a client wants nothing but a challenge's
-// certificate (RFC 8737, 3).
+// isChallenge reports whether a client wants only the certificate of a
+// challenge (RFC 8737, 3).
 func isChallenge(hello *tls.ClientHelloInfo) bool {
 	return len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acmez.ACMETLS1Protocol && hello.ServerName != ""
 }
@@ -142,8 +143,8 @@ func isBase64URL(s string) bool {
 	return true
 }
 
-// reverseName returns the address that a lower case name under in-addr.arpa or
-// ip6.arpa stands for; challenges for addresses use it as SNI (RFC 8738, 6).
+// reverseName returns the address behind a lower-case name under in-addr.arpa
+// or ip6.arpa; challenges for addresses use such a name as SNI (RFC 8738, 6).
 func reverseName(name string) (string, bool) {
 	if v4, ok := strings.CutSuffix(name, ".in-addr.arpa"); ok {
 		labels := strings.Split(v4, ".")

@@ -13,14 +13,14 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// Bounds of the look-ups of challenges in storage. One lane is for hosts that
+// Limits of the look-ups of challenges in storage. One lane is for hosts that
 // lack a certificate in this process, the other for all other names, which any
 // client can make up.
 const (
 	lookPause    = 250 * time.Millisecond // between two reads for one name
-	lookPatience = 5 * time.Second        // of a request
+	lookPatience = 5 * time.Second        // how long a request waits
 
-	// reads a second, at once; requests that wait
+	// reads per second; burst of reads; waiting requests
 	wantedReads, wantedBurst, wantedWaiters = 500, 500, 256
 	otherReads, otherBurst, otherWaiters    = 20, 50, 64
 	otherSlots                              = 4 // reads at a time; see maxChallengeRead
@@ -29,33 +29,33 @@ const (
 // A lookout finds challenges that other members of the cluster have put into
 // storage.
 //
-// Each request gets the outcome of a read that began after it arrived. What an
-// earlier probe did not find says nothing: the challenge may have been stored a
-// moment later, and a CA asks only once. Requests for the same name share a
-// read.
+// Each request gets the outcome of a read that began after it arrived. An
+// earlier read that found nothing proves nothing: the challenge may have been
+// stored a moment later, and a CA asks only once. Requests for the same name
+// share a read.
 type lookout struct {
 	manager *Manager
 
 	mu     sync.Mutex
-	keys   []string // of the ACME issuers; never changed in place
+	keys   []string // keys of the ACME issuers; never changed in place
 	names  map[string]*look
 	wanted lane
 	others lane
 }
 
-// A lane bounds the look-ups of some names.
+// A lane limits the look-ups of some names.
 type lane struct {
 	slots   chan struct{}
 	rate    rate
-	waiters int // at most
+	waiters int // maximum
 	waiting int
 }
 
-// A look is one read, shared by the requests that came before it began.
+// A look is one read, shared by the requests that arrived before it began.
 type look struct {
-	due   time.Time // not before
+	due   time.Time // earliest start
 	begun bool
-	done  chan struct{} // closed when found is set
+	done  chan struct{} // closed once found is set
 	found []acme.Challenge
 }
 
@@ -85,8 +85,8 @@ func (l *lookout) learn(key string) {
 	}
 }
 
-// find returns the challenges that are in storage under a name, which is that
-// of host as certmagic stores it.
+// find returns the challenges that are stored under name, which certmagic uses
+// for host.
 func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge {
 	if len(l.issuers()) == 0 {
 		return nil
@@ -107,8 +107,8 @@ func (l *lookout) find(ctx context.Context, name, host string) []acme.Challenge 
 	}
 }
 
-// laneOf returns the lane of a host. A flood of made-up names must not hide the
-// challenges of hosts that lack a certificate here.
+// laneOf returns the lane of a host. A flood of made-up names must not block
+// the challenges of hosts that lack a certificate here.
 func (l *lookout) laneOf(host string) *lane {
 	m := l.manager
 	m.mu.RLock()
@@ -120,8 +120,8 @@ func (l *lookout) laneOf(host string) *lane {
 	return &l.wanted
 }
 
-// join finds or starts a read for name that has not begun yet; nil if there are
-// too many.
+// join finds or starts a read for name that has not begun yet; nil if too many
+// requests wait, or too many reads were made.
 func (l *lookout) join(lane *lane, name string) *look {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,7 +154,7 @@ func (l *lookout) release(lane *lane) {
 	lane.waiting--
 }
 
-// run makes the read of x when it is due, and forgets x a little later.
+// run makes the read of x when it is due, and removes x a little later.
 func (l *lookout) run(lane *lane, name string, x *look) {
 	ctx := l.manager.ctx
 	pause(ctx, time.Until(x.due))
@@ -168,7 +168,7 @@ func (l *lookout) run(lane *lane, name string, x *look) {
 	}
 }
 
-// read sets x.found, unless there is no place in time.
+// read sets x.found, unless no slot becomes free in time.
 func (l *lookout) read(ctx context.Context, lane *lane, name string, x *look) {
 	ctx, cancel := context.WithTimeout(ctx, lookPatience)
 	defer cancel()
@@ -193,16 +193,16 @@ func (l *lookout) read(ctx context.Context, lane *lane, name string, x *look) {
 	}
 }
 
-// challengeKey is where certmagic stores the challenge of an issuer under a
-// name.
+// challengeKey returns the key under which certmagic stores the challenge of an
+// issuer for a name.
 func challengeKey(issuer, name string) string {
 	safe := certmagic.StorageKeys.Safe
 	return path.Join("acme", safe(issuer), "challenge_tokens", safe(name)+".json")
 }
 
-// isKeyAuthorization reports whether s is a token and the thumbprint of a key
-// (RFC 8555, 8.1), as far as its characters say: how long a thumbprint is
-// depends on the CA.
+// isKeyAuthorization reports whether s looks like the token followed by the
+// thumbprint of a key (RFC 8555, 8.1). It checks only the characters: the
+// length of a thumbprint depends on the CA.
 func isKeyAuthorization(s, token string) bool {
 	thumbprint, ok := strings.CutPrefix(s, token+".")
 	return ok && isToken(token) && thumbprint != "" && len(thumbprint) <= maxToken && isBase64URL(thumbprint)
@@ -221,8 +221,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A rate allows so many events a second, and a burst of them at once. It is
-// used under the lock of its owner.
+// A rate allows a number of events per second, and a burst of them at once. It
+// is used under the lock of its owner.
 type rate struct {
 	perSecond, burst float64
 	left             float64

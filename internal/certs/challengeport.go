@@ -6,13 +6,13 @@ import (
 	"sync"
 )
 
-// A heldPort is a loopback port that is taken and answers.
+// A heldPort is a loopback port that is in use and accepts connections.
 //
-// certmagic's solvers bind a port for each challenge, 80 and 443 by default,
-// unless somebody has it who accepts connections. Challenges are answered by
-// the listeners of the program, wherever those are: behind a port forward,
-// inherited, or not TCP at all. So the solvers are given this port, find it
-// taken, and leave every other alone.
+// For each challenge, certmagic's solvers bind a port, 80 or 443 by default,
+// unless something accepts connections there already. Here the listeners of the
+// program answer challenges, wherever those listen: behind a port forward,
+// inherited, or not on TCP at all. So the solvers are given this port. They
+// find it in use, and bind no other.
 type heldPort struct {
 	once sync.Once
 	ln   net.Listener

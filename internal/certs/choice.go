@@ -16,15 +16,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A Choice says how TLS is done for one host pattern. The zero value is what
-// Options say.
+// A Choice is the TLS settings of one host pattern. The zero value means
+// Options.
 type Choice struct {
-	// Issuer issues for the pattern in place of Public and Internal. Templates
-	// as there; several of one CA may differ in anything.
+	// Issuer issues for the pattern in place of Public and Internal. ACME
+	// issuers are templates, as there; several for one CA may differ in
+	// anything.
 	Issuer certmagic.Issuer
 
-	// Own means a certificate of its own for a host below a wildcard whose
-	// certificate would do.
+	// Own requests a certificate for this host alone, even if a wildcard's
+	// certificate covers it.
 	Own bool
 
 	// ClientAuth asks the host's clients for certificates. Hosts with the same
@@ -41,21 +42,21 @@ type Choice struct {
 	None bool
 }
 
-// A choice is a Choice that has been checked. It does not change, and hosts
-// without wishes share one.
+// A choice is a Choice that has been checked. It is immutable, and hosts
+// without special settings share one.
 type choice struct {
-	chain *chain           // nil means that of Options
-	realm *realm           // nil means that of Options
+	chain *chain           // nil means the issuers of Options
+	realm *realm           // nil means the client authentication of Options
 	cert  *tls.Certificate // nil means a managed one
 	none  bool
 	own   bool
 
-	pattern  string // of a wildcard: itself
-	demanded bool   // of a host without a route of its own; what is zero is as its pattern's
-	wild     string // then the wildcard above it, "" if there can be none
+	pattern  string // if it is of a wildcard: the wildcard; otherwise ""
+	demanded bool   // the host has no route of its own; zero settings are its pattern's
+	wild     string // if demanded: the wildcard above the host, "" if there can be none
 }
 
-// check reports settings that exclude each other, or mean nothing for a
+// check reports settings that exclude each other, or that mean nothing for a
 // pattern.
 func (c *Choice) check(pattern string) error {
 	var errs []error
@@ -78,7 +79,7 @@ func (c *Choice) check(pattern string) error {
 	return errors.Join(errs...)
 }
 
-// compile checks what the program says of a pattern. It may read files.
+// compile checks the program's settings for a pattern. It may read files.
 func (c *choices) compile(pattern string, a answer) (*choice, *pairFile, error) {
 	given := a.given
 	if err := given.check(pattern); err != nil {
@@ -111,8 +112,8 @@ func (c *choices) compile(pattern string, a answer) (*choice, *pairFile, error) 
 	return ch, file, errors.Join(errs...)
 }
 
-// count counts the users of what a choice has up or down. The choices' lock is
-// held. c may be nil.
+// count adds n to the numbers of users of the chain and the realm of a choice.
+// The choices' lock is held. c may be nil.
 func (c *choice) count(n int) {
 	if c == nil {
 		return
@@ -125,7 +126,7 @@ func (c *choice) count(n int) {
 	}
 }
 
-// fields names the settings that are not zero, as the program knows them.
+// fields names the settings that are not zero, as the program spells them.
 func (c *Choice) fields() []string {
 	var names []string
 	for _, f := range []struct {
@@ -177,7 +178,7 @@ func wrap(what string, err error) error {
 }
 
 // ownCertificate returns a copy of a certificate of the program with its Leaf.
-// The error says that it does not cover the pattern, or cannot be served.
+// It fails if the certificate does not cover the pattern or cannot be served.
 func ownCertificate(given *tls.Certificate, pattern string) (*tls.Certificate, error) {
 	if len(given.Certificate) == 0 || given.PrivateKey == nil {
 		return nil, errors.New("the certificate has no chain or no private key: set both")
@@ -194,8 +195,8 @@ func ownCertificate(given *tls.Certificate, pattern string) (*tls.Certificate, e
 	return &cert, nil
 }
 
-// coversPattern reports whether a certificate is good for all hosts of a
-// pattern; of "*" it cannot be known.
+// coversPattern reports whether a certificate is valid for all hosts of a
+// pattern; for "*" that cannot be known, and it returns true.
 func coversPattern(leaf *x509.Certificate, pattern string) bool {
 	if isPattern(pattern) {
 		return pattern == "*" || slices.ContainsFunc(leaf.DNSNames, func(name string) bool { return strings.EqualFold(name, pattern) })
@@ -203,8 +204,8 @@ func coversPattern(leaf *x509.Certificate, pattern string) bool {
 	return leaf.VerifyHostname(pattern) == nil
 }
 
-// status describes the certificate of the program, and reports whether there is
-// one. c may be nil.
+// status describes the certificate that the program provides, and reports
+// whether there is one. c may be nil.
 func (c *choice) status(host string) (Status, bool) {
 	if c == nil || c.cert == nil {
 		return Status{}, false
@@ -212,8 +213,8 @@ func (c *choice) status(host string) (Status, bool) {
 	return staticStatus(host, c.cert.Leaf), true
 }
 
-// undecided is the error of a handshake for a host of which the program has not
-// said yet how its TLS is done.
+// undecided returns the error of a handshake for a host whose TLS settings the
+// program has not returned yet.
 func undecided(pattern string, err error) error {
 	if err == nil {
 		return fmt.Errorf("TLS.Host has not answered for %q yet", pattern)
@@ -221,9 +222,9 @@ func undecided(pattern string, err error) error {
 	return fmt.Errorf("no TLS settings for %q from TLS.Host: %w", pattern, err)
 }
 
-// switched makes h follow a change of what issues for it: at its next renewal,
-// or immediately if it has no certificate that is good and not due. The
-// manager's lock is held.
+// switched makes h follow a change of its issuer: at its next renewal, or
+// immediately if it has no good certificate or renewal is due. The manager's
+// lock is held.
 func (h *host) switched() {
 	o := h.move()
 	good := h.summary != nil && time.Now().Unix() < h.summary.renewAt
@@ -239,7 +240,7 @@ func (h *host) switched() {
 	h.put(h.manager.loads, load, time.Now())
 }
 
-// begun forgets what failed before. The manager's lock is held.
+// begun forgets earlier failures. The manager's lock is held.
 func (h *host) begun() {
 	o := h.move()
 	o.undecided = false
@@ -257,7 +258,7 @@ func (c *choices) none(host string) bool {
 	return ch != nil && ch.none
 }
 
-// statuses describes the certificates that the program brought for some hosts.
+// statuses describes the certificates that the program provides for some hosts.
 // c may be nil.
 func (c *choices) statuses() []Status {
 	if c == nil {
@@ -275,8 +276,8 @@ func (c *choices) statuses() []Status {
 }
 
 // demanded asks the program about a host that comes on demand, and returns the
-// certificate that it brings. ErrNotAllowed means that the host is to have
-// none, or cannot have one. c may be nil.
+// certificate that the program provides. ErrNotAllowed means that the host must
+// not or cannot have a certificate. c may be nil.
 func (c *choices) demanded(name string) (*tls.Certificate, error) {
 	if c == nil {
 		return nil, nil
@@ -305,8 +306,7 @@ func (c *choices) demanded(name string) (*tls.Certificate, error) {
 	return nil, nil
 }
 
-// rereadFiles reads the certificates in files again that have changed. c may be
-// nil.
+// rereadFiles reads certificate files again if they have changed. c may be nil.
 func (c *choices) rereadFiles() {
 	if c == nil {
 		return
@@ -344,7 +344,7 @@ func (c *choices) rereadFile(name string, f *pairFile) {
 	}
 }
 
-// rereadRealms reads the CA files of client authentication again that have
+// rereadRealms reads the CA files of client authentication again if they have
 // changed. c may be nil.
 func (c *choices) rereadRealms() {
 	for _, r := range c.allRealms() {

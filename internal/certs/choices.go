@@ -10,24 +10,25 @@ import (
 	"sync"
 )
 
-// A choices is what the program says of each host pattern that has a route, and
-// of each host that came on demand. A pattern of which nothing is known yet is
-// closed: its handshakes wait, its requests are refused.
+// A choices holds the program's TLS settings for each host pattern that has a
+// route, and for each host that came on demand. A pattern without settings yet
+// is closed: its handshakes wait, and its requests are refused.
 //
-// The hook runs on goroutines of its own, a bounded number of them. What it
-// said of a pattern stays until it says something else.
+// The hook runs on its own goroutines, a bounded number of them. Settings stay
+// in force until the hook returns others.
 type choices struct {
 	manager *Manager
 	hook    func(pattern string) (Choice, error)
-	plain   *choice // of all patterns of which the program wishes nothing
+	plain   *choice // of all patterns without special settings
 
 	mu     sync.RWMutex
 	known  map[string]*choice
-	passed map[string]struct{}  // patterns whose TLS ends elsewhere, once they are asked about
-	files  map[string]*pairFile // by pattern
+	passed map[string]struct{}  // patterns with Passthrough that the hook was asked about
+	files  map[string]*pairFile // certificate files by pattern
 	asked  map[string]*inquiry
-	ready  []string // whose inquiries may run
-	// of the hook under way, those that hang included; closed at their end
+	ready  []string // patterns whose inquiries may run
+	// calls of the hook in flight, including hanging ones; closed when they
+	// return
 	calls   map[string]chan struct{}
 	workers int
 
@@ -35,7 +36,7 @@ type choices struct {
 	realms  map[realmKey][]*realm
 }
 
-// newChoices returns nil without a hook.
+// newChoices returns nil if there is no hook.
 func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 	if hook == nil {
 		return nil
@@ -54,7 +55,7 @@ func newChoices(m *Manager, hook func(string) (Choice, error)) *choices {
 }
 
 // exact returns what is known of exactly that pattern or host. Without a hook
-// nothing ever is, and nothing needs to be. c may be nil.
+// nothing is known, and nothing needs to be. c may be nil.
 func (c *choices) exact(name string) (ch *choice, ok bool) {
 	if c == nil {
 		return nil, true
@@ -66,8 +67,8 @@ func (c *choices) exact(name string) (ch *choice, ok bool) {
 }
 
 // settled reports whether something is known of a pattern whose TLS ends here.
-// What was said of it when it had no route, or when its TLS ended elsewhere, is
-// forgotten: it may want something else now. c may be nil.
+// Settings from a time when it had no route, or when its TLS ended elsewhere,
+// are forgotten: the program may want others now. c may be nil.
 func (c *choices) settled(name string) bool {
 	if c == nil {
 		return true
@@ -82,13 +83,13 @@ func (c *choices) settled(name string) bool {
 	return ch != nil
 }
 
-// of returns what counts for a canonical host, that of the most specific
-// pattern with a route. False means that the program has not answered for
-// pattern. c may be nil.
+// of returns the choice for a canonical host: that of the most specific pattern
+// with a route. False means that the program has not answered for pattern. c
+// may be nil.
 //
-// The routes are asked each time: what is known follows them later, and a
-// request that has a new route by now must not pass by what counted for the old
-// one.
+// The routes are read each time. What is known follows them later, and a
+// request for a route that has just been added must not use the choice of the
+// old route.
 func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	if c == nil {
 		return nil, "", true
@@ -96,14 +97,14 @@ func (c *choices) of(host string) (ch *choice, pattern string, ok bool) {
 	return c.under(c.manager.options.Wants, host)
 }
 
-// wants says which host patterns have a route whose TLS ends here, as
-// Options.Wants: by the routes of now, or by those that serve a request.
+// wants reports which host patterns have a route whose TLS ends here, like
+// Options.Wants: by the current routes, or by those that serve a request.
 type wants func(pattern string) bool
 
-// under is of by the routes that has knows.
+// under is like of, with the routes that has reports.
 //
-// Hot path: map look-ups under a read lock; no allocation for hosts of which
-// something is known by name or by their wildcard.
+// Hot path: map look-ups under a read lock; no allocation for hosts that are
+// known by name or by their wildcard.
 func (c *choices) under(has wants, host string) (ch *choice, pattern string, ok bool) {
 	ch, known := c.exact(host)
 	switch here := has(host); {
@@ -118,8 +119,8 @@ func (c *choices) under(has wants, host string) (ch *choice, pattern string, ok 
 	return c.above(has, wildcardOf(host))
 }
 
-// inherit returns a choice, or that of the pattern if the choice is of a host
-// on demand whose pattern brings a certificate, or wants none, by now.
+// inherit returns ch itself, or the choice of its pattern if ch is of a host on
+// demand and the pattern now provides a certificate, or wants none.
 func (c *choices) inherit(has wants, ch *choice) (_ *choice, pattern string, ok bool) {
 	if !ch.demanded || ch.cert != nil {
 		return ch, "", true
@@ -131,8 +132,8 @@ func (c *choices) inherit(has wants, ch *choice) (_ *choice, pattern string, ok 
 	return ch, "", true
 }
 
-// heirs returns the hosts on demand that have the issuer of a pattern, for
-// which ch counts.
+// heirs returns the hosts on demand that use the issuer of a pattern. ch is the
+// pattern's choice.
 func (c *choices) heirs(pattern string, ch *choice) []string {
 	if !isPattern(pattern) {
 		return nil
@@ -148,8 +149,8 @@ func (c *choices) heirs(pattern string, ch *choice) []string {
 	})
 }
 
-// above returns what counts for a host without a route of its own: that of the
-// wildcard above it, "" if there can be none, or that of "*".
+// above returns the choice for a host without a route of its own: that of wild,
+// the wildcard above it ("" if there can be none), or that of "*".
 func (c *choices) above(has wants, wild string) (ch *choice, pattern string, ok bool) {
 	for _, pattern := range [...]string{wild, "*"} {
 		if pattern != "" && has(pattern) {
@@ -160,7 +161,8 @@ func (c *choices) above(has wants, wild string) (ch *choice, pattern string, ok 
 	return c.plain, "", true
 }
 
-// wildcard returns what is known of the wildcard above a host, nil if nothing.
+// wildcard returns the choice of the wildcard above a host, nil if there is
+// none.
 func (c *choices) wildcard(host string) *choice {
 	i := strings.IndexByte(host, '.')
 	if i <= 0 {
@@ -170,11 +172,11 @@ func (c *choices) wildcard(host string) *choice {
 	wild := append(append(buf[:0], '*'), host[i:]...)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.known[string(wild)] // no allocation: a map index
+	return c.known[string(wild)] // a map index does not allocate
 }
 
-// chain returns what issues for a host or wildcard by the program's wish, nil
-// if it has none. c may be nil.
+// chain returns the issuers that the program has set for a host or wildcard,
+// nil if it has set none. c may be nil.
 func (c *choices) chain(name string) *chain {
 	ch, _ := c.exact(name)
 	if ch != nil && ch.chain == nil && ch.demanded {
@@ -186,8 +188,8 @@ func (c *choices) chain(name string) *chain {
 	return ch.chain
 }
 
-// issuing is above for the issuer: a job under way keeps that of a pattern
-// whose route has gone, rather than place its order elsewhere.
+// issuing is like above, for the issuer: a running job keeps the issuer of a
+// pattern whose route has been removed, instead of ordering elsewhere.
 func (c *choices) issuing(wild string) *choice {
 	if ch, ok := c.exact(wild); ok {
 		return ch
@@ -196,11 +198,11 @@ func (c *choices) issuing(wild string) *choice {
 	return ch
 }
 
-// apart reports whether a host is to have a certificate of its own though the
-// wildcard above it has one: the program says so, wants another issuer for it,
-// or fails to answer for the wildcard. Before its first answer for the wildcard
-// no host is apart: one that orders too early has an order too many. c may be
-// nil.
+// apart reports whether a host gets its own certificate although the wildcard
+// above it has one: the program says so, sets another issuer for the host, or
+// fails to answer for the wildcard. Until the program first answers for the
+// wildcard, no host is apart: an early order could be an unnecessary one. c may
+// be nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)
 	if ch != nil && ch.own {
@@ -245,8 +247,7 @@ func (c *choices) forget(name string) {
 	delete(c.passed, name)
 }
 
-// decided waits until the program has said how TLS is done for the host of a
-// handshake.
+// decided waits for the program's TLS settings for the host of a handshake.
 func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 	if m.choices == nil {
 		return nil, nil
@@ -256,7 +257,7 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 	if ok || !m.options.Knows(name) {
 		return ch, nil
 	}
-	m.choices.settled(pattern) // its route may be newer than what is known
+	m.choices.settled(pattern) // its route may be newer than its settings
 	_, err := m.lobby.pause(hello, name, 0, func(ctx context.Context, w *waiter) (*tls.Certificate, error) {
 		return nil, m.choices.await(ctx, w, pattern)
 	})
@@ -269,9 +270,9 @@ func (m *Manager) decided(hello *tls.ClientHelloInfo) (*choice, error) {
 	return ch, nil
 }
 
-// ReloadTLS asks the program again how TLS is done for the given patterns;
-// without arguments, for all. It does not wait for the answers. It returns an
-// error for each argument that is not a pattern, or that has no route.
+// ReloadTLS asks the program again for the TLS settings of the given patterns;
+// without arguments, of all. It does not wait for the answers. It returns an
+// error for each argument that is not a pattern or has no route.
 func (m *Manager) ReloadTLS(patterns ...string) (strange []error) {
 	if m.choices == nil {
 		return nil

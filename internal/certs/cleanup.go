@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// When storage was cleaned last, and the lock around that.
+// The storage key of the last cleanup's time, and the lock around a cleanup.
 const (
 	cleanedKey  = "hostproxy/cleaned"
 	cleanedLock = "hostproxy_cleanup"
@@ -21,13 +21,13 @@ const (
 
 const (
 	cleanFirst = 10 * time.Minute // after the start
-	cleanLook  = 6 * time.Hour    // between two looks at whether it is time
+	cleanLook  = 6 * time.Hour    // between two checks whether a cleanup is due
 	cleanEvery = 24 * time.Hour
-	cleanAfter = 30 * 24 * time.Hour // from a certificate's end to its deletion
+	cleanAfter = 30 * 24 * time.Hour // after a certificate expired
 )
 
-// A janitor deletes from storage, once a day, the certificates that no member
-// of a cluster wants any more.
+// A janitor deletes, once a day, the stored certificates that no member of a
+// cluster needs any more.
 type janitor struct {
 	storage *boundedStorage
 	chains  func() iter.Seq[*chain]
@@ -35,7 +35,7 @@ type janitor struct {
 	log     *slog.Logger
 }
 
-// watch is the task that has storage cleaned, until ctx is done.
+// watch is the task that cleans the storage until ctx is done.
 func (j *janitor) watch(ctx context.Context) {
 	timer := time.NewTimer(cleanFirst)
 	defer timer.Stop()
@@ -52,12 +52,12 @@ func (j *janitor) watch(ctx context.Context) {
 	}
 }
 
-// cleanUp deletes the certificates that expired a month ago, unless a member
-// has done so today. As long as any member of a cluster has a route for a host,
-// it renews the certificate; one that has expired and was left for a month is
-// therefore wanted by none, whatever their routes are. It is useless even if
-// that is wrong: the host gets a new one. Only the issuers in chains are looked
-// at, and of their hosts only those that it has no route for.
+// cleanUp deletes the certificates that expired a month ago, unless another
+// member has done so today. A member of the cluster that has a route for a host
+// renews its certificate; one that expired a month ago is therefore needed by
+// no member, whatever routes they have. If that is wrong, no harm is done: the
+// certificate is useless, and the host gets a new one. Only the issuers in
+// chains are checked, and of their hosts only those without a route here.
 func (j *janitor) cleanUp(ctx context.Context) error {
 	if due, err := j.due(ctx); err != nil || !due {
 		return err
@@ -71,7 +71,7 @@ func (j *janitor) cleanUp(ctx context.Context) error {
 	if due, err := j.due(ctx); err != nil || !due {
 		return err
 	}
-	// First, so that a failure waits for tomorrow.
+	// First, so that a failure is retried tomorrow.
 	if err := j.storage.put(ctx, cleanedKey, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
 		return err
 	}
@@ -88,8 +88,8 @@ func (j *janitor) cleanUp(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// due reports whether nobody has cleaned for a day. What is no time, or lies
-// in the future, counts as never.
+// due reports whether the last cleanup was a day ago or more. A value that is
+// not a time, or is more than a day in the future, counts as never.
 func (j *janitor) due(ctx context.Context) (bool, error) {
 	b, err := j.storage.Load(ctx, cleanedKey)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +100,7 @@ func (j *janitor) due(ctx context.Context) (bool, error) {
 	return err == nil && (bad != nil || age < -cleanEvery || age >= cleanEvery), err
 }
 
-// cleanUpAfter deletes what has expired among a's certificates.
+// cleanUpAfter deletes the expired certificates of a.
 func (j *janitor) cleanUpAfter(ctx context.Context, a *authority) error {
 	prefix := a.prefix
 	keys, err := j.storage.List(ctx, prefix, false)
@@ -111,7 +111,7 @@ func (j *janitor) cleanUpAfter(ctx context.Context, a *authority) error {
 		return err
 	}
 	folders := make(map[string]bool)
-	for _, key := range keys { // some storages list more than was asked for
+	for _, key := range keys { // some storages list more than was requested
 		folder, _, _ := strings.Cut(strings.TrimPrefix(key, prefix+"/"), "/")
 		folders[folder] = true
 	}
@@ -119,7 +119,7 @@ func (j *janitor) cleanUpAfter(ctx context.Context, a *authority) error {
 	for folder := range folders {
 		name := hostOf(folder)
 		if folder == "" || certmagic.StorageKeys.Safe(name) != folder || j.has(name) {
-			continue // no host's, so its keys are not what they seem; or one of ours
+			continue // not the folder of a host, so its keys cannot be trusted; or a host of ours
 		}
 		if looked++; looked%leaseBatch == 0 {
 			if err := j.storage.RenewLockLease(ctx, cleanedLock, leaseTime); err != nil {
@@ -140,8 +140,8 @@ func (j *janitor) cleanUpAfter(ctx context.Context, a *authority) error {
 	return nil
 }
 
-// hostOf returns the host or wildcard that certmagic has made a folder's name
-// of. The colons of IPv6 addresses are lost, which no caller minds.
+// hostOf returns the host or wildcard whose name certmagic turned into a folder
+// name. The colons of IPv6 addresses are lost; callers do not need them.
 func hostOf(folder string) string {
 	if zone, ok := strings.CutPrefix(folder, "wildcard_"); ok {
 		return "*" + zone
@@ -149,8 +149,8 @@ func hostOf(folder string) string {
 	return folder
 }
 
-// deleteExpired deletes what storage has for name, if the certificate expired a
-// month ago and nobody is about to replace it.
+// deleteExpired deletes all stored values of name, if its certificate expired a
+// month ago and is not being replaced.
 func (j *janitor) deleteExpired(ctx context.Context, a *authority, name string) (bool, error) {
 	if old, err := j.longExpired(ctx, a, name); err != nil || !old {
 		return false, err
@@ -159,7 +159,7 @@ func (j *janitor) deleteExpired(ctx context.Context, a *authority, name string) 
 	patience, cancel := context.WithTimeout(ctx, holdingPatience)
 	defer cancel()
 	if err := s.Lock(patience, issueLock(name)); err != nil {
-		return false, nil // tomorrow
+		return false, nil // retried tomorrow
 	}
 	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
 	if old, err := j.longExpired(ctx, a, name); err != nil || !old {
@@ -185,8 +185,8 @@ func (j *janitor) longExpired(ctx context.Context, a *authority, name string) (b
 	return err == nil && time.Since(b.certs[0].NotAfter) > cleanAfter, nil
 }
 
-// belongings are the storage keys of what is kept of a host. The certificate
-// comes late: what is left after a failure is found again by it.
+// belongings returns the storage keys of a host. The certificate comes late: if
+// deletion fails midway, the next cleanup finds the rest by it.
 func (a *authority) belongings(name string) []string {
 	keys := certmagic.StorageKeys
 	return []string{

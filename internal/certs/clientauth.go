@@ -14,40 +14,40 @@ import (
 	"time"
 )
 
-// maxProofs bounds the clients' certificates that a realm remembers.
+// maxProofs limits the client certificates that a realm remembers.
 const maxProofs = 4_096
 
-// A ClientAuth says which clients a realm lets in.
+// A ClientAuth says which clients a realm accepts.
 type ClientAuth struct {
 	CAs     *x509.CertPool
 	CAFiles []string           // PEM, added to CAs
 	Mode    tls.ClientAuthType // 0 means RequireAndVerifyClientCert
 }
 
-// A realm is a set of hosts that share their client authentication. What it
-// asks for changes when its CA files do.
+// A realm is a set of hosts that share their client authentication. Its
+// requirements change when its CA files do.
 type realm struct {
 	given  ClientAuth
 	loaded atomic.Pointer[auth]
-	users  int   // choices that have it; the choices' lock guards it
+	users  int   // number of choices that have it; guarded by the choices' lock
 	fault  fault // of the CA files
 
 	mu      sync.Mutex
-	configs map[*tls.Config]*tls.Config // by the listener's, all of loaded
+	configs map[*tls.Config]*tls.Config // by the listener's config; all made from loaded
 }
 
-// An auth is a realm's client authentication with the CA files as they were at
+// An auth is a realm's client authentication, with the CA files as they were at
 // one time.
 type auth struct {
 	ClientAuth
-	times []time.Time // of the files, before they were read
+	times []time.Time // modification times of the files, taken before reading
 
-	proofs sync.Map // *x509.Certificate that verified
+	proofs sync.Map // set of *x509.Certificate that verified
 	mu     sync.Mutex
 	count  int
 }
 
-// A realmKey tells most realms apart.
+// A realmKey tells most realms apart; CAs are compared separately.
 type realmKey struct {
 	mode  tls.ClientAuthType
 	files string
@@ -85,8 +85,8 @@ func (c *choices) realmFor(given ClientAuth) (*realm, error) {
 	return r, nil
 }
 
-// reread reads the CA files again if they have changed, and reports whether it
-// has. On an error the old CAs stay.
+// reread reads the CA files again if they have changed, and reports whether
+// they had. On an error the old CAs stay.
 func (r *realm) reread() (bool, error) {
 	old := r.loaded.Load()
 	if slices.EqualFunc(r.given.CAFiles, old.times, func(file string, t time.Time) bool { return modified(file).Equal(t) }) {
@@ -103,9 +103,9 @@ func (r *realm) reread() (bool, error) {
 	return true, nil
 }
 
-// config derives the realm's settings from those of a listener. Go resumes a
-// session of one host for another, and a certificate that was good then may not
-// be now: a realm has no session tickets.
+// config derives the realm's settings from those of a listener. Session tickets
+// are disabled: Go resumes a session of one host for another, and a certificate
+// that was valid then may not be now.
 func (r *realm) config(listener *tls.Config) *tls.Config {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,8 +121,8 @@ func (r *realm) config(listener *tls.Config) *tls.Config {
 	return c
 }
 
-// proved reports whether what a client has proved in its handshake is what the
-// realm asks for now.
+// proved reports whether a client's handshake has proved what the realm
+// requires now.
 //
 // Hot path: one look-up without a lock for each request after the first of a
 // connection.
@@ -135,7 +135,7 @@ func (a *auth) proved(state *tls.ConnectionState) bool {
 		return false
 	case a.Mode == tls.RequireAnyClientCert:
 		return true
-	case len(state.VerifiedChains) == 0: // which the program may rely on
+	case len(state.VerifiedChains) == 0: // the program may rely on verified chains
 		return false
 	}
 	if _, ok := a.proofs.Load(certs[0]); ok {

@@ -14,10 +14,10 @@ const (
 	clientCertChain = "Client-Cert-Chain"
 )
 
-// SetClientCert puts the certificate that a client has proved on the connection
-// into h, and the chain it sent with it, as RFC 9440, 2 wants them. What the
-// client wrote there itself goes, whether or not it has a certificate; one that
-// nobody has verified counts as none.
+// SetClientCert sets the headers of RFC 9440, 2 in h: the certificate that the
+// client has proved on the connection, and the chain that it sent. Values from
+// the client itself are removed in any case. A certificate that was not
+// verified counts as none.
 func SetClientCert(h http.Header, state *tls.ConnectionState) {
 	header.Drop(h, clientCert)
 	header.Drop(h, clientCertChain)

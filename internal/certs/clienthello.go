@@ -7,18 +7,17 @@ import (
 	"time"
 )
 
-// errHeard ends a handshake that was for listening only.
+// errHeard ends a handshake that only serves to read the ClientHello.
 var errHeard = errors.New("heard enough")
 
-// maxHello bounds what is read in search of a ClientHello: crypto/tls takes
-// handshake messages of up to 64 KiB, and each byte might be a record.
+// maxHello limits what is read in search of a ClientHello: crypto/tls accepts
+// handshake messages of up to 64 KiB, and each byte might be its own record.
 const maxHello = 1 << 20
 
-// peekClientHello reads a ClientHello from c and returns the server name in it
-// as the client wrote it, "" if none, and all that was read: more than one
-// packet, maybe more than one record, and whatever the client sent too early.
-// It is the parser of crypto/tls that reads it, so that it says what the
-// handshake will.
+// peekClientHello reads a ClientHello from c. It returns the server name as the
+// client wrote it, "" if there is none, and all bytes that were read: these may
+// be several packets and records, and include what the client sent too early.
+// The parser is that of crypto/tls, so the result agrees with the handshake.
 func peekClientHello(c net.Conn) (sni string, heard []byte, ok bool) {
 	r := &recorder{Conn: c}
 	_ = tls.Server(r, &tls.Config{
@@ -30,7 +29,7 @@ func peekClientHello(c net.Conn) (sni string, heard []byte, ok bool) {
 	return sni, r.heard, ok
 }
 
-// A recorder is a connection to read from only. It remembers what was read.
+// A recorder is a read-only connection. It keeps what was read.
 type recorder struct {
 	net.Conn
 	heard []byte

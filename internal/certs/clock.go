@@ -2,32 +2,31 @@ package certs
 
 import "time"
 
-// The wall clock of a machine may be wrong, and be set while the process runs.
-// Timers, and pauses between times that time.Now returned, do not notice. These
-// do, and are bounded:
+// The wall clock of a machine may be wrong, and may be set while the process
+// runs. Timers, and differences between times from time.Now, are not affected.
+// The following are, within limits:
 //
-//   - When jobs are due counts by the wall clock, since most wait for the date
-//     of a certificate and machines sleep. After the clock has been set back,
-//     the pauses among them are shortened by as much; see setBack. Set forward,
+//   - Due times of jobs follow the wall clock, since most jobs wait for a date
+//     of a certificate and machines sleep. When the clock is set back, pauses
+//     are shortened by the same amount; see setBack. When it is set forward,
 //     they end early, once.
-//   - What storage says is believed as far as it can be true: a limit for 6 h,
-//     a failed validation for an hour, the key of tickets for a day. What lies
-//     further in the future comes from a clock that was wrong.
-//   - Of a CA whose limits end in the past nobody knows when they end.
+//   - Times from storage are believed as far as they can be true: a limit for
+//     6 h, a failed validation for an hour, a ticket key for a day. A time
+//     further in the future was written by a wrong clock.
+//   - If the limits of a CA end in the past, their real end is unknown.
 //   - A certificate of the LocalCA that is not valid yet is replaced. The
 //     clocks of other CAs are not ours.
 
-// clockLook is the time between two looks at whether the clock has been set
-// back.
+// clockLook is the time between two checks whether the clock was set back.
 const clockLook = 5 * time.Minute
 
-// clockStep is what the clocks of processes differ by anyway.
+// clockStep is how much the clocks of processes may differ normally.
 const clockStep = historySkew
 
-// stepBack returns by how much the wall clock has been set back between two
-// times that time.Now returned.
+// stepBack returns by how much the wall clock was set back between two times
+// from time.Now.
 func stepBack(then, now time.Time) time.Duration {
-	// without Round, Sub is about the monotonic clock
+	// without Round, Sub uses the monotonic clock
 	return now.Sub(then) - now.Round(0).Sub(then.Round(0))
 }
 
@@ -49,13 +48,13 @@ func (m *Manager) watchClock() {
 	}
 }
 
-// setBack lets pauses end as if the wall clock had not been set back.
+// setBack makes pauses end as if the wall clock had not been set back.
 func (m *Manager) setBack(by time.Duration) {
 	m.log.Info("the clock has been set back", "by", by.Round(time.Second))
 	m.each(func(h *host) { h.setBack(by) })
 }
 
-// setBack is that for one host. The manager's lock is held.
+// setBack does that for one host. The manager's lock is held.
 func (h *host) setBack(by time.Duration) {
 	if o := h.motion; o != nil && !o.next.IsZero() {
 		o.next = inTime(o.next)
@@ -85,21 +84,21 @@ func (q *queue) advance(h *host, by time.Duration, y *summary) {
 	q.move(h, j)
 }
 
-// inTime returns t as the wall clock has it now: a time that was reckoned from
-// time.Now before the clock was set has kept what the clock said then.
+// inTime returns t by the current wall clock: a time that was derived from
+// time.Now before the clock was set still has the old wall clock.
 func inTime(t time.Time) time.Time {
 	now := time.Now()
 	return now.Add(t.Sub(now))
 }
 
-// atMost is inTime for a time that is no more than a while from now.
+// atMost is inTime for a time that is at most a given duration from now.
 func atMost(t time.Time, most time.Duration) time.Time {
 	now := time.Now()
 	return now.Add(min(t.Sub(now), most))
 }
 
-// premature reports whether the certificate is signed here, by a clock that has
-// been set back since.
+// premature reports whether the certificate was signed here, by a clock that
+// has been set back since.
 func (c *stored) premature() bool { return c.by.local() && time.Now().Before(c.cert.Leaf.NotBefore) }
 
 // local reports whether the authority is a LocalCA.

@@ -7,22 +7,21 @@ import (
 )
 
 const (
-	closePatience  = 10 * time.Second // of Close, for the work under way
-	unlockPatience = 5 * time.Second  // of Close, for storage, after that
-	maxLeft        = 5                // hosts of work left behind that are named
+	closePatience  = 10 * time.Second // Close waits for running work
+	unlockPatience = 5 * time.Second  // Close waits for storage, after that
+	maxLeft        = 5                // hosts named when their work is left behind
 )
 
-// Close ends all work, waits for it, and frees the locks it held. It leaves
-// work behind that does not end within closePatience, such as the call of an
-// issuer that ignores its context, and says so in the log. Later calls do
-// nothing.
+// Close cancels all work, waits for it, and frees its locks. Work that does not
+// end within closePatience, such as a call of an issuer that ignores its
+// context, is left behind and logged. Later calls do nothing.
 func (m *Manager) Close() error {
 	var err error
 	m.close.Do(func() {
 		m.ending.Lock()
 		m.cancel()
 		m.ending.Unlock()
-		m.start.Do(func() { close(m.reporter.done) }) // never, if not yet
+		m.start.Do(func() { close(m.reporter.done) }) // if not started yet, it never will be
 		m.lobby.close()
 		m.notices.close()
 		m.awaitTasks()
@@ -39,7 +38,7 @@ func (m *Manager) Close() error {
 	return err
 }
 
-// awaitTasks waits for the tasks, but for closePatience at most.
+// awaitTasks waits for the tasks, for at most closePatience.
 func (m *Manager) awaitTasks() {
 	ended := make(chan struct{})
 	go func() { // ends with the last task
@@ -55,7 +54,7 @@ func (m *Manager) awaitTasks() {
 	}
 }
 
-// sayLeft logs, per issuer, the hosts whose work does not end.
+// sayLeft logs, per issuer, the hosts whose work did not end.
 func (m *Manager) sayLeft() {
 	said := false
 	for c := range m.issuers.chains() {
@@ -72,8 +71,8 @@ func (m *Manager) sayLeft() {
 	}
 }
 
-// leaveStorages frees the locks that are held, and waits for what is under way
-// in storage.
+// leaveStorages frees the locks that are held, and waits for storage operations
+// in flight.
 func (m *Manager) leaveStorages() error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockPatience)
 	defer cancel()

@@ -8,7 +8,7 @@ import (
 	"github.com/mholt/acmez/v3"
 )
 
-// TLSConfig returns the settings of a listener: Options.Config, cloned, with
+// TLSConfig returns the settings of a listener: a clone of Options.Config with
 // the certificates of m and the client authentication of its realms.
 func (m *Manager) TLSConfig() *tls.Config {
 	c := &tls.Config{}
@@ -24,8 +24,8 @@ func (m *Manager) TLSConfig() *tls.Config {
 	if !slices.Contains(c.NextProtos, acmez.ACMETLS1Protocol) {
 		c.NextProtos = append(slices.Clone(c.NextProtos), acmez.ACMETLS1Protocol)
 	}
-	c.Certificates = nil                 // or clients without SNI would get the first
-	c.DynamicRecordSizingDisabled = true // a head and a small body are one record
+	c.Certificates = nil                 // otherwise clients without SNI would get the first one
+	c.DynamicRecordSizingDisabled = true // a response header and a small body fit one record
 	c.GetCertificate = m.getCertificate(c.GetCertificate)
 	shared := m.options.ShareTickets && !c.SessionTicketsDisabled && c.GetConfigForClient == nil
 	if m.choices == nil && !shared {
@@ -34,7 +34,8 @@ func (m *Manager) TLSConfig() *tls.Config {
 	}
 	rc := m.choices.configs(c)
 	if shared {
-		// Servers clone what they are given; this one stays ours to change.
+		// Servers clone the config that they get; this one stays ours to
+		// change.
 		rc.open = c.Clone()
 		m.tickets.applyTo(rc.open)
 	}
@@ -42,8 +43,8 @@ func (m *Manager) TLSConfig() *tls.Config {
 	return c
 }
 
-// greet shows hellos to the program before next chooses their settings. Those
-// of CAs that look for the answer to a challenge are nobody else's.
+// greet passes hellos to the program's hook before next chooses their settings.
+// The hellos of CAs that validate a challenge are not passed on.
 func (m *Manager) greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	if m.options.Hello == nil {
 		return next
@@ -61,7 +62,7 @@ func (m *Manager) greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) fu
 	}
 }
 
-// show calls the program's hook. A panic in it ends this handshake alone.
+// show calls the program's hook. A panic in it ends only this handshake.
 func (m *Manager) show(hello *tls.ClientHelloInfo) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -72,7 +73,7 @@ func (m *Manager) show(hello *tls.ClientHelloInfo) (err error) {
 	return m.options.Hello(hello)
 }
 
-// getCertificate asks a function of the program first, about hosts of a route.
+// getCertificate first calls the program's function, for hosts of a route.
 func (m *Manager) getCertificate(first func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if first == nil {
 		return m.GetCertificate
@@ -87,8 +88,9 @@ func (m *Manager) getCertificate(first func(*tls.ClientHelloInfo) (*tls.Certific
 	}
 }
 
-// configForClient chooses the settings of the realm a client asks for. CAs that
-// look for the answer to a challenge have no certificate to show.
+// configForClient chooses the settings of the realm that a client asks for. CAs
+// that validate a challenge have no client certificate, so they get a config of
+// their own.
 func (m *Manager) configForClient(r *realmConfigs) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if isChallenge(hello) {

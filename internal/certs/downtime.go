@@ -9,45 +9,45 @@ import (
 )
 
 const (
-	downFirst = brokenFirst // until the next look at a CA that does not answer, doubling
-	downLast  = time.Minute // to this
-	downAfter = 3           // orders in a row without an answer
-	// of a host whose orders are not placed, at most: it is told when the CA
-	// answers
+	downFirst = brokenFirst // first pause between tries at a CA that does not answer; doubles
+	downLast  = time.Minute // longest such pause
+	downAfter = 3           // consecutive orders without an answer
+	// longest pause of a host whose orders are not placed: it is notified when
+	// the CA answers again
 	downRest = time.Hour
 )
 
-// A downtime notices when a CA answers no orders, whatever host they are for.
-// From then on one order at a time looks whether it does again, and the others
-// fail without being placed: thousands of hosts would else ask every few
-// minutes each, for days. The zero value is that of a CA that answers.
+// A downtime notices when a CA answers no orders, for any host. From then on
+// one order at a time tests whether it answers again, and the others fail
+// without being placed. Otherwise thousands of hosts would ask every few
+// minutes, for days. The zero value means a CA that answers.
 //
-// The host of the last look is back after brokenLast, however long the others
-// rest: there is always one that looks.
+// The host of the last test retries after at most brokenLast, however long the
+// others wait: so there is always a next test.
 //
-// It is not kept in storage: the network of the process before may have been to
-// blame. A new process finds out by no more orders than it has under way at a
-// time.
+// It is not kept in storage: the network of the previous process may have been
+// at fault. A new process finds out with no more orders than it has in flight
+// at a time.
 type downtime struct {
 	mu       sync.Mutex
-	failures int           // orders in a row without an answer
-	pause    time.Duration // before the next look
-	next     time.Time     // when that is
-	refusal  *downError    // for the others
+	failures int           // consecutive orders without an answer
+	pause    time.Duration // before the next test
+	next     time.Time     // when the next test is
+	refusal  *downError    // error for the other orders
 }
 
 // A downError says that a CA has not answered.
 type downError struct {
-	unasked bool // nor was it asked: it did not answer others
+	unasked bool // this order was not sent, because the CA did not answer others
 	err     error
 }
 
 func (e *downError) Error() string { return e.err.Error() }
 func (e *downError) Unwrap() error { return e.err }
 
-// enter lets an order through, as a look or because nothing is wrong, or
-// returns why it must not be placed. One that the program wants now is a look.
-// release is to be called after the order.
+// enter lets an order through, as a test or because the CA answers, or returns
+// why it must not be placed. An order that the program forces is always a test.
+// Call release after the order.
 func (d *downtime) enter(o order) (look bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -62,7 +62,7 @@ func (d *downtime) enter(o order) (look bool, err error) {
 	return true, nil
 }
 
-// release ends what enter began, with the error of the order, and reports
+// release ends what enter began. err is the error of the order. It reports
 // whether the CA answers again.
 func (d *downtime) release(look bool, err error) (over bool) {
 	d.mu.Lock()
@@ -74,14 +74,14 @@ func (d *downtime) release(look bool, err error) (over bool) {
 	case err == nil || refused(err) || orderTaken(err):
 		over = d.failures >= downAfter
 		d.failures = 0
-	case look: // it did not get as far as the CA
+	case look: // the order did not reach the CA
 		d.next = now
 	}
 	return over
 }
 
-// fail notes that an order got no answer. What was under way when the first did
-// not is no look. d.mu is held.
+// fail notes that an order got no answer. An order that was in flight before
+// the downtime began is no test. d.mu is held.
 func (d *downtime) fail(look bool, err error, now time.Time) {
 	switch {
 	case look:
@@ -97,9 +97,9 @@ func (d *downtime) fail(look bool, err error, now time.Time) {
 	d.refusal = &downError{unasked: true, err: &paceError{first: brokenFirst, last: downRest, err: err}}
 }
 
-// noAnswer reports whether a CA did not even take the order, for no reason that
-// is about its host: it cannot be reached, hangs or is too busy. The text is
-// acmez's.
+// noAnswer reports whether a CA did not even accept the order, for a reason
+// that has nothing to do with its host: it is unreachable, hangs or is too
+// busy. The text is acmez's.
 func noAnswer(err error) bool {
 	if err == nil || orderTaken(err) || refused(err) || storageFailed(err) {
 		return false
@@ -108,8 +108,7 @@ func noAnswer(err error) bool {
 	return strings.Contains(text, "creating new order") || strings.Contains(text, "registering account")
 }
 
-// retryUnanswered tries the hosts of a CA again that has not answered, now that
-// it does.
+// retryUnanswered retries the hosts of a CA that did not answer and now does.
 func (m *Manager) retryUnanswered() { m.each((*host).retryUnanswered) }
 
 func (h *host) retryUnanswered() {

@@ -2,15 +2,15 @@ package certs
 
 import "time"
 
-// idleFor is how long a host that came on demand and has failed is kept though
-// no client asks for it.
+// idleFor is how long a failed on-demand host is kept while no client asks for
+// it.
 const idleFor = 2 * 24 * time.Hour
 
-// doze keeps an on-demand host with a certificate that is good and due, but
-// that no client has asked for since the last order or since the start of the
-// process: it is served as before, and the next handshake has it renewed. Until
-// then nobody asks the policy, which may not know. False means that there is no
-// good certificate.
+// doze keeps an on-demand host whose certificate is good and due for renewal,
+// but that no client has asked for since the last order or since the start of
+// the process. It is served as before, and the next handshake starts the
+// renewal. Until then the policy is not asked; it might not be able to tell.
+// False means that there is no good certificate.
 func (h *host) doze() bool {
 	m := h.manager
 	m.mu.Lock()
@@ -19,7 +19,7 @@ func (h *host) doze() bool {
 		return false
 	}
 	h.motion.then = plan{m.loads, load, time.Unix(h.summary.notAfter, 0)}
-	// by a handshake that came just now, or a route
+	// a handshake that came just now, or a route
 	if h.marks.Or(dozing)&used != 0 || h.kind != onDemand {
 		h.marks.And(^uint32(dozing))
 		h.wake()
@@ -36,8 +36,8 @@ func (h *host) doze() bool {
 	return true
 }
 
-// named ends the doze of a host that a route names now. The manager's lock is
-// held.
+// named ends the doze of a host that now has its own route. The manager's lock
+// is held.
 func (h *host) named() {
 	dozed := h.marks.And(^uint32(dozing))&dozing != 0
 	if dozed && (h.motion == nil || !h.motion.undecided) {
@@ -45,7 +45,7 @@ func (h *host) named() {
 	}
 }
 
-// wake has a host looked at that has dozed. The manager's lock is held.
+// wake schedules a dozing host for now. The manager's lock is held.
 func (h *host) wake() {
 	now := plan{h.manager.loads, load, time.Now()}
 	if h.motion != nil && h.motion.cancel != nil {
@@ -55,9 +55,9 @@ func (h *host) wake() {
 	h.put(now.queue, now.step, now.due)
 }
 
-// idle keeps a host that has failed, and that no client has asked for since:
-// for some days it stays as it is. Forgotten, it would begin anew with the next
-// client, as if nothing had failed.
+// idle keeps a failed host that no client has asked for since, for some days.
+// If it were removed, it would start anew with the next client, as if nothing
+// had failed.
 func (h *host) idle() bool {
 	m := h.manager
 	m.mu.Lock()

@@ -16,15 +16,15 @@ import (
 
 var errUnused = errors.New("certmagic's cache is not used")
 
-// An engine is certmagic as one Manager uses it: where it keeps what it has,
-// and by what challenges are answered.
+// An engine is certmagic as one Manager uses it: its storage, and the
+// challenges that can be answered.
 type engine struct {
 	storage *boundedStorage
 	shapes  *shapes
 	log     *slog.Logger
 	zap     *zap.Logger
-	noARI   bool             // ignore what CAs say of renewals
-	cache   *certmagic.Cache // always empty; a Config wants one; nil before start
+	noARI   bool             // ignore renewal information of CAs
+	cache   *certmagic.Cache // always empty, but a Config requires one; nil before start
 	port    heldPort
 	http    atomic.Bool // HTTP-01 can be answered
 	answers func()      // called when a CA answers orders again
@@ -34,7 +34,7 @@ type engine struct {
 func (e *engine) start() {
 	e.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return nil, errUnused },
-		RenewCheckInterval: time.Minute, // also how much earlier than asked certmagic renews
+		RenewCheckInterval: time.Minute, // certmagic also renews this much earlier than asked
 		OCSPCheckInterval:  24 * time.Hour,
 		Logger:             e.zap,
 	})
@@ -47,8 +47,8 @@ func (e *engine) stop() {
 	}
 }
 
-// newConfig returns a Config with every field set on purpose: certmagic.New
-// fills those left zero from variables that any package may change.
+// newConfig returns a Config in which every field is set explicitly:
+// certmagic.New fills zero fields from variables that any package may change.
 func (e *engine) newConfig() *certmagic.Config {
 	cfg := certmagic.New(e.cache, certmagic.Config{
 		RenewalWindowRatio: renewalRatio,
@@ -77,17 +77,17 @@ func (e *engine) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certma
 		set.HTTPProxy = http.ProxyFromEnvironment
 	}
 	if set.TrustedRoots == nil {
-		// An error leaves nil, which crypto/tls takes as the same roots.
+		// On an error it stays nil, which crypto/tls treats as the same roots.
 		set.TrustedRoots, _ = x509.SystemCertPool()
 	}
 	iss := certmagic.NewACMEIssuer(cfg, set)
-	iss.TestCA = "" // probes are ours
+	iss.TestCA = "" // we do the probes
 	iss.Email = t.Email
 	if strings.TrimSpace(t.Email) == "" {
 		iss.Email = noEmail
 	}
 	iss.AccountKeyPEM = t.AccountKeyPEM
-	iss.Agreed = true // documented at TLS: using a CA is agreeing to its terms
+	iss.Agreed = true // TLS documents that using a CA means agreeing to its terms
 	iss.ExternalAccount = t.ExternalAccount
 	iss.NotBefore, iss.NotAfter = t.NotBefore, t.NotAfter
 	iss.DisableTLSALPNChallenge = t.DisableTLSALPNChallenge
@@ -98,7 +98,7 @@ func (e *engine) newACME(cfg *certmagic.Config, t *certmagic.ACMEIssuer) *certma
 	return iss
 }
 
-// noEmail is an ACME account without a contact. certmagic takes an empty
-// e-mail as leave to adopt the first one that any issuer of the process has
-// used, or to ask for one on the terminal; a blank it trims and uses.
+// noEmail stands for an ACME account without a contact. If the e-mail is empty,
+// certmagic adopts the first one that any issuer of the process has used, or
+// asks on the terminal; a blank is trimmed and used.
 const noEmail = " "

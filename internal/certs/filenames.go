@@ -9,24 +9,24 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// A file name has 255 bytes at most. What fitted always keeps its name: up to
-// 239 bytes before the suffix of a file, and 250 before ".lock".
+// A file name has at most 255 bytes. Names that fit stay unchanged: up to 239
+// bytes before the suffix of a file, and 250 before ".lock".
 const (
 	maxFileName = 239
 	maxLockName = 250
-	keptOfName  = 150 // of one that is too long, with a digest behind it
+	keptOfName  = 150 // kept of a name that is too long; a digest follows
 )
 
 // shortName matches what short returns.
 var shortName = regexp.MustCompile(`^.{150}-[0-9a-f]{16}$`) // read-only
 
-// fileNames is a FileStorage in which hosts of up to 253 bytes, the most that
-// DNS knows, have room: certmagic makes longer file names of some than file
-// systems allow, so that neither lock nor certificate could be kept. Names that
+// fileNames is a FileStorage for hosts of up to 253 bytes, the limit of DNS.
+// For some of them certmagic makes file names that are longer than file systems
+// allow, so that neither lock nor certificate could be stored. Here, names that
 // are too long get a digest in place of their end.
 type fileNames struct{ *certmagic.FileStorage }
 
-// withFileNames returns s with room for each host.
+// withFileNames returns s, wrapped so that each host's names fit.
 func withFileNames(s certmagic.Storage) certmagic.Storage {
 	if files, ok := s.(*certmagic.FileStorage); ok && files != nil {
 		return fileNames{files}
@@ -34,7 +34,7 @@ func withFileNames(s certmagic.Storage) certmagic.Storage {
 	return s
 }
 
-// at returns the key under which a value is kept.
+// at returns the key under which a value is stored.
 func (fileNames) at(key string) string {
 	if len(key) <= maxFileName {
 		return key
@@ -51,12 +51,12 @@ func (fileNames) at(key string) string {
 	return strings.Join(parts, "/")
 }
 
-// lock returns the name of a lock that is kept under name.
+// lock returns the file name of the lock called name.
 func (fileNames) lock(name string) string {
 	return short(certmagic.StorageKeys.Safe(name), maxLockName)
 }
 
-// short returns a name that has room, the name itself if that has.
+// short returns the name itself if it fits, and otherwise a shortened one.
 func short(name string, most int) string {
 	if len(name) <= most {
 		return name
@@ -64,7 +64,7 @@ func short(name string, most int) string {
 	return name[:keptOfName] + "-" + digest(name)
 }
 
-// isShort reports whether a name may be the digest of another.
+// isShort reports whether a name may come from short.
 func isShort(name string) bool { return shortName.MatchString(name) }
 
 // Store implements certmagic.Storage.
@@ -87,8 +87,8 @@ func (f fileNames) Exists(ctx context.Context, key string) bool {
 	return f.FileStorage.Exists(ctx, f.at(key))
 }
 
-// List implements certmagic.Storage. Names that were too long are those of
-// short.
+// List implements certmagic.Storage. Names that were too long appear as short
+// returns them.
 func (f fileNames) List(ctx context.Context, prefix string, recursive bool) ([]string, error) {
 	return f.FileStorage.List(ctx, f.at(prefix), recursive)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// Files returns the storage in the user's data directory, where programs with
-// certmagic keep theirs: $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
-// A service without a home has systemd's $STATE_DIRECTORY/certmagic.
+// Files returns the storage in the user's data directory, as other programs
+// with certmagic use it: $XDG_DATA_HOME/certmagic or ~/.local/share/certmagic.
+// A service without a home directory uses systemd's $STATE_DIRECTORY/certmagic.
 func Files() (certmagic.Storage, error) {
 	dir := os.Getenv("XDG_DATA_HOME")
 	if dir == "" {
@@ -19,7 +19,7 @@ func Files() (certmagic.Storage, error) {
 		}
 	}
 	if dir == "" {
-		// systemd separates several by colons.
+		// systemd separates several directories by colons.
 		if list := filepath.SplitList(os.Getenv("STATE_DIRECTORY")); len(list) > 0 {
 			dir = list[0]
 		}
@@ -31,7 +31,7 @@ func Files() (certmagic.Storage, error) {
 	return &certmagic.FileStorage{Path: filepath.Join(dir, "certmagic")}, nil
 }
 
-// orFiles returns s, or the files if there is none.
+// orFiles returns s, or the storage of Files if s is nil.
 func orFiles(s certmagic.Storage) (certmagic.Storage, error) {
 	if s != nil {
 		return s, nil

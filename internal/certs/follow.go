@@ -10,12 +10,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// syncPause is the least time between two scans of the routes, so that ten
-// thousand changes in a row cost a few scans.
+// syncPause is the minimum time between two scans of the routes, so that ten
+// thousand changes in a row cost only a few scans.
 const syncPause = 50 * time.Millisecond
 
-// changes are the host patterns whose routes have changed and that the table
-// does not show yet.
+// changes are the host patterns whose routes have changed since the table was
+// last updated.
 type changes struct {
 	mu    sync.Mutex
 	all   bool
@@ -23,7 +23,7 @@ type changes struct {
 	wake  chan struct{}
 }
 
-// add notes changes; none named means that anything may have changed.
+// add notes changes; no names means that anything may have changed.
 func (c *changes) add(names []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,21 +53,21 @@ func (c *changes) empty() bool {
 	return !c.all && len(c.names) == 0
 }
 
-// A follower makes the table follow the routes: all that have changed, in the
-// order of their changes, and the host of a handshake ahead of them.
+// A follower makes the table follow the routes: all changes in their order, but
+// the host of a handshake first.
 type follower struct {
-	ctx     context.Context // ends its work
+	ctx     context.Context // its cancellation ends the work
 	changes changes
 	hosts   func() iter.Seq[string]            // Options.Hosts
-	decide  func(name string) want             // says what is wanted of a name now
-	apply   func(names []string, wants []want) // makes the table do what is wanted of some names
+	decide  func(name string) want             // returns what the routes want of a name now
+	apply   func(names []string, wants []want) // makes the table follow the wants
 	known   func() []string                    // the names in the table
-	// the names to be looked at when a wildcard changes; all for "*"
+	// the names to check when a wildcard changes; all for "*"
 	below func(wild string) []string
 
 	syncing sync.Mutex // one sync at a time
 	mu      sync.Mutex // one decision about a name at a time
-	wants   []want     // of the names that are decided about; kept for the next ones; guarded by mu
+	wants   []want     // buffer for decideAll, reused; guarded by mu
 }
 
 func newFollower(m *Manager) *follower {
@@ -82,14 +82,14 @@ func newFollower(m *Manager) *follower {
 	}
 }
 
-// Changed says that the routes of some host patterns have come, gone or
-// changed; none named means that any may have. It is cheap and does not block:
-// the work is that of the hosts named, whatever the number of all. It keeps the
-// slice.
+// Changed reports that the routes of some host patterns were added, removed or
+// changed; no names means that any may have. It is cheap and does not block:
+// the work depends on the hosts named, not on the number of all hosts. It keeps
+// the slice.
 func (m *Manager) Changed(hosts ...string) { m.follower.changes.add(hosts) }
 
-// watch follows the routes from the end of grace on. It calls followed each
-// time that the table has caught up with them.
+// watch follows the routes once grace is over. It calls followed each time the
+// table has caught up with them.
 func (f *follower) watch(grace time.Duration, followed func()) {
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -110,8 +110,8 @@ func (f *follower) watch(grace time.Duration, followed func()) {
 	}
 }
 
-// sync makes the table follow the routes. When it returns the table shows all
-// that Changed has said before.
+// sync makes the table follow the routes. When it returns, the table shows all
+// earlier calls of Changed.
 func (f *follower) sync() {
 	f.syncing.Lock()
 	defer f.syncing.Unlock()
@@ -122,11 +122,11 @@ func (f *follower) sync() {
 	f.follow(names)
 }
 
-// syncHost makes the table follow the routes of one host, ahead of all others
-// that have changed.
+// syncHost makes the table follow the routes of one host, ahead of all other
+// changes.
 func (f *follower) syncHost(name string) {
 	if f.changes.empty() && f.syncing.TryLock() {
-		f.syncing.Unlock() // nothing is under way either
+		f.syncing.Unlock() // no sync is running either
 		return
 	}
 	if wild := wildcardOf(name); wild != "" {
@@ -135,7 +135,7 @@ func (f *follower) syncHost(name string) {
 	f.decideAll([]string{name})
 }
 
-// all looks at every host of a route, and at every host of the table.
+// all decides about every host of a route, and every host of the table.
 func (f *follower) all() {
 	names := make([]string, 0, batch)
 	var turn yield.Turn
@@ -158,17 +158,17 @@ func (f *follower) follow(names []string) {
 		f.decideAll(names[:n])
 		for _, name := range names[:n] {
 			if isPattern(name) {
-				f.follow(f.below(name)) // hosts, which have none below them
+				f.follow(f.below(name)) // these are hosts, so the recursion ends
 			}
 		}
 		names = names[n:]
-		turn.Check() // a million changes must not keep handshakes from a processor
+		turn.Check() // a million changes must not starve handshakes of CPU time
 	}
 }
 
 // decideAll decides about a batch of names, and makes the table follow.
 func (f *follower) decideAll(names []string) {
-	f.mu.Lock() // what is decided is done before anything else is decided
+	f.mu.Lock() // each decision is applied before the next one is made
 	defer f.mu.Unlock()
 	wants := f.wants[:0]
 	for _, name := range names {

@@ -8,12 +8,12 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// older reports whether clients have been able to trust r for longer than
-// other.
+// older reports whether r was issued before other, so clients have been able to
+// trust it for longer.
 func (r *root) older(other *root) bool { return r.cert.NotBefore.Before(other.cert.NotBefore) }
 
-// putBack stores r in place of a younger root, unless that has changed
-// meanwhile, and returns the root that is in storage then.
+// putBack stores r in place of a younger root, unless the stored root has
+// changed meanwhile, and returns the root that is then in storage.
 func (r *root) putBack(ctx context.Context, s certmagic.Storage, younger *root) (*root, error) {
 	if err := s.Lock(ctx, rootLock); err != nil {
 		return nil, err
@@ -23,16 +23,15 @@ func (r *root) putBack(ctx context.Context, s certmagic.Storage, younger *root) 
 	if err != nil || !now.cert.Equal(younger.cert) {
 		return now, err
 	}
-	// Two files: a process that dies between them must not leave a pair that
-	// does not match.
+	// Two files: if the process dies between them, the pair must not mismatch.
 	if err := s.Delete(ctx, rootCertKey); err != nil {
 		return nil, err
 	}
 	return r, r.store(ctx, s)
 }
 
-// follow takes the root of storage, if that is another than the one in memory:
-// a member of the cluster has put an older one back, or the operator has.
+// follow adopts the root in storage if it differs from the one in memory:
+// another member of the cluster, or the operator, has put an older one back.
 func (c *LocalCA) follow(ctx context.Context, log *slog.Logger) error {
 	held := c.held()
 	if held == nil {
@@ -53,7 +52,7 @@ func (c *LocalCA) follow(ctx context.Context, log *slog.Logger) error {
 	return err
 }
 
-// adopt signs with another root from now on.
+// adopt makes found the root that signs from now on.
 func (c *LocalCA) adopt(found *root, log *slog.Logger) {
 	log.Error("storage has a different root of the local CA; clients must trust that one", "root", found.cert.Subject.CommonName)
 	c.mu.Lock()

@@ -14,23 +14,23 @@ import (
 // Hot path: the gate, one map look-up under a read lock and one atomic load; no
 // allocation, no storage.
 
-// How long a handshake may wait for a certificate, from its ClientHello on. A
-// server of ours has limits of its own; see pauser.
+// How long a handshake may wait for a certificate, counted from its
+// ClientHello. Our own server has other limits; see pauser.
 const (
 	waitPatience   = 10 * time.Second
-	demandPatience = 30 * time.Second       // of the one that began an order on demand
-	localPatience  = 250 * time.Millisecond // for the local CA, with an expired certificate at hand
+	demandPatience = 30 * time.Second       // for the handshake that began an order on demand
+	localPatience  = 250 * time.Millisecond // for the local CA, if there is an expired certificate
 )
 
-// GetCertificate is for tls.Config. It returns nil and no error, which is the
-// alert unrecognized_name, for what is no host of a route; and an error if the
-// host has no certificate yet.
+// GetCertificate is for tls.Config. If the name is not a host of a route, it
+// returns nil and no error, which sends the alert unrecognized_name. If the
+// host has no certificate yet, it returns an error.
 //
-// It waits while the host's first certificate is on its way: until waitPatience
-// is over, or the limit of the server if that is ours; the handshake that began
-// an order on demand waits until demandPatience is over. The wait ends when the
-// client disconnects. It sets no deadlines. An expired certificate is served
-// immediately while a new one is on its way.
+// It waits while the host's first certificate is being obtained: at most
+// waitPatience, or the limit of our own server; the handshake that began an
+// order on demand waits at most demandPatience. The wait ends when the client
+// disconnects. It sets no deadlines. An expired certificate is served
+// immediately while it is being replaced.
 func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if isChallenge(hello) {
 		return m.tlsALPN(hello), nil
@@ -69,11 +69,11 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	return m.wait(hello, h)
 }
 
-// fresh reports whether cert has not expired; nil is none.
+// fresh reports whether cert is not nil and has not expired.
 func fresh(cert *tls.Certificate) bool { return cert != nil && time.Now().Before(cert.Leaf.NotAfter) }
 
-// nameOf returns the canonical name a client asks for, or ought to have; "" if
-// there is none.
+// nameOf returns the canonical name that a client asks for, or the default for
+// a client without SNI; "" if there is none.
 func (m *Manager) nameOf(hello *tls.ClientHelloInfo) string {
 	if hello.ServerName == "" {
 		if m.options.DefaultHost != "" {
@@ -88,12 +88,12 @@ func (m *Manager) nameOf(hello *tls.ClientHelloInfo) string {
 	return name
 }
 
-// other serves names of routes that have no certificate of their own.
+// other serves names of routes that have no host in the table.
 func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
 	if m.ctx.Err() != nil {
 		return nil, nil
 	}
-	// A route may be so new that the table does not have it.
+	// The route may be so new that the table does not have it.
 	m.follower.syncHost(name)
 	m.mu.RLock()
 	h := m.find(name)
@@ -110,7 +110,7 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 	return m.demand(hello, name)
 }
 
-// mint returns a certificate that is kept in memory only. Making one may take
+// mint returns a certificate that is kept in memory only. Making one may need
 // storage.
 func (m *Manager) mint(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
 	if cert := m.local.minted.held(name); cert != nil {
@@ -142,13 +142,13 @@ func (m *Manager) demand(hello *tls.ClientHelloInfo, name string) (*tls.Certific
 	})
 }
 
-// wait returns the certificate of h, when it is there or at once an expired
-// one, but see prompt.
+// wait returns the certificate of h once there is one. An expired one is
+// returned immediately, except as in prompt.
 func (m *Manager) wait(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	cert, err := m.waitFor(hello, h)
 	if err != nil && isPattern(h.name) && m.gone(h) {
-		// It was there until the program had said how its TLS is done: its
-		// hosts come on demand, say.
+		// The host existed until the program returned its TLS settings: its
+		// hosts may come on demand now.
 		return m.other(hello, m.nameOf(hello))
 	}
 	return cert, err
@@ -160,7 +160,7 @@ func (m *Manager) gone(h *host) bool {
 	return h.gone
 }
 
-// waitFor is wait for h itself, or for what serves its name when it goes.
+// waitFor is wait for h itself, or for its successor if h is removed.
 func (m *Manager) waitFor(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate, error) {
 	old, moved, err := m.expedite(h)
 	if err != nil {
@@ -183,11 +183,11 @@ func (m *Manager) waitFor(hello *tls.ClientHelloInfo, h *host) (*tls.Certificate
 	return cert, err
 }
 
-// prompt reports whether a new certificate for h takes milliseconds, which is
-// worth a wait even with an expired one at hand.
+// prompt reports whether a new certificate for h takes only milliseconds, so
+// that waiting is better than serving an expired one.
 func (m *Manager) prompt(h *host) bool { return m.local != nil && h.chain() == m.issuers.internal }
 
-// await returns the certificate of h when it is there; see wait.
+// await returns the certificate of h once there is one; see wait.
 func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certificate, error) {
 	for bounded := false; ; {
 		cert, moved, err := m.expedite(h)
@@ -218,11 +218,11 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 	}
 }
 
-// expedite returns the certificate of h, expired or not. Unless that is fresh,
-// it makes sure that one comes soon, and returns what is closed at the next
-// outcome; nil if it is no use to wait: after a failure the next try has its
-// time, and handshakes cannot change that, but that they have storage looked at
-// again, once a second.
+// expedite returns the certificate of h, expired or not. Unless it is fresh,
+// expedite makes sure that a new one comes soon, and returns a channel that is
+// closed at the next outcome. The channel is nil if waiting is useless: after a
+// failure the next try has a fixed time. Handshakes cannot change that; they
+// only make storage be read again, at most once a second.
 func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -246,7 +246,7 @@ func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{
 	case o.err != nil && cert != nil:
 		return cert, nil, nil
 	case o.err != nil && o.why == ofStorage && time.Since(o.looked) >= storageFirst:
-		h.fetch() // storage may be back
+		h.fetch() // storage may be available again
 	case o.err != nil:
 		h.nudge()
 		return nil, nil, fmt.Errorf("no certificate for %q: %w", h.name, o.err)
@@ -262,8 +262,8 @@ func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{
 	return cert, h.outcome(), nil
 }
 
-// successor returns what serves the name of a host that has gone since, nil if
-// nothing does: its wildcard, or the host that came back.
+// successor returns the host that serves the name of a removed host now: its
+// wildcard, or the same host added again; nil if there is none.
 func (m *Manager) successor(h *host) *host {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -273,9 +273,9 @@ func (m *Manager) successor(h *host) *host {
 	return nil
 }
 
-// wildcards returns the certificate of the wildcard above a host that has none
-// of its own that is good, nil if there is none, or if the host is to have
-// another issuer.
+// wildcards returns the certificate of the wildcard above a host, for a host
+// without a good certificate of its own. It is nil if there is no such
+// certificate, or if the host must have another issuer.
 func (m *Manager) wildcards(h *host) *tls.Certificate {
 	w := m.wildcardFor(h)
 	if w == nil {
@@ -301,9 +301,9 @@ func (m *Manager) wildcardFor(h *host) *host {
 	return w
 }
 
-// uncover returns the host of name, if that may have a certificate of its own
-// in storage, where the wildcard w served it until its certificate expired; nil
-// if w has to do. The hosts below w are looked for once.
+// uncover returns the host of name if the certificate of the wildcard w has
+// expired and name may have its own in storage; nil if only w can serve it. The
+// hosts below w are scheduled once.
 func (m *Manager) uncover(name string, w *host) *host {
 	if w.name == name {
 		return nil
@@ -331,13 +331,13 @@ func (m *Manager) uncover(name string, w *host) *host {
 	return nil
 }
 
-// evicted reports whether the certificate of h had to leave the memory. The
+// evicted reports whether the certificate of h was evicted from memory. The
 // manager's lock is held.
 func (h *host) evicted() bool {
 	return h.cert.Load() == nil && h.summary != nil && !h.summary.expired(time.Now())
 }
 
-// fetch makes h look into storage now, if it does nothing else. The manager's
+// fetch makes h read storage now, unless a job of h is running. The manager's
 // lock is held.
 func (h *host) fetch() {
 	if h.motion.cancel == nil {
@@ -345,7 +345,8 @@ func (h *host) fetch() {
 	}
 }
 
-// localIP returns the canonical address a client connected to, "" if none.
+// localIP returns the canonical address that a client connected to, "" if
+// unknown.
 func localIP(c net.Conn) string {
 	if c == nil {
 		return ""

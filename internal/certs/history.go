@@ -18,16 +18,17 @@ const (
 	// Encrypt allows five
 	maxFailures    = 4
 	failureWindow  = time.Hour        //
-	historyTimeout = 2 * time.Second  // of one operation on the history: it delays nothing for long
-	maxRecord      = 4 << 10          // of a record that is read
-	historySkew    = 10 * time.Second // of the processes that share storage
-	// what lies so far in the future is nonsense; before, the clock has been
-	// set back since
+	historyTimeout = 2 * time.Second  // for one operation, so that it delays nothing for long
+	maxRecord      = 4 << 10          // bytes of a record that is read
+	historySkew    = 10 * time.Second // clock difference of processes that share storage
+	// times further in the future are ignored; nearer ones come from before the
+	// clock was set back
 	historyAhead = 24 * time.Hour
 )
 
-// A history is what storage remembers of a host's attempts at one CA, over
-// restarts and for a cluster. What cannot be read or written counts as nothing.
+// A history is the stored record of a host's attempts at one CA. It survives
+// restarts and is shared by a cluster. What cannot be read or written is
+// ignored.
 type history struct {
 	storage *boundedStorage
 	key     string
@@ -36,17 +37,17 @@ type history struct {
 // A record is the content of a history. The zero value is not stored.
 type record struct {
 	// Failed holds the times of failed validations within the last hour. An
-	// attempt under way counts, and so does one whose result is unknown.
+	// attempt in flight counts, and so does one with an unknown result.
 	Failed []time.Time `json:"failed,omitempty"`
 
-	// Failures counts failed validations in a row, probes included.
+	// Failures counts consecutive failed validations, probes included.
 	Failures int `json:"failures,omitempty"`
 
-	// Worked is the type of challenge that worked last, if it is not the first
-	// choice.
+	// Worked is the type of challenge that worked last, unless that is the
+	// first choice.
 	Worked string `json:"worked,omitempty"`
 
-	ahead bool // some of Failed came from the future, and count as now
+	ahead bool // some times of Failed were in the future, and count as now
 }
 
 // historyOf returns the history of a host:
@@ -82,8 +83,9 @@ func (h history) read(ctx context.Context) (r record) {
 	return r
 }
 
-// change reads the record, lets f change it, and writes it. It goes on when ctx
-// is done: an attempt that ends with the process is one too.
+// change reads the record, calls f to change it, and writes it. It continues
+// after ctx is done: an attempt that ends with the process must be recorded
+// too.
 func (h history) change(ctx context.Context, f func(*record)) error {
 	ctx = context.WithoutCancel(ctx)
 	r := h.read(ctx)
@@ -106,7 +108,7 @@ func (h history) change(ctx context.Context, f func(*record)) error {
 
 func (r record) zero() bool { return len(r.Failed) == 0 && r.Failures == 0 && r.Worked == "" }
 
-// spent returns when the next attempt may be made; zero if it may now.
+// spent returns when the next attempt may be made; zero means now.
 func (r record) spent() time.Time {
 	if len(r.Failed) < maxFailures {
 		return time.Time{}
@@ -114,10 +116,11 @@ func (r record) spent() time.Time {
 	return r.Failed[len(r.Failed)-maxFailures].Add(failureWindow)
 }
 
-// begin notes an attempt before it is made: a process that dies in it counts.
+// begin notes an attempt before it is made: it counts even if the process dies
+// during it.
 func (r *record) begin(now time.Time) { r.Failed = append(r.Failed, now) }
 
-// forgive takes an attempt back that failed for another reason.
+// forgive removes an attempt that failed for another reason.
 func (r *record) forgive(begun time.Time) {
 	r.Failed = slices.DeleteFunc(r.Failed, begun.Equal)
 }
@@ -129,7 +132,7 @@ func (r record) challengeOf(offered []string) string {
 	return offered[(first+r.Failures)%len(offered)]
 }
 
-// succeeded notes what worked.
+// succeeded notes the type of challenge that worked.
 func (r *record) succeeded(challenge string, offered []string) {
 	*r = record{}
 	if len(offered) > 0 && challenge != offered[0] {

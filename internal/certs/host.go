@@ -8,41 +8,41 @@ import (
 	"time"
 )
 
-// A host is a name with a managed certificate, and its way through life: load
-// from storage, issue if there is none or it is due, keep, and load again when
-// the next renewal is. It has at most one job, so its steps never run twice at
-// a time.
+// A host is a name with a managed certificate, and its life cycle: load from
+// storage, issue if there is no certificate or renewal is due, keep it, and
+// load again at the next renewal. It has at most one job, so its steps never
+// run concurrently.
 //
-// There may be a million of them, most of them at rest: what only a host in
-// motion needs is in its motion, and what is known of its certificate is packed
-// in a summary.
+// There may be a million hosts, most of them idle. So the fields that only an
+// active host needs are in its motion, and the facts about its certificate are
+// packed in a summary.
 type host struct {
 	manager *Manager
 	name    string
-	cert    atomic.Pointer[tls.Certificate] // what handshakes get; nil if not in memory
-	marks   atomic.Uint32                   // what handshakes note: used and recent
+	cert    atomic.Pointer[tls.Certificate] // served to handshakes; nil if not in memory
+	marks   atomic.Uint32                   // set by handshakes: used and recent
 	hash    uint32                          // of the name, in the table; under the manager's lock
 
-	// The manager's lock guards the rest, but for job, which its queue's
+	// The manager's lock guards the rest, except job, which the queue's lock
 	// guards.
-	behind  int32 // the place of the next host in its chain, from 1; 0 for none; likewise
+	behind  int32 // position of the next host in the table's chain, from 1; 0 for none
 	state   state
 	kind    kind
 	gone    bool     // no longer wanted
-	queue   *queue   // where job was put last
-	job     job      // what comes next
+	queue   *queue   // queue that job was put into last
+	job     job      // next job
 	summary *summary // of the certificate in use; nil if none
-	motion  *motion  // nil at rest
+	motion  *motion  // nil when idle
 }
 
 // The marks of a host.
 const (
-	used   = 1 << iota // by a handshake, since the last attempt to issue
-	recent             // by a handshake, since the memory's hand went by
-	dozing             // due, and the next handshake is to say so; see doze
+	used   = 1 << iota // a handshake came since the last attempt to issue
+	recent             // a handshake came since memory's hand passed
+	dozing             // renewal is due, and waits for the next handshake; see doze
 )
 
-// A state is one of those that Status names.
+// A state is one of the states of Status.
 type state uint8
 
 const (
@@ -53,85 +53,85 @@ const (
 
 var stateNames = [...]string{pending: Pending, valid: Valid, failed: Failed} // read-only
 
-// A kind says how a host came to be, and what becomes of it.
+// A kind says why a host exists, and how it is treated.
 type kind uint8
 
 const (
 	ofRoute  kind = iota // a route names it
-	lazy                 // a route names it, and a handshake has yet to ask for it
+	lazy                 // a route names it; it waits for the first handshake
 	onDemand             // a handshake asked for it, and the policy allowed it
-	// a route names it, and a wildcard's certificate will do when its own is
-	// due
+	// a route names it, and a wildcard's certificate replaces its own when that
+	// is due
 	covered
 )
 
-// A motion is what a host needs while it has none of its ease: a job runs, a
-// handshake waits, or something failed.
+// A motion is what a host needs while it is not idle: a job runs, a handshake
+// waits, or something failed.
 type motion struct {
-	cancel context.CancelFunc // ends the job under way; nil if none is
-	then   plan               // after that
+	cancel context.CancelFunc // cancels the running job; nil if none runs
+	then   plan               // the step after that job
 	moved  chan struct{}      // closed at the next outcome; nil if nothing waits for it
 
 	awaited bool // a handshake waits
-	forced  bool // the program wants another certificate, due or not
-	rushed  bool // and has said so while a job ran
+	forced  bool // the program has requested a new certificate, due or not
+	rushed  bool // that was requested while a job ran
 
-	spare     *stored   // what is served if the certificate in use expires; nil if there is nothing
-	lapsed    bool      // that of a wildcard has expired, and the hosts below were looked at
-	reloading bool      // its certificate, which had to leave the memory, is being read
-	unread    error     // why it could not be; nil if it could
-	unreadAt  time.Time // when that was known
-	lost      bool      // it is not in storage any more
+	spare     *stored   // served if the certificate in use expires; nil if there is none
+	lapsed    bool      // the wildcard's certificate expired; hosts below were scheduled
+	reloading bool      // its certificate was evicted from memory and is being read again
+	unread    error     // why that failed; nil if it did not
+	unreadAt  time.Time // when it failed
+	lost      bool      // the certificate is no longer in storage
 
-	vouched   time.Time // when the policy has allowed it, if this process asked
-	undecided bool      // the program has not said yet how its TLS is done
-	again     bool      // the job under way is of no use any more: load after it
+	vouched   time.Time // when the policy allowed it, if this process asked
+	undecided bool      // the program has not returned its TLS settings yet
+	again     bool      // the running job is obsolete: load after it
 
-	unusable int // damaged reads in a row
-	stalls   int // failures of storage in a row
-	unknown  int // answers of a policy that does not know, in a row
-	attempts int // that failed, in a row
-	kept     int // preflights in a row that kept its order back
+	unusable int // consecutive damaged reads
+	stalls   int // consecutive failures of storage
+	unknown  int // consecutive answers of the policy that it cannot tell
+	attempts int // consecutive failed attempts
+	kept     int // consecutive preflights that held back its order
 	err      error
-	why      failure   // of what kind err is
-	looked   time.Time // when err came
-	told     uint8     // kinds of failure that were reported, a bit each, since the last success
-	next     time.Time // the next try after err; zero if only a change of the program helps
+	why      failure   // kind of err
+	looked   time.Time // time of err
+	told     uint8     // kinds of failure reported since the last success, a bit each
+	next     time.Time // next try after err; zero if only a change of the program helps
 }
 
-// A failure is what a host's error came from.
+// A failure is the source of a host's error.
 type failure uint8
 
 const (
 	ofIssue   failure = iota // an issuer
-	ofStorage                // storage failed: nothing is known of the host
-	// storage failed, when a CA may have been asked already: not to be repeated
+	ofStorage                // storage failed: the state of the host is unknown
+	// storage failed, perhaps after a CA was contacted: must not be repeated
 	// every second
 	ofOrder
-	held        // nothing has failed, but a CA may not be asked yet
-	ofPolicy    // the policy does not know
-	ofPreflight // a CA would not reach the host
-	ofChoice    // the program does not say how TLS is done for it
-	hopeless    // what the program has set cannot work
+	held        // nothing has failed, but the CA must not be contacted yet
+	ofPolicy    // the policy cannot tell
+	ofPreflight // the CA could not reach the host
+	ofChoice    // the program has returned no TLS settings for it
+	hopeless    // the program's settings cannot work
 )
 
-// A plan is a step to come.
+// A plan is a future step.
 type plan struct {
 	queue *queue
 	step  step
 	due   time.Time
 }
 
-// A summary is what is known of a certificate in use, packed. It never changes
-// once it is in use, but for its slot.
+// A summary holds the facts about a certificate in use, packed. Once in use,
+// only its slot changes.
 type summary struct {
-	by                           *authority // whose place in storage it came from
+	by                           *authority // the authority under which it is stored
 	notBefore, notAfter, renewAt int64      // unix seconds
 	slot                         int32      // in the manager's memory, while the host has cert
-	// when it was ordered here, in unix seconds; 0 if it was not
+	// when this process ordered it, in unix seconds; 0 if it did not
 	ordered   uint32
 	serialLen uint8
-	serial    [20]byte // RFC 5280, 4.1.2.2: no more than that
+	serial    [20]byte // RFC 5280, 4.1.2.2: at most 20 octets
 }
 
 func newSummary(s *stored) *summary {
@@ -153,16 +153,16 @@ func (y *summary) number() *big.Int {
 	return new(big.Int).SetBytes(y.serial[:y.serialLen])
 }
 
-// same reports whether two summaries are of one certificate.
+// same reports whether two summaries are of the same certificate.
 func (y *summary) same(z *summary) bool {
 	return y != nil && z != nil && y.serialLen == z.serialLen && y.serial == z.serial && y.notAfter == z.notAfter
 }
 
-// expired reports whether the certificate's life is over.
+// expired reports whether the certificate has expired.
 func (y *summary) expired(now time.Time) bool { return now.Unix() >= y.notAfter }
 
-// move returns the host's motion, and begins one at need. The manager's lock is
-// held.
+// move returns the host's motion, and makes one if needed. The manager's lock
+// is held.
 func (h *host) move() *motion {
 	if h.motion == nil {
 		h.motion = new(motion)
@@ -170,7 +170,8 @@ func (h *host) move() *motion {
 	return h.motion
 }
 
-// dropMotion ends the motion if nothing needs it. The manager's lock is held.
+// dropMotion removes the motion if nothing needs it. The manager's lock is
+// held.
 func (h *host) dropMotion() {
 	if m := h.motion; m != nil && m.cancel == nil && m.moved == nil && !m.forced && !m.reloading && m.unread == nil && m.spare == nil && !m.lapsed &&
 		(h.state == valid || h.unasked() || m.blank()) {
@@ -178,21 +179,21 @@ func (h *host) dropMotion() {
 	}
 }
 
-// blank reports whether nothing is to be remembered: nothing has failed, and
+// blank reports whether the motion has nothing to remember: nothing failed and
 // nothing waits.
 func (m *motion) blank() bool {
 	return m.err == nil && !m.awaited && !m.undecided && !m.again && m.attempts+m.unusable+m.stalls+m.kept+m.unknown == 0 && m.told == 0
 }
 
-// unasked reports whether no handshake has asked yet for a host that wants no
-// certificate before. The manager's lock is held for reading.
+// unasked reports whether a lazy host has not been requested by a handshake
+// yet. The manager's lock is held for reading.
 func (h *host) unasked() bool {
 	m := h.motion
 	return h.kind == lazy && h.summary == nil && (m == nil || m.err == nil && !m.awaited)
 }
 
-// outcome returns what is closed at the next outcome. The manager's lock is
-// held.
+// outcome returns a channel that is closed at the next outcome. The manager's
+// lock is held.
 func (h *host) outcome() <-chan struct{} {
 	m := h.move()
 	if m.moved == nil {
@@ -201,8 +202,8 @@ func (h *host) outcome() <-chan struct{} {
 	return m.moved
 }
 
-// settle tells what waits for h that there is an outcome. The manager's lock is
-// held.
+// settle notifies everything that waits for an outcome of h. The manager's lock
+// is held.
 func (h *host) settle() {
 	if m := h.motion; m != nil && m.moved != nil {
 		close(m.moved)
@@ -212,7 +213,7 @@ func (h *host) settle() {
 }
 
 // mark notes that a handshake wants h, and writes only if that is new. The
-// first one wakes a host that dozes. The manager's lock must not be held.
+// first one wakes a dozing host. The manager's lock must not be held.
 func (h *host) mark() {
 	if h.marks.Load() != used|recent && h.marks.Swap(used|recent)&dozing != 0 {
 		h.manager.mu.Lock()
@@ -224,9 +225,8 @@ func (h *host) mark() {
 // chain returns the chain of issuers for h.
 func (h *host) chain() *chain { return h.manager.routing.chainOf(h.name) }
 
-// put puts the host's next job into q. A host that has gone gets none: that is
-// the tombstone which keeps a certificate from coming back. The manager's lock
-// is held.
+// put puts the host's next job into q. A host that is gone gets none, so its
+// certificate cannot come back. The manager's lock is held.
 func (h *host) put(q *queue, s step, due time.Time) {
 	if h.gone {
 		return
@@ -243,8 +243,8 @@ func (h *host) put(q *queue, s step, due time.Time) {
 	q.put(h, j)
 }
 
-// urgency says how urgent a job is that will be due at a time. The manager's
-// lock is held.
+// urgency returns how urgent a job is that is due at a time. The manager's lock
+// is held.
 func (h *host) urgency(due time.Time) (urgency, rank) {
 	y, m := h.summary, h.motion
 	failed := m != nil && (m.attempts > 0 || m.err != nil)

@@ -14,9 +14,9 @@ import (
 )
 
 // An Issuer is an issuer with a type of key. It implements certmagic.Issuer, so
-// that it can be wherever an issuer can.
+// it can be used wherever an issuer can.
 type Issuer struct {
-	Issuer  certmagic.Issuer  // what issues; templates as in Options
+	Issuer  certmagic.Issuer  // the real issuer; ACME issuers are templates, as in Options
 	KeyType certmagic.KeyType // of the certificates' keys; "" means certmagic.P256
 }
 
@@ -30,18 +30,17 @@ func (i Issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certm
 
 var errNilIssuer = errors.New("the issuer is nil: set it, or remove the setting")
 
-// An identity is all that an issuer is: what differs in anything is not the
-// same. It is comparable.
+// An identity holds everything that makes issuers differ: two are the same only
+// if all of it is equal. It is comparable.
 type identity struct {
 	account  accountID
 	solver   any
 	roots    *x509.CertPool
-	template *certmagic.ACMEIssuer // where it has funcs, which cannot be compared
+	template *certmagic.ACMEIssuer // set if it has funcs, which cannot be compared
 	settings string
 }
 
-// open returns what an issuer that the program gave consists of. Templates are
-// copies.
+// open returns the parts of an issuer from the program. Templates are copied.
 func open(given certmagic.Issuer) (template certmagic.Issuer, key certmagic.KeyType, err error) {
 	template, key = given, certmagic.P256
 	if i, ok := given.(Issuer); ok {
@@ -75,7 +74,7 @@ func open(given certmagic.Issuer) (template certmagic.Issuer, key certmagic.KeyT
 	return &set, key, errors.Join(checkDirectory("CA", set.CA), checkDirectory("TestCA", set.TestCA))
 }
 
-// checkDirectory checks the URL of an ACME directory, "" aside.
+// checkDirectory checks the URL of an ACME directory; "" is accepted.
 func checkDirectory(field, directory string) error {
 	if directory == "" {
 		return nil
@@ -87,8 +86,8 @@ func checkDirectory(field, directory string) error {
 	return nil
 }
 
-// identityOf returns the identity of an issuer from open. given is what the
-// program gave.
+// identityOf returns the identity of an issuer from open. given is the
+// program's own value.
 func identityOf(given, template certmagic.Issuer, key certmagic.KeyType) identity {
 	t, ok := template.(*certmagic.ACMEIssuer)
 	if !ok {
@@ -114,8 +113,7 @@ func identityOf(given, template certmagic.Issuer, key certmagic.KeyType) identit
 	return id
 }
 
-// asKey returns v, or something that equals nothing else if v cannot be
-// compared.
+// asKey returns v, or a value that equals no other if v cannot be compared.
 func asKey(v any) any {
 	if v == nil || reflect.ValueOf(v).Comparable() {
 		return v

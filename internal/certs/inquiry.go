@@ -12,10 +12,10 @@ import (
 
 const (
 	choosers    = 16               // calls of the hook at a time
-	maxChoosing = 64               // likewise, with those that hang
+	maxChoosing = 64               // the same, including calls that hang
 	choicePause = 2 * time.Second  // after the first failure of the hook for a host; doubles
 	choiceLast  = 5 * time.Minute  // the longest such pause
-	choiceTime  = 10 * time.Second // of one call
+	choiceTime  = 10 * time.Second // for one call
 )
 
 var (
@@ -24,19 +24,19 @@ var (
 	errDropped     = errors.New("its route was removed")
 )
 
-// An inquiry is a question to the hook that has no answer yet.
+// An inquiry is an unanswered question to the hook.
 type inquiry struct {
 	done     chan struct{} // closed at the next outcome
 	err      error         // the last outcome
 	failures int
 	running  bool
-	again    bool // asked once more meanwhile
+	again    bool // asked once more in the meantime
 	demanded bool // for a host that comes on demand
-	passed   bool // its TLS ends elsewhere: whatever the answer wishes is in vain
+	passed   bool // its TLS ends elsewhere: any settings in the answer have no effect
 }
 
-// reload asks the hook again about a pattern, and reports whether there is a
-// route of it, or a host on demand, be it one that was refused.
+// reload asks the hook again about a pattern. It reports whether the pattern
+// has a route, or is a host on demand, even one that was refused.
 func (c *choices) reload(name string) bool {
 	if c.manager.routing.passes(name) {
 		c.drop(name)
@@ -51,8 +51,8 @@ func (c *choices) reload(name string) bool {
 	return true
 }
 
-// reconsider forgets a refusal of a host on demand, which may be the hook's,
-// and reports whether there was one.
+// reconsider forgets a refusal of a host on demand, which may come from the
+// hook, and reports whether there was one.
 func (d *demands) reconsider(name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -61,9 +61,10 @@ func (d *demands) reconsider(name string) bool {
 	return refused
 }
 
-// ask makes sure that the hook is asked about a pattern, and returns what is
-// closed at the outcome and the error of the last one; neither if it is known.
-// again asks also where it is known, under way, or has failed and waits.
+// ask makes sure that the hook is asked about a pattern. It returns a channel
+// that is closed at the outcome, and the last error; both are nil if the answer
+// is known. again asks even if the answer is known, an inquiry is running, or
+// one has failed and waits.
 func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,8 +82,7 @@ func (c *choices) ask(name string, again bool) (done <-chan struct{}, err error)
 	return q.done, q.err
 }
 
-// demand asks about a host that comes on demand, unless something is known of
-// it.
+// demand asks about a host that comes on demand, unless its settings are known.
 func (c *choices) demand(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,8 +91,8 @@ func (c *choices) demand(name string) {
 	}
 }
 
-// inspect asks once about a pattern whose TLS ends elsewhere, to say so if the
-// program wishes anything for it. c may be nil.
+// inspect asks once about a pattern whose TLS ends elsewhere, in order to log
+// settings that would have no effect. c may be nil.
 func (c *choices) inspect(name string) {
 	if c == nil {
 		return
@@ -103,15 +103,15 @@ func (c *choices) inspect(name string) {
 	if passed {
 		return
 	}
-	c.drop(name) // what counted while its TLS ended here
+	c.drop(name) // settings from when its TLS ended here
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.passed[name] = struct{}{}
 	c.inquire(name).passed = true
 }
 
-// inspected ends such an inquiry. An error says nothing of the program's
-// wishes.
+// inspected ends such an inquiry. An error does not mean that there are
+// settings.
 func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
 	c.mu.Lock()
 	current := c.asked[name] == q
@@ -130,7 +130,7 @@ func (c *choices) inspected(name string, q *inquiry, given Choice, err error) {
 	}
 }
 
-// inquire returns the inquiry about a name, and begins one at need. c.mu is
+// inquire returns the inquiry about a name, and begins one if needed. c.mu is
 // held.
 func (c *choices) inquire(name string) *inquiry {
 	q := c.asked[name]
@@ -142,7 +142,7 @@ func (c *choices) inquire(name string) *inquiry {
 	return q
 }
 
-// push lets the inquiry about a name run. c.mu is held.
+// push schedules the inquiry about a name. c.mu is held.
 func (c *choices) push(name string) {
 	c.ready = append(c.ready, name)
 	if c.workers < choosers && c.manager.spawn(c.work) {
@@ -172,13 +172,13 @@ func (c *choices) work() {
 	}
 }
 
-// compiled is compile, contained: it looks into values of the program's types.
+// compiled is compile that survives panics: it calls into the program's types.
 func (c *choices) compiled(name string, a answer) (ch *choice, file *pairFile, err error) {
 	defer rescue("issuer", &err)
 	return c.compile(name, a)
 }
 
-// take returns the next inquiry; nil ends the worker.
+// take returns the next inquiry; nil means that the worker ends.
 func (c *choices) take() (string, *inquiry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -194,16 +194,16 @@ func (c *choices) take() (string, *inquiry) {
 	return "", nil
 }
 
-// An answer is what the hook has returned.
+// An answer is the result of one call of the hook.
 type answer struct {
 	given  Choice
 	err    error
 	issuer *draft // nil without one
-	fault  error  // what is wrong with the issuer
+	fault  error  // error of the issuer
 }
 
-// consult calls the hook and reads its issuer, on a goroutine of its own: one
-// that hangs keeps that, and a slot.
+// consult calls the hook and reads its issuer, on a separate goroutine. A call
+// that hangs keeps that goroutine and a slot.
 func (c *choices) consult(name string) answer {
 	timer := time.NewTimer(choiceTime)
 	defer timer.Stop()
@@ -224,9 +224,9 @@ func (c *choices) consult(name string) answer {
 	}
 }
 
-// call begins a call of the hook about a name. If one is under way it returns
-// what is closed at its end instead: a name for which the hook hangs, which is
-// tried again and again, must not take the slots of all others.
+// call begins a call of the hook about a name. If one is in flight, it returns
+// a channel that is closed when that returns: a name for which the hook hangs
+// is retried repeatedly, and must not take the slots of all others.
 func (c *choices) call(name string) (answers chan answer, before chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -242,7 +242,7 @@ func (c *choices) call(name string) (answers chan answer, before chan struct{}, 
 	return answers, nil, nil
 }
 
-// answer is one call of the hook.
+// answer makes one call of the hook.
 func (c *choices) answer(name string, answers chan<- answer) {
 	defer c.returned(name)
 	var a answer
@@ -256,14 +256,14 @@ func (c *choices) answer(name string, answers chan<- answer) {
 	answers <- a
 }
 
-// draftContained is draftOf, contained: it calls a method of the program's
-// issuer.
+// draftContained is draftOf that survives panics: it calls a method of the
+// program's issuer.
 func draftContained(given certmagic.Issuer) (d *draft, err error) {
 	defer rescue("issuer", &err)
 	return draftOf(given)
 }
 
-// returned ends a call.
+// returned notes the end of a call.
 func (c *choices) returned(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -271,22 +271,22 @@ func (c *choices) returned(name string) {
 	delete(c.calls, name)
 }
 
-// An outcome is what came of an inquiry.
+// An outcome is the result of an inquiry.
 type outcome struct {
 	name     string
-	old, now *choice // before, nil if none, and from now on
-	err      error   // then old counts
+	old, now *choice // choice before (nil if none) and from now on
+	err      error   // if not nil, old stays in force
 	failures int
 	next     time.Time // the next try after err
 	demanded bool
 }
 
-// settle notes what came of an inquiry and makes it count.
+// settle notes the result of an inquiry and applies it.
 func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, err error) {
 	c.mu.Lock()
 	if c.asked[name] != q || c.manager.ctx.Err() != nil {
 		c.mu.Unlock()
-		return // its route has gone meanwhile
+		return // its route was removed meanwhile
 	}
 	old := c.known[name]
 	o := outcome{name: name, old: old, err: err, demanded: q.demanded || old != nil && old.demanded}
@@ -318,7 +318,7 @@ func (c *choices) settle(name string, q *inquiry, ch *choice, file *pairFile, er
 	c.apply(o)
 }
 
-// publish makes a choice the one that counts. c.mu is held.
+// publish puts a choice in force. c.mu is held.
 func (c *choices) publish(name string, ch *choice, file *pairFile) {
 	ch.count(1)
 	c.known[name].count(-1)
@@ -336,7 +336,7 @@ func (c *choices) apply(o outcome) {
 	case o.err != nil && o.old == nil:
 		m.undecidable(o.name, undecided(o.name, o.err), o.next, o.failures == 1)
 		if o.failures == 1 && m.options.Wants(o.name) {
-			m.follower.follow([]string{o.name}) // hosts below a wildcard wait for it no longer
+			m.follower.follow([]string{o.name}) // hosts below a wildcard stop waiting for it
 		}
 		return
 	case o.err != nil:
@@ -356,11 +356,11 @@ func (c *choices) apply(o outcome) {
 	case m.options.Wants(o.name):
 		m.follower.follow([]string{o.name})
 	case !o.demanded && !m.onDemand(o.name):
-		c.drop(o.name) // its route went at the moment of the question
+		c.drop(o.name) // its route was removed while the question was asked
 	}
 }
 
-// retry plans another try and returns its time. c.mu is held.
+// retry schedules another try and returns its time. c.mu is held.
 func (c *choices) retry(name string, q *inquiry) time.Time {
 	wait := choiceLast
 	if q.failures < 8 {
@@ -377,8 +377,8 @@ func (c *choices) retry(name string, q *inquiry) time.Time {
 	return time.Now().Add(wait)
 }
 
-// await waits until the program has answered for a name, and returns an error
-// as soon as it is clear that it will not do so soon.
+// await waits until the program has answered for a name. It returns an error as
+// soon as no answer can be expected soon.
 func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 	for {
 		done, err := c.ask(name, false)
@@ -396,7 +396,7 @@ func (c *choices) await(ctx context.Context, w *waiter, name string) error {
 		}
 		if !c.manager.options.Wants(name) {
 			return undecided(name, c.failure(name))
-		} // else it has failed, or its route has gone and come back
+		} // otherwise it has failed, or its route was removed and added again
 	}
 }
 

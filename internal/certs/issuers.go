@@ -16,29 +16,29 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// An account starts so many orders in so much time: the same rate as
-// certmagic's own limit per account, in which an order would wait with a lock
-// held, and which is one for all of the process.
+// Orders that an account may start per ordersWindow. It is the same rate as
+// certmagic's own limit per account. An order would wait for that one with a
+// lock held, and the whole process shares it.
 const (
 	orders       = 10
 	ordersWindow = 10 * time.Second
 )
 
-// A chain is authorities in the order they are tried, and the queue of hosts
-// that want something of them.
+// A chain is a list of authorities in the order in which they are tried, and
+// the queue of hosts that need them.
 type chain struct {
 	authorities []*authority
 	queue       *queue
 	once        sync.Once          // starts queue
 	cancel      context.CancelFunc // ends queue
 
-	users  int       // choices that have it; the choices' lock guards it
-	unused time.Time // since when it has none and its queue is empty; zero if it is used
+	users  int       // number of choices that have it; guarded by the choices' lock
+	unused time.Time // since when it has no users and an empty queue; zero while used
 }
 
 // issue tries each authority once, and returns nil once storage has a
-// certificate other than that of o.serial. The error says why each refused; it
-// is a heldError if none was asked.
+// certificate other than that of o.serial. The error contains the reason of
+// each; it is a heldError if none was contacted.
 func (c *chain) issue(ctx context.Context, o order) error {
 	o.chain = c
 	if c.renewed(ctx, o) {
@@ -90,8 +90,7 @@ func (c *chain) issue(ctx context.Context, o order) error {
 	return errors.Join(errs...)
 }
 
-// renewed reports whether storage has a certificate by now that another process
-// has obtained.
+// renewed reports whether another process has already stored a new certificate.
 func (c *chain) renewed(ctx context.Context, o order) bool {
 	if o.serial == nil {
 		return false
@@ -107,8 +106,8 @@ func (c *chain) renewed(ctx context.Context, o order) bool {
 	return false
 }
 
-// whole reads the certificate of name. One that is not whole may be in the
-// middle of being written by another process: it is read again after a moment.
+// whole reads the certificate of name. If it is not complete, another process
+// may be writing it: it is read again after a moment.
 func (c *chain) whole(ctx context.Context, storage *boundedStorage, name string) (*stored, error) {
 	for n := 1; ; n++ {
 		now, err := readStored(ctx, storage, c.authorities, name)
@@ -151,15 +150,15 @@ func (c *chain) wildcards() bool {
 	return false
 }
 
-// issuers are the chains of one Manager: for public names, for internal ones,
-// and those that the program wishes for some hosts.
+// issuers are the chains of one Manager: for public names, for internal names,
+// and those that the program sets for some hosts.
 type issuers struct {
 	engine           *engine
 	public, internal *chain
 
 	mu       sync.Mutex
-	single   map[identity]*chain    // of one issuer
-	accounts map[accountID]*account // that they have
+	single   map[identity]*chain    // chains of one issuer
+	accounts map[accountID]*account // the accounts of all chains
 }
 
 // newIssuers makes the chains for public and for internal names.
@@ -193,7 +192,7 @@ func (s *issuers) newPublic(given []certmagic.Issuer) error {
 	return errors.Join(errs...)
 }
 
-// publicField names the setting that an issuer for public names comes from.
+// publicField names the setting from which an issuer for public names comes.
 func publicField(i int) string {
 	if i == 0 {
 		return "Issuer"
@@ -201,14 +200,14 @@ func publicField(i int) string {
 	return fmt.Sprintf("Fallbacks[%d]", i-1)
 }
 
-// passesFor reports whether a is another CA than b, but has the same place in
-// storage: what one has issued would pass for the other's.
+// passesFor reports whether a and b are different CAs with the same place in
+// storage: a certificate of one would be taken for the other's.
 func (a *authority) passesFor(b *authority) bool {
 	x, y := a.identity.account, b.identity.account
 	return a.key == b.key && (x.issuer != y.issuer || x.directory != y.directory)
 }
 
-// pace is that of the account that is asked first.
+// pace returns the pacer of the account that is tried first.
 func (c *chain) pace() *pacer {
 	if len(c.authorities) == 0 {
 		return nil
@@ -216,8 +215,8 @@ func (c *chain) pace() *pacer {
 	return c.authorities[0].account.pace
 }
 
-// newInternal makes the chain for internal names, of the local CA or of what
-// the program has in its place.
+// newInternal makes the chain for internal names, of the local CA or the issuer
+// that the program has set instead.
 func (s *issuers) newInternal(issuer certmagic.Issuer, local *localSigner) error {
 	keyType := certmagic.KeyType("")
 	if i, ok := issuer.(Issuer); ok {
@@ -235,8 +234,8 @@ func (s *issuers) newInternal(issuer certmagic.Issuer, local *localSigner) error
 	return nil
 }
 
-// chainOfIssuer returns the chain of an issuer alone. Issuers that are the same
-// in all respects are one.
+// chainOfIssuer returns the chain of a single issuer. Issuers that are equal in
+// all respects share one.
 func (s *issuers) chainOfIssuer(d *draft) *chain {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,15 +12,15 @@ const (
 	maxKeepsakeSize = 64 << 10
 )
 
-// keepsakes are the ACME accounts in storage as they were read or written
-// last: certmagic reads them for each order and keeps them nowhere. The zero
-// value is empty. The methods may be called concurrently.
+// keepsakes are the ACME accounts in storage, as last read or written:
+// certmagic reads them for each order and does not keep them. The zero value is
+// empty. The methods may be called concurrently.
 type keepsakes struct {
 	mu   sync.Mutex
 	kept map[string][]byte
 }
 
-// keep remembers a value if its key is one of an account, and there is room.
+// keep remembers a value if its key belongs to an account and there is room.
 func (k *keepsakes) keep(key string, value []byte) {
 	if !strings.HasPrefix(key, "acme/") || !strings.Contains(key, "/users/") || len(value) > maxKeepsakeSize {
 		return
@@ -36,7 +36,7 @@ func (k *keepsakes) keep(key string, value []byte) {
 	k.kept[key] = bytes.Clone(value)
 }
 
-// drop forgets key and what is below it.
+// drop forgets key and all keys below it.
 func (k *keepsakes) drop(key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

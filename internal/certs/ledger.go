@@ -15,23 +15,23 @@ import (
 )
 
 const (
-	ledgerPause   = time.Minute // between two looks at what other processes have met
-	maxEntries    = 100         // of a ledger
-	maxLedgerSize = 64 << 10    // that is read
+	ledgerPause   = time.Minute // between two reads of what other processes have stored
+	maxEntries    = 100         // maximum per ledger
+	maxLedgerSize = 64 << 10    // maximum size that is read
 )
 
-// scopeNames are what storage calls the scopes. Read-only.
+// scopeNames are the names of the scopes in storage. Read-only.
 var scopeNames = [...]string{hostScope: "host", domainScope: "domain", accountScope: "account", addressScope: "address"}
 
-// A ledger is what storage remembers of the limits that an account has met,
-// over restarts and for a cluster: each is met once. What cannot be read or
-// written counts as nothing.
+// A ledger is the stored list of the limits that an account has reached. It
+// survives restarts and is shared by a cluster, so each limit is reached only
+// once. What cannot be read or written is ignored.
 type ledger struct {
 	storage *boundedStorage
 	key     string
 
-	slot   chan struct{} // held by who reads or writes; guards looked
-	looked time.Time     // when it was read last
+	slot   chan struct{} // held while reading or writing; guards looked
+	looked time.Time     // time of the last read
 }
 
 // An entry is one limit in a ledger.
@@ -50,14 +50,14 @@ func newLedger(s *boundedStorage, account ...string) *ledger {
 	return &ledger{storage: s, slot: make(chan struct{}, 1), key: path.Join("hostproxy", "limits", digest(account...)+".json")}
 }
 
-// read puts the limits that other processes have met into h, once a minute. A
-// nil ledger has none.
+// read copies the limits that other processes have stored into h, once a
+// minute. A nil ledger has none.
 func (l *ledger) read(ctx context.Context, h *holds) {
 	if l == nil {
 		return
 	}
 	select {
-	case l.slot <- struct{}{}: // others wait: they must not meet what is known
+	case l.slot <- struct{}{}: // others wait: they must not run into a known limit
 		defer func() { <-l.slot }()
 	case <-ctx.Done():
 		return
@@ -84,8 +84,8 @@ func (l *ledger) merge(ctx context.Context, h *holds) {
 	}
 }
 
-// limit returns the limit of an entry, false if it is over or damaged: none is
-// in force for longer than limitedLast.
+// limit returns the limit of an entry, false if it has ended or is damaged: no
+// limit lasts longer than limitedLast.
 func (e entry) limit() (limit, bool) {
 	index := slices.Index(scopeNames[:], e.Scope)
 	if left := time.Until(e.Until); index < 0 || left <= 0 || left > limitedLast+historySkew {
@@ -95,13 +95,13 @@ func (e entry) limit() (limit, bool) {
 	return limit{subject: about, until: inTime(e.Until)}, about.valid()
 }
 
-// write adds the limits in force in h to the ledger. It goes on when ctx is
+// write adds the limits in force in h to the ledger. It continues after ctx is
 // done.
 func (l *ledger) write(ctx context.Context, h *holds, log *slog.Logger) {
 	if l == nil {
 		return
 	}
-	l.slot <- struct{}{} // each holds it for historyTimeout twice at most
+	l.slot <- struct{}{} // each holder takes at most twice historyTimeout
 	defer func() { <-l.slot }()
 	ctx = context.WithoutCancel(ctx)
 	l.merge(ctx, h)
@@ -116,7 +116,7 @@ func (l *ledger) write(ctx context.Context, h *holds, log *slog.Logger) {
 	}
 }
 
-// valid reports whether s may be what a limit is about.
+// valid reports whether a limit can apply to s.
 func (s subject) valid() bool {
 	if s.scope == accountScope || s.scope == addressScope {
 		return s.name == ""
@@ -129,8 +129,7 @@ func (s subject) valid() bool {
 	return err == nil && canonical == base
 }
 
-// learn puts a limit of another process in force, unless one that lasts longer
-// is.
+// learn puts a limit of another process in force, unless a longer one is.
 func (h *holds) learn(l limit) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -139,8 +138,8 @@ func (h *holds) learn(l limit) {
 	}
 }
 
-// inForce returns the limits in force as a ledger keeps them, those of most
-// hosts first.
+// inForce returns the limits in force in the form of a ledger, the widest scope
+// first.
 func (h *holds) inForce() []entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()

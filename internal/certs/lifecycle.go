@@ -9,12 +9,13 @@ import (
 	"time"
 )
 
-// openingTime is how long after TLSConfig the first CA is asked: the program's
-// listener is to be open by then.
+// openingTime is how long after TLSConfig the first CA is contacted: the
+// program should have opened its listener by then.
 const openingTime = 2 * time.Second
 
-// A Keeper is the certificates of one Router, from not used yet to closed and
-// back. The zero value costs nothing. Its methods may be called concurrently.
+// A Keeper owns the certificates of one Router, from unused to open to closed
+// and open again. The zero value costs nothing. Its methods may be called
+// concurrently.
 type Keeper struct {
 	manager atomic.Pointer[Manager]
 	choices atomic.Pointer[choices]
@@ -22,8 +23,8 @@ type Keeper struct {
 
 	mu      sync.Mutex // serialises opening and closing
 	config  *tls.Config
-	passer  *Passer // of listeners without a Share; nil until one asks for it
-	epoch   int     // how often Close was called
+	passer  *Passer // for listeners without a Share; nil until one needs it
+	epoch   int     // number of calls of Close
 	shares  int     // Shares not released that began or listened after the last Close
 	running int     // Shares not released
 	held    bool    // a listener without a Share may be open
@@ -36,16 +37,16 @@ type Keeper struct {
 // Manager returns the Manager, nil if the Keeper is not open.
 func (k *Keeper) Manager() *Manager { return k.manager.Load() }
 
-// Changed says that the routes of these host patterns have changed: Wants
-// answers something else. Without hosts, any may have changed. It does not
-// block, and costs what changed.
+// Changed reports that the routes of these host patterns have changed, so Wants
+// may return something else. Without hosts, any may have changed. It does not
+// block, and its cost depends on the hosts given.
 func (k *Keeper) Changed(hosts ...string) {
 	if m := k.manager.Load(); m != nil {
 		m.Changed(hosts...)
 	}
 }
 
-// Listening opens the Keeper until Close for an open listener for HTTPS that
+// Listening opens the Keeper until Close, for an open HTTPS listener that
 // belongs to no Share. options is called if the Keeper is not open yet.
 func (k *Keeper) Listening(https net.Addr, options func() Options) (*tls.Config, error) {
 	k.ports.hold(https)
@@ -82,8 +83,9 @@ func (k *Keeper) open(grace time.Duration, options func() Options) (*tls.Config,
 	return k.config.Clone(), nil
 }
 
-// Pass returns ln, a listener without a Share, with some hosts' connections
-// carried elsewhere, by the Passer that open makes if there is none yet.
+// Pass wraps ln, a listener without a Share, so that connections of some hosts
+// are forwarded with their TLS. The Passer is made by open if there is none
+// yet.
 func (k *Keeper) Pass(ln net.Listener, open func() *Passer) net.Listener {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -93,7 +95,7 @@ func (k *Keeper) Pass(ln net.Listener, open func() *Passer) net.Listener {
 	return k.passer.Listener(ln)
 }
 
-// AnswerHTTP says that from now on HTTP-01 challenges reach Answer, by a
+// AnswerHTTP reports that HTTP-01 challenges now reach Answer, through a
 // listener of the program.
 func (k *Keeper) AnswerHTTP() {
 	k.ports.mu.Lock()
@@ -111,35 +113,36 @@ func (k *Keeper) answer() {
 	}
 }
 
-// Answer answers q if it is an ACME challenge for host, the canonical form of
-// q's, and reports whether it has.
+// Answer answers q if it is an ACME challenge for host, which is the canonical
+// form of q's host, and reports whether it did.
 func (k *Keeper) Answer(w http.ResponseWriter, q *http.Request, host string) bool {
 	m := k.manager.Load()
 	return m != nil && m.HTTPChallenge(w, q, host)
 }
 
 // Belongs reports whether a connection may carry requests for a canonical host:
-// what a client proved to one host counts for no other. wants says, as
-// Options.Wants, what has a route: by the very routes that serve the request,
-// or it could be admitted by old ones and served by new ones.
+// a client certificate that was accepted for one host counts for no other.
+// wants reports which patterns have a route, like Options.Wants. It must use
+// the same routes that serve the request: otherwise old routes could admit a
+// request that new ones serve.
 //
-// Hot path: one atomic load, no allocation; a read lock if the program says per
-// host how TLS is done.
+// Hot path: one atomic load, no allocation; a read lock if the program sets TLS
+// per host.
 func (k *Keeper) Belongs(wants func(pattern string) bool, state *tls.ConnectionState, host string) bool {
 	return k.choices.Load().admits(wants, state, host)
 }
 
-// Authority returns host as the client of a plain request, which came to port,
-// "" for 80, reaches it over HTTPS. The request came to a listener of the
-// program; those of a Share have an Authority of their own.
+// Authority returns host as a client reaches it over HTTPS, for a plain request
+// that came to port ("" for 80). It is for requests on a listener of the
+// program; a Share has an Authority method of its own.
 func (k *Keeper) Authority(q *http.Request, host, port string) string {
 	return httpsAuthority(q, host, port, int(k.ports.https.Load()))
 }
 
-// Close closes the Manager regardless of Shares, whose listeners then serve
-// what is in memory, and cuts what listeners without a Share carry elsewhere.
-// It waits for the end of that, for closePatience or little more. The next use,
-// which does not wait for it, opens another Manager.
+// Close closes the Manager even if there are Shares; their listeners then serve
+// what is in memory. It also closes the forwarded connections of listeners
+// without a Share. It waits until this is done, for closePatience or little
+// more. The next use does not wait for it and opens another Manager.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	passer := k.passer
@@ -154,9 +157,9 @@ func (k *Keeper) Close() error {
 	return shut()
 }
 
-// shut takes the Manager out of use, if there is one. The result closes it and
-// waits for its end, and for that of the ones before. k.mu is held, and must
-// not be held during the call of the result.
+// shut takes the Manager out of use, if there is one. The returned function
+// closes it and waits until it and the Managers before it have ended. k.mu is
+// held, but must not be held when the returned function is called.
 func (k *Keeper) shut() func() error {
 	m, before := k.manager.Swap(nil), k.closing
 	if m == nil {

@@ -14,47 +14,47 @@ import (
 )
 
 const (
-	// after a rate limit that does not say how long, or says a time that is
-	// long over
+	// pause after a rate limit whose end is unknown or long past
 	limitedUnknown = time.Hour
-	// after its time a limit may still be met; later one of the clocks is wrong
+	// a limit may still apply this long after its end; later than that, one of
+	// the clocks is wrong
 	limitedLate = 5 * time.Minute
-	// a CA is asked again after that, or after the time that its limit counts,
-	// whatever it said
+	// longest wait for a limit, whatever the CA said; the limit's own window,
+	// if known, may shorten it
 	limitedLast = 6 * time.Hour
-	// between two orders of a due renewal that a limit refuses, at least,
+	// least time between two orders of a due renewal that a limit refuses,
 	// unless the limit ends sooner
 	limitedProbe = 30 * time.Minute
 	heldPause    = time.Minute      // until others are let through, while one tries
 	maxHolds     = 10_000           // remembered, per account
-	tryTime      = 2 * maxIssueTime // after which one that tries is forgotten
+	tryTime      = 2 * maxIssueTime // after which an order that tries is forgotten
 )
 
-// A scope is what a rate limit counts.
+// A scope is what a rate limit counts by.
 type scope int
 
 const (
 	// one name: failed validations, certificates for the exact set, paused
-	// names, and what is not known
+	// names, and unknown limits
 	hostScope    scope = iota
 	domainScope        // a registered domain
 	accountScope       // new orders of the account
 	addressScope       // new accounts from our address
 )
 
-// A limit is what a CA said about the number of requests.
+// A limit is a rate limit that a CA has reported.
 type limit struct {
 	subject
 	until time.Time
 }
 
-// A subject is what a limit is about.
+// A subject is what a limit applies to.
 type subject struct {
 	scope scope
-	name  string // of the host or domain; "" for the others
+	name  string // of the host or domain; otherwise ""
 }
 
-// A limitedError says that a CA wants no more orders for a while.
+// A limitedError says that a CA accepts no more orders for a while.
 type limitedError struct {
 	until time.Time
 	err   error
@@ -63,8 +63,8 @@ type limitedError struct {
 func (e *limitedError) Error() string { return e.err.Error() }
 func (e *limitedError) Unwrap() error { return e.err }
 
-// A heldError says that nothing was asked of a CA, because it may not be asked
-// before a time. It is no failed attempt.
+// A heldError says that the CA was not contacted, because it must not be before
+// a given time. It is not a failed attempt.
 type heldError struct {
 	until time.Time
 	err   error
@@ -73,10 +73,10 @@ type heldError struct {
 func (e *heldError) Error() string { return e.err.Error() }
 func (e *heldError) Unwrap() error { return e.err }
 
-// readLimit reads a rate limit out of the error of an order for name. What it
-// is about is known by its text only, which is Boulder's
-// (ratelimits/transaction.go, wfe2/wfe.go); other limits are taken to be about
-// the host.
+// readLimit extracts a rate limit from the error of an order for name. Only its
+// text tells what it applies to; the texts are Boulder's
+// (ratelimits/transaction.go, wfe2/wfe.go). Any other limit is assumed to apply
+// to the host.
 func readLimit(err error, name string) (limit, bool) {
 	var p acme.Problem
 	if !errors.As(err, &p) || !limited(p) {
@@ -95,8 +95,8 @@ func readLimit(err error, name string) (limit, bool) {
 	return limit{subject: about(p.Detail, name), until: until}, true
 }
 
-// limited reports whether a problem is a rate limit. A CA that is too busy for
-// anybody uses the same type.
+// limited reports whether a problem is a rate limit. A CA that is overloaded
+// uses the same type.
 func limited(p acme.Problem) bool {
 	if busy(p) {
 		return false
@@ -108,7 +108,7 @@ func busy(p acme.Problem) bool {
 	return p.Status >= http.StatusInternalServerError || strings.Contains(strings.ToLower(p.Detail), "service busy")
 }
 
-// about returns what a limit is about, by the CA's text.
+// about returns what a limit applies to, according to the CA's text.
 func about(detail, name string) subject {
 	text := strings.ToLower(detail)
 	switch {
@@ -124,8 +124,8 @@ func about(detail, name string) subject {
 	return subject{hostScope, name}
 }
 
-// domainIn returns the domain that a text quotes, if name is in it, or else the
-// registered domain of name.
+// domainIn returns the domain that a text quotes, if name is in it, and
+// otherwise the registered domain of name.
 func domainIn(text, name string) string {
 	name = strings.TrimPrefix(name, "*.")
 	_, rest, _ := strings.Cut(text, "already issued for")
@@ -148,9 +148,9 @@ func below(name, domain string) bool {
 	return domain != "" && (name == domain || strings.HasSuffix(name, "."+domain))
 }
 
-// retryAfter reads the time out of the text of a rate limit, "... retry after
-// 2026-01-02 15:04:05 UTC: see ...": the ACME client does not keep the
-// Retry-After field of a failed request, and Let's Encrypt repeats it there.
+// retryAfter extracts the time from the text of a rate limit, "... retry after
+// 2026-01-02 15:04:05 UTC: see ...". The ACME client does not keep the
+// Retry-After field of a failed request; Let's Encrypt repeats it in the text.
 func retryAfter(detail string) (time.Time, bool) {
 	_, rest, ok := strings.Cut(detail, "retry after ")
 	if !ok {
@@ -166,10 +166,10 @@ func retryAfter(detail string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// windowOf reads out of the text of a rate limit in how much time so many
-// requests are allowed, "too many new orders (300) from this account in the
-// last 3h0m0s": after that time without any the limit is whole again, whatever
-// else the CA says.
+// windowOf extracts the window from the text of a rate limit, such as "too many
+// new orders (300) from this account in the last 3h0m0s". After that time
+// without requests, the limit is fully available again, whatever else the CA
+// says.
 func windowOf(detail string) (time.Duration, bool) {
 	_, rest, _ := strings.Cut(detail, " in the last ")
 	text, _, _ := strings.Cut(rest, ",")
@@ -177,10 +177,10 @@ func windowOf(detail string) (time.Duration, bool) {
 	return whole, err == nil && whole > 0
 }
 
-// holds are the limits of an account that are in force. A hold ends with one
-// order that is let through: when the CA takes it, the others follow.
+// holds are the limits of an account that are in force. When a hold's time is
+// over, one order is let through; once the CA accepts it, the others follow.
 //
-// Renewals that are due pass by them. One that a limit has refused has its own
+// Due renewals are not held. A renewal that a limit has refused has its own
 // time for the next order.
 type holds struct {
 	mu  sync.Mutex
@@ -191,14 +191,14 @@ type holds struct {
 type hold struct {
 	subject
 	until time.Time
-	tried time.Time // when one was let through; zero if none is under way
+	tried time.Time // when one was let through; zero if none is in flight
 }
 
 func newHolds() *holds { return &holds{by: make(map[subject]*hold), due: make(map[string]time.Time)} }
 
 // enter lets an order for name through, or returns until when it is held.
-// registered says that the account exists, which limits of new accounts then do
-// not concern. leave is to be called with what was entered.
+// registered means that the account exists, so limits of new accounts do not
+// apply. Call release with what was entered.
 func (h *holds) enter(name string, registered bool) (entered []*hold, until time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -226,7 +226,7 @@ func (h *holds) enter(name string, registered bool) (entered []*hold, until time
 	return entered, time.Time{}
 }
 
-// until returns how long the limits of any of the subjects are in force; zero
+// until returns until when the limits of any of the subjects are in force; zero
 // if none is.
 func (h *holds) until(about ...subject) (until time.Time) {
 	h.mu.Lock()
@@ -239,14 +239,14 @@ func (h *holds) until(about ...subject) (until time.Time) {
 	return until
 }
 
-// counting reports whether a limit of a scope without a name is in force.
+// counting reports whether the account has a limit of a scope without a name.
 func (h *holds) counting(s scope) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.by[subject{scope: s}] != nil
 }
 
-// subjects are what limits may be about that concern an order for name.
+// subjects returns what limits that hold an order for name can apply to.
 func subjects(name string) []subject {
 	all := []subject{{scope: accountScope}, {scope: addressScope}, {hostScope, name}}
 	domain := strings.TrimPrefix(name, "*.")
@@ -260,12 +260,12 @@ func subjects(name string) []subject {
 	}
 }
 
-// errNotAsked is the outcome of an order that the CA has not seen: it shows
-// nothing about a limit.
+// errNotAsked is the outcome of an order that was not sent to the CA: it says
+// nothing about limits.
 var errNotAsked = errors.New("another process has the certificate")
 
-// release ends what enter began, with the error of the order. A hold that has
-// been set anew meanwhile is none of its.
+// release ends what enter began; err is the error of the order. Holds that were
+// replaced meanwhile are left alone.
 func (h *holds) release(entered []*hold, err error) {
 	if len(entered) == 0 {
 		return
@@ -276,7 +276,7 @@ func (h *holds) release(entered []*hold, err error) {
 		switch {
 		case h.by[held.subject] != held:
 		case err == errNotAsked:
-			held.tried = time.Time{} // the next order asks
+			held.tried = time.Time{} // the next order tries
 		case orderTaken(err):
 			delete(h.by, held.subject)
 		default:
@@ -286,10 +286,10 @@ func (h *holds) release(entered []*hold, err error) {
 	}
 }
 
-// refuse notes that a limit until then has refused the renewal of name, which
-// is due, and returns when the next order may follow. left is what remains of
-// the certificate, 0 if nothing: a limit that outlasts it is probed before, as
-// often as halves of the rest have half an hour.
+// refuse notes that a limit has refused the due renewal of name, and returns
+// when the next order may follow. left is the remaining life of the
+// certificate, 0 if there is none. If the limit ends later, it is tried
+// earlier: after half of what is left, but not before half an hour.
 func (h *holds) refuse(name string, until time.Time, left time.Duration) time.Time {
 	wait := clampLimit(until)
 	if left > 0 {
@@ -307,8 +307,8 @@ func (h *holds) refuse(name string, until time.Time, left time.Duration) time.Ti
 	return now.Add(wait)
 }
 
-// resumes returns when the renewal of name, which is due, may be ordered again;
-// zero if it may now.
+// resumes returns when the due renewal of name may be ordered again; zero means
+// now.
 func (h *holds) resumes(name string) time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -320,7 +320,7 @@ func (h *holds) resumes(name string) time.Time {
 	return time.Time{}
 }
 
-// set puts a limit in force, for 6 h at most.
+// set puts a limit in force, for at most 6 h.
 func (h *holds) set(l limit) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -346,7 +346,7 @@ func (h *holds) prune(now time.Time) {
 	}
 }
 
-// clampLimit is how long a limit until then is waited for.
+// clampLimit returns how long to wait for a limit that ends at until.
 func clampLimit(until time.Time) time.Duration {
 	return min(max(time.Until(until), brokenFirst), limitedLast)
 }

@@ -10,19 +10,18 @@ import (
 	"time"
 )
 
-// refusalPause is the least time between two log lines about one host's
-// refused handshakes.
+// refusalPause is the minimum time between two log lines about refused
+// handshakes of one host.
 const refusalPause = time.Minute
 
 var errManyWaiters = errors.New("too many handshakes are waiting for certificates")
 
-// A lobby is where handshakes wait for the certificates of their hosts. It has
-// room for a number of them, maxWaiters, and for no more than maxHostWaiters of
-// one host. When it is full, one for a host with few waiters takes the place of
-// the latest one for the host with the most: no host keeps another's handshakes
-// from waiting.
+// A lobby holds the handshakes that wait for the certificates of their hosts:
+// at most maxWaiters, and at most maxHostWaiters for one host. When it is full,
+// a handshake for a host with few waiters replaces the latest one of the host
+// with the most: no host keeps another's handshakes out.
 type lobby struct {
-	ctx context.Context // ends all waits
+	ctx context.Context // its cancellation ends all waits
 	log *slog.Logger
 
 	mu     sync.Mutex
@@ -31,34 +30,34 @@ type lobby struct {
 	lines  map[string]*line // by host
 }
 
-// A line is the handshakes that wait for one host's certificate, and what is
-// known of those that were refused lately. The lobby's lock guards it.
+// A line is the waiting handshakes of one host, and the number of recently
+// refused ones. The lobby's lock guards it.
 type line struct {
 	host     string
 	waiters  []*waiter // the latest last
-	refused  int       // until none has been for refusalPause
+	refused  int       // reset after refusalPause without a refusal
 	unlogged int
-	report   *time.Timer // logs those; nil while none was refused
+	report   *time.Timer // logs unlogged ones; nil without recent refusals
 }
 
-// A refusal is a refused handshake that is to be logged.
+// A refusal is a refused handshake to be logged.
 type refusal struct {
 	host    string
 	waiting int
 }
 
-// A waiter is a handshake that waits.
+// A waiter is a waiting handshake.
 type waiter struct {
 	line *line
-	out  chan struct{} // closed when it has to give its place up
+	out  chan struct{} // closed when it must leave
 }
 
 func newLobby(ctx context.Context, log *slog.Logger) *lobby {
 	return &lobby{ctx: ctx, log: log, lines: make(map[string]*line)}
 }
 
-// enter adds a waiter for the certificate of host, which leaves after its wait;
-// or returns an error if there is no room.
+// enter adds a waiter for the certificate of host, which must be released after
+// its wait. It returns an error if there is no room.
 func (l *lobby) enter(host string) (*waiter, error) {
 	w, refused := l.acquire(host)
 	if refused != nil {
@@ -70,9 +69,9 @@ func (l *lobby) enter(host string) (*waiter, error) {
 	return w, nil
 }
 
-// acquire adds a waiter, nil if there is no room, and returns the refusal that
-// is to be logged, if any: of this handshake or of the one whose place it
-// takes.
+// acquire adds a waiter; it returns nil if there is no room. It also returns
+// the refusal to be logged, if any: of this handshake, or of the one that it
+// replaces.
 func (l *lobby) acquire(host string) (*waiter, *refusal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,7 +93,7 @@ func (l *lobby) acquire(host string) (*waiter, *refusal) {
 	return w, refused
 }
 
-// makeRoom takes the latest waiter of the longest line out, if that line is
+// makeRoom removes the latest waiter of the longest line, if that line is
 // longer than n will be. l.mu is held.
 func (l *lobby) makeRoom(n *line) *refusal {
 	longest := n
@@ -114,7 +113,7 @@ func (l *lobby) makeRoom(n *line) *refusal {
 	return l.refuse(longest)
 }
 
-// release takes w out, if it is still there.
+// release removes w, if it is still there.
 func (l *lobby) release(w *waiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +126,7 @@ func (l *lobby) release(w *waiter) {
 	l.tidy(w.line)
 }
 
-// tidy forgets a line without waiters of which none was refused lately. l.mu is
+// tidy removes a line without waiters and without recent refusals. l.mu is
 // held.
 func (l *lobby) tidy(n *line) {
 	if len(n.waiters) == 0 && n.report == nil {
@@ -135,8 +134,8 @@ func (l *lobby) tidy(n *line) {
 	}
 }
 
-// refuse counts a refused handshake, and returns it if it is the first lately.
-// l.mu is held.
+// refuse counts a refused handshake, and returns a refusal if it is the first
+// one recently. l.mu is held.
 func (l *lobby) refuse(n *line) *refusal {
 	n.refused++
 	if n.report != nil || l.closed {
@@ -147,7 +146,7 @@ func (l *lobby) refuse(n *line) *refusal {
 	return &refusal{n.host, len(n.waiters)}
 }
 
-// sum logs the handshakes that were refused since the last line.
+// sum logs the handshakes refused since the last log line.
 func (l *lobby) sum(n *line) {
 	l.mu.Lock()
 	refused, waiting := n.unlogged, len(n.waiters)
@@ -173,10 +172,10 @@ func (l *lobby) warn(host string, refused, waiting int) {
 }
 
 // A crowd is how many handshakes wait for a certificate, and how many were
-// refused lately.
+// refused recently.
 type crowd struct{ waiting, refused int }
 
-// crowds returns those of the hosts that have any.
+// crowds returns the crowd of each host that has one.
 func (l *lobby) crowds() map[string]crowd {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -187,8 +186,8 @@ func (l *lobby) crowds() map[string]crowd {
 	return all
 }
 
-// count adds to a status the handshakes that wait for its host, and those that
-// were refused lately.
+// count adds to a status the numbers of waiting and recently refused handshakes
+// of its host.
 func (l *lobby) count(s Status) Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -198,7 +197,7 @@ func (l *lobby) count(s Status) Status {
 	return s
 }
 
-// close stops the log lines to come. The waiters have their own end.
+// close stops future log lines. Waiters end by themselves.
 func (l *lobby) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -210,8 +209,8 @@ func (l *lobby) close() {
 	}
 }
 
-// pause runs wait, for the certificate of host, while the handshake has no
-// part in the server's bounds.
+// pause runs wait, which waits for the certificate of host. Meanwhile the
+// server's handshake limits do not apply.
 func (l *lobby) pause(hello *tls.ClientHelloInfo, host string, patience time.Duration,
 	wait func(context.Context, *waiter) (*tls.Certificate, error)) (*tls.Certificate, error) {
 	w, err := l.enter(host)
@@ -232,7 +231,7 @@ func (l *lobby) pause(hello *tls.ClientHelloInfo, host string, patience time.Dur
 	return cert, nil
 }
 
-// until waits for done, and returns an error if the wait ends before.
+// until waits for done, and returns an error if the wait ends earlier.
 func (l *lobby) until(ctx context.Context, w *waiter, done <-chan struct{}) error {
 	select {
 	case <-done:

@@ -27,8 +27,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// Where the root of a LocalCA lies in its storage, and the lock around its
-// creation.
+// The storage keys of a LocalCA's root, and the lock around its creation.
 const (
 	rootCertKey = "localca/root.crt"
 	rootKeyKey  = "localca/root.key"
@@ -37,33 +36,35 @@ const (
 
 const (
 	rootLifetime = 10 * 365 * 24 * time.Hour
-	rootMinimum  = 30 * 24 * time.Hour // left of a root, or a new one is made
+	rootMinimum  = 30 * 24 * time.Hour // a root with less life left is replaced
 	leafLifetime = 12 * time.Hour
-	rootPause    = 5 * time.Second  // after a failure to load
-	rootPatience = 10 * time.Second // for one operation of a storage that no Manager bounds
-	clockSkew    = 5 * time.Minute  // by which a client's clock may be late
+	rootPause    = 5 * time.Second  // after a failed load
+	rootPatience = 10 * time.Second // for one operation of a storage that no Manager limits
+	clockSkew    = 5 * time.Minute  // by which a client's clock may be slow
 	maxNames     = 100              // in one request
 )
 
-// A LocalCA is a certificate authority for internal names, in the names of
-// hostname.IsInternal and private IP addresses only: its root certificate
+// A LocalCA is a certificate authority for internal names: those of
+// hostname.IsInternal and private IP addresses only. Its root certificate
 // carries them as critical name constraints and is limited to server
-// authentication, so that whoever trusts it trusts it for nothing else. A root
-// that is in storage already is used as it is. It implements certmagic.Issuer.
+// authentication, so a client that trusts it trusts it for nothing else. A root
+// that is already in storage is used as it is. A LocalCA implements
+// certmagic.Issuer.
 //
-// The authority is what lies in Storage: two values over the same storage are
-// the same authority. Of two roots that a loss of the storage has led to, the
-// older one stays; a Manager notices within five minutes. It is created on
+// The authority is defined by its Storage: two values over the same storage are
+// the same authority. If a loss of the storage has led to two roots, the older
+// one stays; a Manager notices within five minutes. The root is created on
 // first use, under a lock. Its methods may be called concurrently.
 type LocalCA struct {
-	// Storage keeps the root certificate and its key. Nil means that of Files.
+	// Storage keeps the root certificate and its key. Nil means the storage of
+	// Files.
 	Storage certmagic.Storage
 
 	mu      sync.Mutex
-	loading chan struct{}   // the slot of the one that loads; nil until used
+	loading chan struct{}   // held while loading; nil until used
 	bounded *boundedStorage // Storage, once used
 	root    *root           // nil until loaded
-	err     error           // why it was not
+	err     error           // error of the last load
 	again   time.Time       // when to try again
 }
 
@@ -96,8 +97,8 @@ func (c *LocalCA) Issue(ctx context.Context, csr *x509.CertificateRequest) (*cer
 	return &certmagic.IssuedCertificate{Certificate: encodeCert(der)}, nil
 }
 
-// Mint makes a certificate for one internal name or IP address that is kept
-// nowhere.
+// Mint makes a certificate for one internal name or IP address. It is not
+// stored.
 func (c *LocalCA) Mint(ctx context.Context, host string) (*tls.Certificate, error) {
 	var names []string
 	var ips []net.IP
@@ -129,7 +130,7 @@ func (c *LocalCA) Mint(ctx context.Context, host string) (*tls.Certificate, erro
 }
 
 // RootPEM returns the root certificate, for trust stores and test clients. It
-// creates the authority if there is none.
+// creates the authority if needed.
 func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
 	r, err := c.load(ctx)
 	if err != nil {
@@ -138,9 +139,9 @@ func (c *LocalCA) RootPEM(ctx context.Context) ([]byte, error) {
 	return r.pem, nil
 }
 
-// RootFile returns the path of the file that holds the root certificate, as
-// curl --cacert takes it. It creates the authority if there is none. It fails
-// if the storage does not keep files.
+// RootFile returns the path of the file with the root certificate, for example
+// for curl --cacert. It creates the authority if needed. It fails if the
+// storage does not use files.
 func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
 	s, err := c.storage()
 	if err != nil {
@@ -157,7 +158,7 @@ func (c *LocalCA) RootFile(ctx context.Context) (string, error) {
 }
 
 // load returns the root from memory, from storage, or a new one. It ends with
-// ctx, whatever storage does.
+// ctx, even if storage hangs.
 func (c *LocalCA) load(ctx context.Context) (*root, error) {
 	loading, r, err := c.known()
 	if r != nil || err != nil {
@@ -170,7 +171,7 @@ func (c *LocalCA) load(ctx context.Context) (*root, error) {
 		return nil, fmt.Errorf("local CA: %w", context.Cause(ctx))
 	}
 	if _, r, err := c.known(); r != nil || err != nil {
-		return r, err // by the one before
+		return r, err // by the previous holder of the slot
 	}
 	r, err = c.fetch(ctx)
 	c.mu.Lock()
@@ -186,8 +187,8 @@ func (c *LocalCA) load(ctx context.Context) (*root, error) {
 	return nil, err
 }
 
-// known returns the root in memory, or why it could not be loaded just now, or
-// neither: then the one that gets the slot loads it.
+// known returns the root in memory, or the error of a recent load. If it
+// returns neither, the holder of the slot loading must load the root.
 func (c *LocalCA) known() (loading chan struct{}, r *root, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,7 +199,7 @@ func (c *LocalCA) known() (loading chan struct{}, r *root, err error) {
 	case c.root != nil && time.Until(c.root.cert.NotAfter) > rootMinimum:
 		return nil, c.root, nil
 	case c.err != nil && time.Now().Before(c.again):
-		return nil, nil, c.err // a storage that hangs holds up one handshake, not a queue
+		return nil, nil, c.err // a hanging storage delays one handshake, not all
 	}
 	return c.loading, nil, nil
 }
@@ -235,9 +236,9 @@ func (c *LocalCA) storage() (*boundedStorage, error) {
 	return b, nil
 }
 
-// restore makes the root in memory and the one in storage the same, after a
-// loss of what was in storage. The older one stays: clients trust it already,
-// and a process that began on the empty storage has made the other just now. It
+// restore makes the root in memory and the one in storage the same after
+// storage lost its content. The older root stays: clients trust it already, and
+// the other was just made by a process that started on the empty storage. It
 // does nothing while no root is in memory.
 func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	held := c.held()
@@ -263,7 +264,7 @@ func (c *LocalCA) restore(ctx context.Context, log *slog.Logger) error {
 	return err
 }
 
-// held returns the root in memory, nil if there is none that will last.
+// held returns the root in memory, nil if there is none or it expires soon.
 func (c *LocalCA) held() *root {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -273,7 +274,7 @@ func (c *LocalCA) held() *root {
 	return c.root
 }
 
-// holds counts the root in memory.
+// holds returns the number of roots in memory.
 func (c *LocalCA) holds() int {
 	if c.held() == nil {
 		return 0
@@ -294,7 +295,7 @@ func (r *root) storeUnlessThere(ctx context.Context, s certmagic.Storage) (*root
 	return r, r.store(ctx, s)
 }
 
-// store stores r. The certificate comes last: a root is there once it is.
+// store stores r. The certificate comes last: it marks the root as complete.
 func (r *root) store(ctx context.Context, s certmagic.Storage) error {
 	der, err := x509.MarshalPKCS8PrivateKey(r.key)
 	if err != nil {
@@ -315,8 +316,8 @@ func createRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
 	return r.storeUnlessThere(ctx, s)
 }
 
-// readRoot returns the root in s, or fs.ErrNotExist if there is none that will
-// last.
+// readRoot returns the root in s, or fs.ErrNotExist if there is none or it
+// expires soon.
 func readRoot(ctx context.Context, s certmagic.Storage) (*root, error) {
 	certPEM, err := s.Load(ctx, rootCertKey)
 	if err != nil {
@@ -347,8 +348,8 @@ func newRoot() (*root, error) {
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		// Two roots in one trust store need two names, or clients may pick the
-		// wrong one.
+		// Two roots in one trust store need different names, or clients may
+		// pick the wrong one.
 		Subject:                     pkix.Name{CommonName: "hostproxy local CA " + hex.EncodeToString(serial.Bytes()[:4])},
 		NotBefore:                   now.Add(-clockSkew),
 		NotAfter:                    now.Add(rootLifetime),
@@ -387,7 +388,7 @@ func (r *root) sign(names []string, ips []net.IP, public any) ([]byte, error) {
 	return x509.CreateCertificate(rand.Reader, leaf, r.cert, public, r.key)
 }
 
-// checkInternal refuses names the root may not sign.
+// checkInternal rejects names that the root may not sign.
 func checkInternal(names []string, ips []net.IP) error {
 	if n := len(names) + len(ips); n == 0 || n > maxNames {
 		return fmt.Errorf("local CA: %d names in one certificate: want 1 to %d", n, maxNames)
@@ -407,7 +408,7 @@ func checkInternal(names []string, ips []net.IP) error {
 	return nil
 }
 
-// internalNets are the IP addresses of the name constraints.
+// internalNets returns the IP ranges of the name constraints.
 func internalNets() []*net.IPNet {
 	var nets []*net.IPNet
 	for _, cidr := range []string{
@@ -416,7 +417,7 @@ func internalNets() []*net.IPNet {
 	} {
 		_, n, err := net.ParseCIDR(cidr)
 		if err != nil {
-			panic(err) // a literal above
+			panic(err) // the input is a literal above
 		}
 		nets = append(nets, n)
 	}
@@ -435,7 +436,8 @@ func encodeCert(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// ipList returns the address that a host is, as x509 wants it.
+// ipList returns the address of a host in the form of x509, nil if the host is
+// not an address.
 func ipList(host string) []net.IP {
 	if ip := net.ParseIP(host); ip != nil {
 		return []net.IP{ip}

@@ -15,23 +15,23 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A localSigner is the local CA at work in one Manager: it introduces itself to
-// the operator, makes certificates in handshakes, and follows the root in its
-// storage. A nil one is that of a Manager whose program has replaced it.
+// A localSigner is the local CA in use by one Manager: it tells the operator
+// where its root is, makes certificates in handshakes, and follows the root in
+// its storage. It is nil if the program has replaced the local CA.
 type localSigner struct {
 	ca      *LocalCA
 	minted  *mint
-	remedy  string          // what an operator can do if it cannot keep its root
-	ctx     context.Context // ends all
+	remedy  string          // what an operator can do if the root cannot be stored
+	ctx     context.Context // its cancellation ends all work
 	spawn   func(task func()) bool
-	renewed func(before *root) // told when it signs with another root than before
+	renewed func(before *root) // called when another root signs from now on
 	log     *slog.Logger
 
-	hello  sync.Once   // it introduces itself
-	misfit atomic.Bool // it could not, and has said so
+	hello  sync.Once   // the operator is told once
+	misfit atomic.Bool // there was no root, and that was logged
 }
 
-// newLocalSigner makes the local CA of m, nil if the program has replaced it.
+// newLocalSigner returns the local CA of m, nil if the program has replaced it.
 func newLocalSigner(m *Manager) (*localSigner, error) {
 	issuer := m.options.Internal
 	if i, ok := issuer.(Issuer); ok {
@@ -47,7 +47,7 @@ func newLocalSigner(m *Manager) (*localSigner, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The same authority, but handshakes do not hang with its storage.
+		// The same authority, but a hanging storage does not block handshakes.
 		s = newBoundedStorage(backend, m.storage.limit)
 		s.watch(m.ctx, m.spawn, m.log)
 	}
@@ -67,7 +67,7 @@ func newLocalSigner(m *Manager) (*localSigner, error) {
 // only.
 func (l *localSigner) mintable(host string) bool { return l != nil && hostname.IsInternal(host) }
 
-// keepRemedy is what an operator can do for a local CA that cannot write.
+// keepRemedy returns what an operator can do if a local CA cannot write.
 func keepRemedy(o *Options) string {
 	given, field := o.Storage, "TLS.Storage"
 	if ca, ok := o.Internal.(*LocalCA); ok {
@@ -84,7 +84,7 @@ func keepRemedy(o *Options) string {
 }
 
 // introduce tells the operator, once, where the root of the local CA is, or why
-// there is none and what helps.
+// there is none and what to do.
 func (l *localSigner) introduce() {
 	l.hello.Do(func() {
 		l.spawn(func() {
@@ -95,8 +95,8 @@ func (l *localSigner) introduce() {
 	})
 }
 
-// present logs where the root is. It reports false, having logged the reason,
-// if there is none.
+// present logs where the root is. If there is none, it logs the reason and
+// returns false.
 func (l *localSigner) present() bool {
 	path, nowhere := l.ca.RootFile(l.ctx)
 	_, err := l.ca.RootPEM(l.ctx)
@@ -114,22 +114,22 @@ func (l *localSigner) present() bool {
 	return true
 }
 
-// presentLater has present called again after each outage of storage, until it
+// presentLater calls present again after each outage of storage, until it
 // succeeds.
 func (l *localSigner) presentLater() {
 	s, ok := l.ca.Storage.(*boundedStorage)
 	if !ok {
 		return
 	}
-	done := false // the functions run one after the other
+	done := false // the functions run one after another
 	s.onReturn(func() { done = done || l.present() })
 }
 
-// follow makes the local CA take the root of its storage.
+// follow makes the local CA use the root in its storage.
 func (l *localSigner) follow(ctx context.Context) error {
 	err := l.resigned(func() error { return l.ca.follow(ctx, l.log) })
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the witness knows what to do
+		return nil // the witness handles a loss
 	}
 	return err
 }
@@ -139,8 +139,8 @@ func (l *localSigner) writeBack(ctx context.Context) error {
 	return l.resigned(func() error { return l.ca.restore(ctx, l.log) })
 }
 
-// resigned calls change, and if the local CA has another root after it, has the
-// certificates replaced that it has signed with the one before.
+// resigned calls change. If the local CA has another root afterwards, the
+// certificates that the previous root signed are replaced.
 func (l *localSigner) resigned(change func() error) error {
 	before := l.ca.held()
 	err := change()
@@ -153,19 +153,18 @@ func (l *localSigner) resigned(change func() error) error {
 	return err
 }
 
-// renewSigned replaces the certificates that the local CA has signed with the
-// root before.
+// renewSigned replaces the certificates that the local CA signed with the root
+// before.
 func (m *Manager) renewSigned(before *root) {
 	m.each(func(h *host) {
 		if cert := h.cert.Load(); cert != nil && h.chain() == m.issuers.internal && bytes.Equal(cert.Leaf.RawIssuer, before.cert.RawSubject) {
-			_ = h.renew() // hosts whose certificates only the program can change keep theirs
+			_ = h.renew() // fails for certificates that the program provides; these stay
 		}
 	})
 }
 
-// orphaned reports whether the local CA has signed s with another root than
-// that it has now: the operator has replaced it while no process was there to
-// see it.
+// orphaned reports whether s was signed by another root of the local CA than
+// the current one: the operator has replaced it while no process was running.
 func (l *localSigner) orphaned(ctx context.Context, s *stored) bool {
 	if l == nil || s.by.template != certmagic.Issuer(l.ca) {
 		return false

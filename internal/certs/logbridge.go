@@ -12,16 +12,17 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// levelTrace is below slog.LevelDebug: what certmagic itself calls debugging.
+// levelTrace is below slog.LevelDebug: it is for certmagic's debug records.
 const levelTrace = slog.LevelDebug - 4
 
-// returned names the loggers of certmagic whose errors also come back as error
-// values. The Manager reports those, once. Read-only.
+// returned names the loggers of certmagic whose errors are also returned as
+// error values. The Manager logs those, once. Read-only.
 var returned = []string{"obtain", "renew", ".acme_client"}
 
 // A bridge is a zapcore.Core that writes to a slog.Handler, so that certmagic,
-// which speaks zap, is heard where everything else is. What certmagic does is
-// a detail here and arrives two levels lower; its errors arrive as warnings.
+// which uses zap, logs to the same place as everything else. certmagic's
+// records are details here and arrive two levels lower; its errors arrive as
+// warnings.
 type bridge struct{ handler slog.Handler }
 
 // newZap returns a logger for certmagic over l.
@@ -80,9 +81,9 @@ func attrs(fields []zapcore.Field) []slog.Attr {
 	return as
 }
 
-// members returns the attributes of an object, sorted by key. Objects in it
-// become groups, and what is empty is left out: the text of a map would be a
-// dump.
+// members returns the attributes of an object, sorted by key. Nested objects
+// become groups, since a map would be logged as a dump; empty values are
+// omitted.
 func members(object map[string]any) []slog.Attr {
 	as := make([]slog.Attr, 0, len(object))
 	for _, k := range slices.Sorted(maps.Keys(object)) {
@@ -103,8 +104,8 @@ func members(object map[string]any) []slog.Attr {
 	return as
 }
 
-// elements returns an array as one attribute, or as a group if there are
-// objects in it; none if it is empty.
+// elements returns an array as one attribute, or as a group if it contains
+// objects; nil if it is empty.
 func elements(key string, array []any) []slog.Attr {
 	if len(array) == 0 {
 		return nil
@@ -124,10 +125,10 @@ func isObject(v any) bool {
 	return ok
 }
 
-// at is the attribute of a time; the zero time has none.
+// at returns the attribute of a time, and an empty one for the zero time.
 func at(key string, t time.Time) slog.Attr {
 	if t.IsZero() {
-		return slog.Attr{} // which handlers leave out
+		return slog.Attr{} // handlers omit it
 	}
 	return slog.Time(key, t)
 }

@@ -25,7 +25,7 @@ type Manager struct {
 	engine  *engine
 	open    atomic.Bool // started
 
-	choices  *choices // of the program at run time; nil if it has no say
+	choices  *choices // the program's settings per host; nil without a hook
 	static   *statics
 	routing  *routing
 	follower *follower
@@ -37,7 +37,7 @@ type Manager struct {
 	solver       *solver
 	scout        *scout
 	loads, infos *queue
-	reloads      chan struct{} // a slot per certificate that is read for handshakes
+	reloads      chan struct{} // a slot per certificate read for handshakes
 	witnesses    []*witness    // of the storages
 
 	tickets  *tickets
@@ -45,24 +45,24 @@ type Manager struct {
 	reporter *reporter
 	notices  *notices
 
-	ctx      context.Context // ends all
+	ctx      context.Context // its cancellation ends all work
 	cancel   context.CancelFunc
 	ending   sync.Mutex // no task starts after cancel
 	tasks    sync.WaitGroup
 	start    sync.Once
 	close    sync.Once
-	recalled sync.Once // recall was begun
+	recalled sync.Once // recall has begun
 
 	mu        sync.RWMutex
 	table     table
 	below     zones
 	memory    memory
-	reloading int           // certificates that are being read for handshakes, or are about to be
-	changed   chan struct{} // closed when any host has an outcome; nil if nothing waits for it
+	reloading int           // certificates being read for handshakes, or about to be
+	changed   chan struct{} // closed when any host has an outcome; nil if nothing waits
 }
 
-// New checks o and returns a Manager that does nothing until Start. The error
-// says all that is wrong.
+// New checks o and returns a Manager that does nothing until Start. It returns
+// all errors joined.
 func New(o Options) (*Manager, error) {
 	m := &Manager{
 		options: o,
@@ -99,17 +99,17 @@ func New(o Options) (*Manager, error) {
 	}
 	m.routing = &routing{options: &m.options, choices: m.choices, static: m.static, issuers: m.issuers, local: m.local}
 	m.follower = newFollower(m)
-	// The witnesses are the first to know of a storage's return: nothing is
-	// tried before.
+	// The witnesses learn first that a storage has returned: nothing is retried
+	// before them.
 	back := &restorer{storage: m.storage, local: m.local, shapes: m.shapes, tickets: m.tickets, holdings: m.holdings, log: m.log}
 	m.witnesses = newWitnesses(m.ctx, back)
 	m.storage.onReturn(m.retryStalled)
 	return m, nil
 }
 
-// Start begins the work, after grace: listeners of the program may need a
-// moment to open, and challenges come to them. A handshake ends the grace for
-// its host. Later calls do nothing.
+// Start begins the work after grace: listeners of the program may need a moment
+// to open, and they receive the challenges. A handshake ends the grace for its
+// host. Later calls do nothing.
 func (m *Manager) Start(grace time.Duration) {
 	m.start.Do(func() {
 		m.engine.start()
@@ -132,14 +132,14 @@ func (m *Manager) Start(grace time.Duration) {
 		if m.options.ShareTickets {
 			m.spawn(m.tickets.watch)
 		}
-		go m.reporter.loop(m.ctx) // its end is reporter.wait's to wait for: a hook may block it
+		go m.reporter.loop(m.ctx) // reporter.wait waits for it, not Close: a hook may block it
 		m.Changed()
 		m.spawn(func() { m.follower.watch(grace, m.followed) })
 		m.open.Store(true)
 	})
 }
 
-// followed is called each time that the table has caught up with the routes.
+// followed is called each time the table has caught up with the routes.
 func (m *Manager) followed() {
 	m.notices.later()
 	if m.options.Policy != nil {
@@ -158,7 +158,7 @@ func (m *Manager) spawn(task func()) bool {
 	return true
 }
 
-// AnswerHTTP says that HTTP-01 challenges reach HTTPChallenge.
+// AnswerHTTP reports that HTTP-01 challenges reach HTTPChallenge.
 func (m *Manager) AnswerHTTP() { m.engine.http.Store(true) }
 
 // find returns the host whose certificate serves a name, or nil. m.mu is held
@@ -176,7 +176,7 @@ func (m *Manager) find(name string) *host {
 	return m.table.getBytes(wild)
 }
 
-// settle tells Await that a host has an outcome. m.mu is held.
+// settle notifies Await that a host has an outcome. m.mu is held.
 func (m *Manager) settle() {
 	if m.changed != nil {
 		close(m.changed)

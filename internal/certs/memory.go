@@ -2,19 +2,20 @@ package certs
 
 import "crypto/tls"
 
-// A memory bounds how many certificates are held, about 10 KB each: the hosts
-// beyond are loaded from storage when a handshake asks for them. It is used
-// under the manager's lock.
+// A memory limits how many certificates are held, about 10 KB each.
+// Certificates beyond that are loaded from storage when a handshake needs them.
+// It is used under the manager's lock.
 //
-// It is a clock: the hand passes over what was used since its last round.
+// It uses the clock algorithm: the hand skips what was used since its last
+// round.
 type memory struct {
 	limit int
 	ring  []*host
 	hand  int
 }
 
-// put makes cert the certificate of h, if there is room or somebody waits for
-// it.
+// put makes cert the certificate of h, if there is room or a handshake waits
+// for it.
 func (l *memory) put(h *host, cert *tls.Certificate) {
 	if h.cert.Load() != nil {
 		h.cert.Store(cert)
@@ -39,7 +40,7 @@ func (l *memory) put(h *host, cert *tls.Certificate) {
 	l.hand = (l.hand + 1) % l.limit
 }
 
-// drop takes the certificate of h away.
+// drop removes the certificate of h.
 func (l *memory) drop(h *host) {
 	if h.cert.Swap(nil) == nil {
 		return
@@ -54,5 +55,5 @@ func (l *memory) drop(h *host) {
 	}
 }
 
-// forget takes the mark recent from h, and reports whether it was there.
+// forget clears the mark recent of h, and reports whether it was set.
 func (h *host) forget() bool { return h.marks.And(^uint32(recent))&recent != 0 }

@@ -11,17 +11,17 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// repairPatience is how long the repair of metadata waits for whoever is
-// issuing for the host: it is about to write the metadata anyway.
+// repairPatience is how long the repair of metadata waits while another process
+// issues for the host: that process will write the metadata anyway.
 const repairPatience = 5 * time.Second
 
-// issueLock is certmagic's lock around the issuance for a host, and so around
-// its writes.
+// issueLock returns the name of certmagic's lock around the issuance for a
+// host, and so around its writes.
 func issueLock(name string) string { return "issue_cert_" + name }
 
-// metadata is what certmagic wants beside a certificate, made from what is
-// known without asking the CA. It lets the CA be asked soon when it wants the
-// renewal.
+// metadata returns the metadata that certmagic stores beside a certificate,
+// made from known facts without contacting the CA. With it, the CA is soon
+// asked for its preferred renewal time.
 func (a *authority) metadata(c *stored, name string) ([]byte, error) {
 	res := certmagic.CertificateResource{SANs: []string{name}}
 	if _, ok := a.template.(certmagic.RenewalInfoGetter); ok {
@@ -40,7 +40,7 @@ func (a *authority) metadata(c *stored, name string) ([]byte, error) {
 	return json.MarshalIndent(res, "", "\t")
 }
 
-// repair writes the metadata that c lacks: certmagic cannot renew without.
+// repair writes the missing metadata of c: certmagic cannot renew without it.
 func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, repairPatience)
 	defer cancel()
@@ -48,7 +48,7 @@ func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) err
 		return err
 	}
 	defer func() { _ = s.Unlock(context.WithoutCancel(ctx), issueLock(name)) }()
-	// Whoever had the lock may have written it.
+	// The previous holder of the lock may have written it.
 	key := c.by.siteKey(name, metaFile)
 	if meta, err := s.Load(ctx, key); err == nil {
 		if c.ari, err = readARI(meta); err == nil {
@@ -57,7 +57,7 @@ func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) err
 	}
 	text, err := s.Load(ctx, c.by.siteKey(name, certFile))
 	if err != nil || !bytes.Contains(text, bytes.TrimSpace(encodeCert(c.cert.Leaf.Raw))) {
-		return err // another certificate: its writer cares for it
+		return err // another certificate: its writer writes the metadata
 	}
 	meta, err := c.by.metadata(c, name)
 	if err != nil {
@@ -70,8 +70,8 @@ func (c *stored) repair(ctx context.Context, s *boundedStorage, name string) err
 	return err
 }
 
-// discardDamaged makes what by have in storage for name count as absent, if it
-// still is damaged. That takes no more than the metadata.
+// discardDamaged makes the stored certificate of name count as absent, if it is
+// still damaged. To do so, it deletes only the metadata.
 func discardDamaged(ctx context.Context, s *boundedStorage, by []*authority, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, maxIssueTime)
 	defer cancel()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A mint makes certificates for internal hosts that are no pattern of their
-// own: under *.localhost, or under *, which stands for any. They are kept in
+// A mint makes certificates for internal hosts without a pattern of their own:
+// hosts under *.localhost, or under *, which matches any host. They are kept in
 // memory only, a bounded number of them.
 type mint struct {
 	ca *LocalCA
@@ -22,7 +22,7 @@ func newMint(ca *LocalCA) *mint {
 	return &mint{ca: ca, certs: make(map[string]*tls.Certificate)}
 }
 
-// held returns the certificate for host if there is one that is good for a
+// held returns the certificate for host if there is one that stays valid for a
 // while.
 func (m *mint) held(host string) *tls.Certificate {
 	m.mu.Lock()
@@ -40,7 +40,7 @@ func (m *mint) forget() {
 	clear(m.certs)
 }
 
-// get makes a certificate for host, or returns the one that was made meanwhile.
+// get makes a certificate for host, unless one was made meanwhile.
 func (m *mint) get(ctx context.Context, host string) (*tls.Certificate, error) {
 	if cert := m.held(host); cert != nil {
 		return cert, nil

@@ -7,29 +7,28 @@ import (
 	"time"
 )
 
-// noticePause is how long the routes are to be at rest before settings that
-// nothing uses are noticed: a program may open its listener before it adds
-// routes.
+// noticePause is how long the routes must stay unchanged before unused settings
+// are reported: a program may open its listener before it adds routes.
 const noticePause = time.Second
 
-// noticeLast is how long they are waited for at most.
+// noticeLast is the longest wait for that.
 const noticeLast = 10 * time.Second
 
-// notices say that a setting has nothing to act on, since the routes that it is
-// for are not there: no error, since they may come later.
+// notices log settings that have no effect because the matching routes are
+// missing. This is not an error, since routes may be added later.
 type notices struct {
 	manager *Manager
-	checked atomic.Bool // whether there are routes at all
+	checked atomic.Bool // whether a refused handshake led to a check for routes
 
 	mu       sync.Mutex
-	timer    *time.Timer // runs look; nil until the first change
-	since    time.Time   // of the first change that look has not seen; zero if there is none
-	homeless bool        // no route serves DefaultHost, which has been said
-	idle     bool        // HostPolicy had nothing to decide, which has been said
+	timer    *time.Timer // runs check; nil until the first change
+	since    time.Time   // first change that check has not seen; zero if there is none
+	homeless bool        // no route serves DefaultHost; logged
+	idle     bool        // HostPolicy has nothing to decide; logged
 	wild     string      // a wildcard that had a route
 }
 
-// later looks at the settings when the routes have come to rest.
+// later schedules check for when the routes stay unchanged.
 func (n *notices) later() {
 	if o := &n.manager.options; o.DefaultHost == "" && o.Policy == nil {
 		return
@@ -48,7 +47,7 @@ func (n *notices) later() {
 	}
 }
 
-// close ends it. What look does then, spawn refuses.
+// close stops the timer. If check is just starting, spawn refuses it.
 func (n *notices) close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -57,7 +56,7 @@ func (n *notices) close() {
 	}
 }
 
-// check logs each setting that nothing uses, once until something does.
+// check logs each setting that has no effect, once until it has one.
 func (n *notices) check() {
 	m := n.manager
 	n.mu.Lock()
@@ -78,9 +77,10 @@ func (n *notices) check() {
 	}
 }
 
-// refused is told of each handshake for a host without a route. A server of the
-// program logs it in words of crypto/tls that say nothing of routes: if there
-// are none at all at the first one, that is said here.
+// refused is called for each handshake for a host without a route. The
+// program's own server logs it with a message of crypto/tls that does not
+// mention routes; so if there are no routes at all at the first refusal, that
+// is logged here.
 func (n *notices) refused(name string) {
 	if n.checked.Load() || n.checked.Swap(true) {
 		return

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// ErrNotAllowed is what a policy says of a host that may not have a
-// certificate, itself or wrapped. Any other error of a policy means that it
-// does not know.
+// ErrNotAllowed is returned by a policy, itself or wrapped, for a host that
+// must not have a certificate. Any other error of a policy means that it cannot
+// tell.
 var ErrNotAllowed = errors.New("host not allowed")
 
 const (
-	policyPatience = 10 * time.Second // of one decision
-	refusedFor     = time.Minute      // that a refusal is remembered, if the program does not say
-	unknownFor     = 5 * time.Second  // that a policy did not know
+	policyPatience = 10 * time.Second // for one decision
+	refusedFor     = time.Minute      // how long a refusal is remembered by default
+	unknownFor     = 5 * time.Second  // how long it is remembered that a policy could not tell
 )
 
 var (
@@ -28,31 +28,32 @@ var (
 	errUnasked     = errors.New("no client has requested it recently")
 )
 
-// demands decides about names that come with a handshake: each once at a time,
-// few at a time, and one that was refused or that the policy did not know not
-// again for a while.
+// demands decides about names that come with handshakes. Each name has one
+// decision at a time, and few names are decided at once. A name that was
+// refused, or that the policy could not decide, is not decided again for a
+// while.
 type demands struct {
 	manager *Manager
-	calls   chan struct{} // a slot per call of the policy under way, those that hang included
+	calls   chan struct{} // a slot per running call of the policy, including hanging ones
 
 	mu       sync.Mutex
 	open     map[string]*demand
-	calling  map[string]bool // names that the policy is asked about
+	calling  map[string]bool // names with a running call of the policy
 	verdicts map[string]verdict
 	failing  bool      // the last decision failed
-	failures int       // since failed was logged
-	said     time.Time // when it was
+	failures int       // since the last log line of failed
+	said     time.Time // time of that line
 }
 
-// A demand is a decision under way.
+// A demand is a running decision.
 type demand struct {
-	done chan struct{} // closed when the rest is set; none of it is if the answer is no
+	done chan struct{} // closed when the rest is set; if refused, all of it is nil
 	host *host
-	cert *tls.Certificate // of the program; host is nil
+	cert *tls.Certificate // provided by the program; host is then nil
 	err  error
 }
 
-// A verdict is a decision that is remembered.
+// A verdict is a remembered decision.
 type verdict struct {
 	until time.Time
 	err   error // nil means a refusal
@@ -68,8 +69,9 @@ func newDemands(m *Manager) *demands {
 	}
 }
 
-// join finds or begins the decision about name: nil without an error if it is
-// refused, or if nobody can issue for it. began reports that it begins now.
+// join finds or begins the decision about name. It returns nil without an error
+// if name is refused, or if no issuer can sign for it. began reports whether
+// the decision begins now.
 func (d *demands) join(name string) (x *demand, began bool, err error) {
 	if d.manager.choices == nil && d.manager.routing.refusal(name) != nil {
 		return nil, false, nil
@@ -96,10 +98,10 @@ func (d *demands) join(name string) (x *demand, began bool, err error) {
 	return x, true, nil
 }
 
-// decide asks the policy, on its own time: the handshake that asked first may
-// leave before the others. An allowed name stays open until its first outcome,
-// so that issuances on demand are bounded too. If the policy does not know,
-// what storage has is served.
+// decide asks the policy on its own goroutine: the handshake that asked first
+// may end before the others. An allowed name stays open until its first
+// outcome, which also bounds the number of on-demand issuances. If the policy
+// cannot tell, a certificate in storage is served.
 func (d *demands) decide(name string, x *demand) {
 	m := d.manager
 	err := d.policy(m.ctx, name)
@@ -140,8 +142,8 @@ func (d *demands) decide(name string, x *demand) {
 	d.mu.Unlock()
 }
 
-// failed logs that a name could not be decided about: when that begins, and
-// once a minute while it goes on, however many names clients make up.
+// failed logs that a name could not be decided: at the first failure, and then
+// once a minute, however many names clients make up.
 func (d *demands) failed(name string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -156,7 +158,7 @@ func (d *demands) failed(name string, err error) {
 	d.failing, d.failures = true, 0
 }
 
-// works logs the end of that.
+// works logs that decisions work again.
 func (d *demands) works() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -166,7 +168,7 @@ func (d *demands) works() {
 	}
 }
 
-// remember remembers a verdict. When the memory is full, one that is over goes,
+// remember stores a verdict. If there are too many, it evicts an expired one,
 // or else any.
 func (d *demands) remember(name string, v verdict) {
 	d.mu.Lock()
@@ -192,7 +194,7 @@ func (d *demands) remember(name string, v verdict) {
 	delete(d.verdicts, victim)
 }
 
-// forget forgets what the policy said of name.
+// forget removes the verdict about name.
 func (d *demands) forget(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -200,7 +202,8 @@ func (d *demands) forget(name string) {
 }
 
 // policy asks the program whether name may have a certificate on demand. The
-// hook runs on a goroutine of its own: one that hangs keeps that, and a slot.
+// hook runs on a separate goroutine; a call that hangs keeps that goroutine and
+// a slot.
 func (d *demands) policy(ctx context.Context, name string) error {
 	d.mu.Lock()
 	hangs := d.calling[name]
@@ -214,7 +217,7 @@ func (d *demands) policy(ctx context.Context, name string) error {
 		}
 	}
 	d.mu.Unlock()
-	if hangs { // one that hangs takes no second slot
+	if hangs { // a hanging name must not take a second slot
 		return errNoAnswer
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, policyPatience, errNoAnswer)
@@ -242,7 +245,7 @@ func (d *demands) call(ctx context.Context, name string, answer chan<- error) {
 	}()
 }
 
-// kept reports whether storage has a good certificate for name: the policy has
+// kept reports whether storage has a good certificate for name: then the policy
 // allowed it to another process.
 func (d *demands) kept(name string) bool {
 	m := d.manager

@@ -11,21 +11,22 @@ import (
 )
 
 const (
-	// outageLook is the time between two looks at a storage that has failed.
+	// outageLook is the time between two tests of a storage that has failed.
 	outageLook = 3 * time.Second
-	// outageLookMost is what it grows to where looks succeed and others fail.
+	// outageLookMost is its maximum, if tests succeed while other operations
+	// fail.
 	outageLookMost = time.Minute
-	// outageApart is the least time between two outages that are two.
+	// outageApart is the time after which an outage counts as a new one.
 	outageApart = 10 * time.Minute
 
 	probeKey = "hostproxy/probe"
 )
 
 // An outage notices when storage fails, and when it works again. While storage
-// fails a task looks at it every few seconds, so that the end of an outage is
-// known without a request. The zero value notices nothing.
+// fails, a task tests it every few seconds, so the end of an outage is noticed
+// without any request. The zero value notices nothing.
 type outage struct {
-	ctx     context.Context // ends the task
+	ctx     context.Context // its cancellation ends the task
 	spawn   func(task func()) bool
 	log     *slog.Logger
 	storage *boundedStorage
@@ -33,18 +34,18 @@ type outage struct {
 	calls sync.Mutex // held while the functions run
 	mu    sync.Mutex // guards the rest
 	down  bool
-	write bool      // a write has failed
-	since time.Time // of the failure
+	write bool      // a write failed
+	since time.Time // time of the failure
 	cause error
-	pause time.Duration // between two looks
-	ended time.Time     // when the last one did
-	lasts time.Duration // that the last one did
-	said  time.Time     // when the last one was logged
+	pause time.Duration // between two tests
+	ended time.Time     // end of the last outage
+	lasts time.Duration // duration of the last outage
+	said  time.Time     // when the last outage was logged
 	after []func()
-	ends  chan struct{} // closed at the end of the next one; nil if nothing waits for it
+	ends  chan struct{} // closed at the end of the next outage; nil if nothing waits
 }
 
-// watch starts to notice. spawn runs the task that looks, until ctx is done.
+// watch enables the outage. spawn runs the task that tests, until ctx is done.
 func (s *boundedStorage) watch(ctx context.Context, spawn func(task func()) bool, log *slog.Logger) {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()
@@ -52,15 +53,15 @@ func (s *boundedStorage) watch(ctx context.Context, spawn func(task func()) bool
 }
 
 // onReturn registers f to be called after each outage. The functions run one
-// after the other, in the order of their registration, without locks held.
+// after another, in the order of their registration, without locks held.
 func (s *boundedStorage) onReturn(f func()) {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()
 	s.outage.after = append(s.outage.after, f)
 }
 
-// returning returns what is closed at the end of the next outage, or of the one
-// that is.
+// returning returns a channel that is closed at the end of the current or next
+// outage.
 func (s *boundedStorage) returning() <-chan struct{} {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()
@@ -70,20 +71,20 @@ func (s *boundedStorage) returning() <-chan struct{} {
 	return s.outage.ends
 }
 
-// outageLasted returns how long the last outage did.
+// outageLasted returns the duration of the last outage.
 func (s *boundedStorage) outageLasted() time.Duration {
 	s.outage.mu.Lock()
 	defer s.outage.mu.Unlock()
 	return s.outage.lasts
 }
 
-// note takes notice of what an operation came to. ctx is its caller's: who has
-// left cannot say how storage is.
+// note records the result of an operation. ctx is its caller's: if that is
+// done, the result says nothing about the storage.
 func (o *outage) note(ctx context.Context, verb string, err error) {
 	var write bool
 	switch verb {
 	case "list", "unlock", "renew the lock":
-		return // long by nature, or about one lock
+		return // naturally long, or about a single lock
 	case "store", "delete", "lock":
 		write = true
 	}
@@ -99,14 +100,14 @@ func (o *outage) note(ctx context.Context, verb string, err error) {
 	o.mu.Unlock()
 	if begun && !o.spawn(o.awaitEnd) {
 		o.mu.Lock()
-		o.down = false // the end of all
+		o.down = false // the Manager is closing
 		o.mu.Unlock()
 	}
 }
 
-// begin begins an outage, with its first failure. Outages that follow one
-// another at once are about one key that fails among many: to look often would
-// not help it. o.mu is held.
+// begin begins an outage, with its first failure. Outages in quick succession
+// usually mean that one key among many fails, so testing often would not help.
+// o.mu is held.
 func (o *outage) begin(cause error) {
 	now := time.Now()
 	if o.pause == 0 || now.Sub(o.ended) > outageApart {
@@ -139,7 +140,7 @@ func (o *outage) awaitEnd() {
 	}
 }
 
-// say logs an outage that has lasted for a look.
+// say logs an outage that is not over at the first test.
 func (o *outage) say() {
 	o.mu.Lock()
 	loud, cause := o.said.IsZero() || time.Since(o.said) > outageApart, o.cause
@@ -152,7 +153,7 @@ func (o *outage) say() {
 	}
 }
 
-// end ends an outage and calls the functions that wait for that.
+// end ends an outage and calls the registered functions.
 func (o *outage) end() {
 	o.mu.Lock()
 	loud := o.said.After(o.since)
@@ -173,7 +174,8 @@ func (o *outage) end() {
 	}
 }
 
-// over reports whether what failed works: a read, or all of it.
+// over reports whether storage works again: a read and, if a write failed, a
+// write and a deletion.
 func (o *outage) over() bool {
 	o.mu.Lock()
 	write := o.write

@@ -5,25 +5,26 @@ import (
 	"time"
 )
 
-// What a host waits after a failure of storage, doubling from the first to the
-// last: storage is near, and says nothing about the host.
+// The pauses of a host after failures of storage, doubling from the first to
+// the last. They are short: storage is near, and its failures say nothing about
+// the host.
 const (
-	// between two looks into storage of a host that a CA's limit holds back
+	// between two reads of storage for a host that a CA's limit holds back
 	heldLook     = 15 * time.Minute
 	storageFirst = time.Second
 	storageLast  = 30 * time.Second
 )
 
-// install makes s what handshakes get.
+// install makes s the certificate that handshakes get.
 func (h *host) install(s *stored) {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
 	h.serve(s)
 }
 
-// installHeld is install for a certificate that is served while another is on
-// its way: it is held whatever the memory says, since nothing can load it
-// meanwhile.
+// installHeld is install for a certificate that is served while it is being
+// replaced. It is kept in memory even if that is full, since nothing can load
+// it meanwhile.
 func (h *host) installHeld(s *stored) {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
@@ -31,8 +32,8 @@ func (h *host) installHeld(s *stored) {
 	h.serve(s)
 }
 
-// serve is install, and reports whether s is new to handshakes. The manager's
-// lock is held.
+// serve is install, and reports whether handshakes get a new certificate. The
+// manager's lock is held.
 func (h *host) serve(s *stored) (changed bool) {
 	if h.gone {
 		return false
@@ -56,16 +57,15 @@ func (h *host) serve(s *stored) (changed bool) {
 	return changed
 }
 
-// relieve serves the older certificate of another issuer in place of one that
-// has expired, if there is such a one, and reports whether there is. The
-// manager's lock is held.
+// relieve replaces an expired certificate with a valid older one of another
+// issuer, and reports whether there was one. The manager's lock is held.
 func (h *host) relieve() bool {
 	o := h.motion
 	if o == nil || o.spare == nil || !fresh(o.spare.cert) {
 		return false
 	}
 	spare, awaited := o.spare, o.awaited
-	o.awaited = true // a place in memory
+	o.awaited = true // gets it a place in memory
 	h.serve(spare)
 	o.awaited = awaited
 	return true
@@ -80,10 +80,10 @@ func (h *host) keep(s *stored) {
 		return
 	}
 	recovered := h.state != valid
-	h.state = valid // before serve wakes what waits
+	h.state = valid // before serve wakes waiters
 	changed := h.serve(s)
 	o := h.motion
-	o.spare = nil // what is kept is renewed before it expires, and read before that
+	o.spare = nil // a spare is not needed: renewal and reading come before expiry
 	o.attempts, o.stalls, o.unusable, o.kept, o.unknown, o.told, o.err, o.next = 0, 0, 0, 0, 0, 0, nil, time.Time{}
 	o.then = h.upkeep(s)
 	status := h.status()
@@ -93,7 +93,7 @@ func (h *host) keep(s *stored) {
 	}
 }
 
-// upkeep returns what comes next for a good certificate.
+// upkeep returns the next step for a good certificate.
 func (h *host) upkeep(s *stored) plan {
 	m, now := h.manager, time.Now()
 	p := plan{m.loads, load, latest(latest(s.renewAt(), now.Add(s.pause())), h.rested(s))}
@@ -103,22 +103,23 @@ func (h *host) upkeep(s *stored) plan {
 	return p
 }
 
-// rested is when the next order may follow the one that has brought s: a CA may
-// issue what is due at once, or say so of whatever it issues, which is no
-// reason to spin. It is zero if s was not ordered here, or if the program wants
-// another. The manager's lock is held.
+// rested returns when the next order may follow the one that brought s. A CA
+// may issue certificates that are due immediately, or report that for any of
+// them; this must not lead to a busy loop. It is zero if s was not ordered
+// here, or if the program requests a new certificate. The manager's lock is
+// held.
 func (h *host) rested(s *stored) time.Time {
 	if h.summary.ordered == 0 || h.motion.forced {
 		return time.Time{}
 	}
-	if s.premature() { // and so is the time of the order
+	if s.premature() { // then the time of the order is wrong too
 		return time.Time{}
 	}
 	return atMost(time.Unix(int64(h.summary.ordered), 0).Add(s.rest()), s.rest())
 }
 
-// fail notes err and plans p as the next try. Without a time of its own p is
-// for when the backoff is over.
+// fail notes err and plans p as the next try. If p has no time, it is set to
+// the end of the backoff.
 func (h *host) fail(err error, why failure, p plan) {
 	m := h.manager
 	m.mu.Lock()
@@ -150,9 +151,9 @@ func (h *host) fail(err error, why failure, p plan) {
 	m.reporter.failed(status, why, news)
 }
 
-// retryStalled tries everything again that storage has stopped, at once: it has
-// returned. An order is not repeated for each of many short failures: they may
-// be about one key, and the CA counts.
+// retryStalled immediately retries everything that failed because of storage,
+// now that it has returned. Orders are not repeated after each of many short
+// failures: these may be about one key, and the CA counts orders.
 func (m *Manager) retryStalled() {
 	long := m.storage.outageLasted() > 2*outageLookMost
 	m.each(func(h *host) { h.retryStalled(long) })
@@ -170,7 +171,7 @@ func (h *host) retryStalled(long bool) {
 	}
 }
 
-// hold notes that the host has to wait for a CA, which is no failed attempt.
+// hold notes that the host must wait for a CA. This is not a failed attempt.
 func (h *host) hold(err error, until time.Time) {
 	m := h.manager
 	m.mu.Lock()
@@ -178,7 +179,7 @@ func (h *host) hold(err error, until time.Time) {
 		m.mu.Unlock()
 		return
 	}
-	until = atMost(until, limitedLast) // storage may have said so, by a clock that was wrong
+	until = atMost(until, limitedLast) // may come from storage, written by a wrong clock
 	o := h.motion
 	began := o.err == nil || o.why != held
 	news := o.told&(1<<held) == 0
@@ -193,8 +194,8 @@ func (h *host) hold(err error, until time.Time) {
 	}
 }
 
-// heldPlan looks into storage while the host has to wait: another process may
-// have what a CA does not give to this one. The manager's lock is held.
+// heldPlan reads storage while the host must wait: another process may obtain
+// the certificate that a CA refuses to this one. The manager's lock is held.
 func (h *host) heldPlan() plan {
 	next := h.motion.next
 	if soon := time.Now().Add(heldLook); soon.Before(next) {
@@ -203,8 +204,8 @@ func (h *host) heldPlan() plan {
 	return plan{h.manager.loads, load, next}
 }
 
-// left is what remains of the certificate in use, 0 if nothing. The manager's
-// lock is held.
+// left returns the remaining life of the certificate in use, 0 if there is
+// none. The manager's lock is held.
 func (h *host) left() time.Duration {
 	if h.summary == nil {
 		return 0
@@ -212,8 +213,8 @@ func (h *host) left() time.Duration {
 	return max(0, time.Until(time.Unix(h.summary.notAfter, 0)))
 }
 
-// storageBackoff returns how long a host waits after n failures of storage in a
-// row.
+// storageBackoff returns how long a host waits after n consecutive failures of
+// storage.
 func storageBackoff(n int) time.Duration {
 	wait := storageLast
 	if n < 5 {

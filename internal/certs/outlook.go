@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// An Outlook is what a handshake for a host would get.
+// An Outlook describes what a handshake for a host would get.
 type Outlook struct {
-	// of the certificate that would be shown or waited for; its Host is ""
-	// without one
+	// of the certificate that would be served or waited for; Host is "" without
+	// one
 	Status Status
 	About  string // what would happen, in words
 }
 
-// Outlook returns what a handshake for a canonical host would get now. It waits
-// for nothing, consults no hook, and begins nothing: a route that came a moment
-// ago may not show yet.
+// Outlook returns what a handshake for a canonical host would get now. It does
+// not wait, call hooks or start work; a route that was just added may not be
+// visible yet.
 func (m *Manager) Outlook(name string) Outlook {
 	if !m.options.Knows(name) {
 		return Outlook{About: "no certificate: no route serves the host"}
@@ -66,8 +66,7 @@ func (s *Status) describe(name string) string {
 	return "a certificate of its own"
 }
 
-// outlookOfOther is Outlook for hosts of routes that have no certificate of
-// their own.
+// outlookOfOther is Outlook for hosts that are not in the table.
 func (m *Manager) outlookOfOther(name string) Outlook {
 	switch wild := wildcardOf(name); {
 	case m.options.Wants(name) || wild != "" && m.options.Wants(wild) && m.routing.wantOf(wild).wanted:
@@ -80,10 +79,10 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 	return Outlook{About: "a certificate on demand, if HostPolicy allows it"}
 }
 
-// Orders reports whether a certificate would be loaded or obtained for a host
-// pattern that comes to want one: not if the program brings it, a wildcard's
-// serves, none is possible, or it has to wait for a handshake. It begins
-// nothing, and consults no hook.
+// Orders reports whether a certificate would be loaded or obtained if a route
+// for a host pattern were added. It is false if the program provides the
+// certificate, a wildcard's certificate serves, none is possible, or it has to
+// wait for a handshake. It starts no work and calls no hook.
 func (m *Manager) Orders(name string) bool {
 	w := m.routing.wantOf(name)
 	if !w.wanted || w.refusal != nil || w.kind == lazy {

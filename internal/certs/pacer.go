@@ -7,12 +7,12 @@ import (
 )
 
 // A pacer allows a number of starts per window of time. Its methods may be
-// called concurrently. A nil pacer allows all.
+// called concurrently. A nil pacer has no limit.
 type pacer struct {
 	window time.Duration
 
 	mu     sync.Mutex
-	starts []time.Time // the last ones, a ring
+	starts []time.Time // ring of the last starts
 	next   int
 }
 
@@ -20,7 +20,7 @@ func newPacer(n int, window time.Duration) *pacer {
 	return &pacer{window: window, starts: make([]time.Time, n)}
 }
 
-// take takes a start now and returns 0, or returns how long until there is one.
+// take takes a start now and returns 0, or returns how long until one is free.
 func (p *pacer) take(now time.Time) time.Duration {
 	if p == nil {
 		return 0
@@ -34,7 +34,7 @@ func (p *pacer) take(now time.Time) time.Duration {
 	return 0
 }
 
-// await takes a start and waits for it, in turn.
+// await reserves the next free start and waits for it.
 func (p *pacer) await(ctx context.Context) error {
 	if p == nil {
 		return ctx.Err()
@@ -57,7 +57,7 @@ func (p *pacer) await(ctx context.Context) error {
 	}
 }
 
-// back gives the last start back: it was of no use.
+// back returns the last start, which was not needed.
 func (p *pacer) back() {
 	if p == nil {
 		return
@@ -68,7 +68,7 @@ func (p *pacer) back() {
 	p.starts[p.next] = time.Time{}
 }
 
-// wait is how long until there is a start. p.mu is held.
+// wait returns how long until a start is free. p.mu is held.
 func (p *pacer) wait(now time.Time) time.Duration {
 	oldest := p.starts[p.next]
 	if oldest.IsZero() {

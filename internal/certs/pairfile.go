@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A pairFile is a certificate in files, and the files' times before it was
-// read.
+// A pairFile is a certificate from files, with the files' modification times
+// before it was read.
 type pairFile struct {
 	KeyPair
 	cert              tls.Certificate
@@ -31,12 +31,12 @@ func (f *pairFile) changed() bool {
 	return !modified(f.CertFile).Equal(f.certTime) || !modified(f.KeyFile).Equal(f.keyTime)
 }
 
-// A fault is why files could not be read when they were looked at last. It is
-// used by the task that watches them.
+// A fault is the last error of reading files, "" if there was none. It is used
+// by the task that watches the files.
 type fault string
 
-// level returns where a failure is logged: at Warn when it is news, not each
-// time that the files are looked at.
+// level returns the level for logging a failure: Warn if it is new, Debug if it
+// repeats.
 func (f *fault) level(err error) slog.Level {
 	if text := fault(err.Error()); *f != text {
 		*f = text
@@ -45,10 +45,10 @@ func (f *fault) level(err error) slog.Level {
 	return slog.LevelDebug
 }
 
-// end notes that the files are as they were read.
+// end notes that the files could be read, or are unchanged.
 func (f *fault) end() { *f = "" }
 
-// modified follows links: that is how secrets are swapped in containers.
+// modified follows symbolic links: containers swap secrets that way.
 func modified(file string) time.Time {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -57,7 +57,7 @@ func modified(file string) time.Time {
 	return info.ModTime()
 }
 
-// check reports a half of a pair that is missing.
+// check returns an error if one of the two files is missing.
 func (p KeyPair) check() error {
 	if p.CertFile == "" || p.KeyFile == "" {
 		return fmt.Errorf("CertFile is %q and KeyFile is %q: set both", p.CertFile, p.KeyFile)

@@ -8,8 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A PassError says that a Passthrough cannot be reached: the connection does
-// not come from a listener that can carry it.
+// A PassError says that a Passthrough cannot be reached: the connection came
+// from a listener that cannot forward it.
 type PassError struct{ Pattern string }
 
 // Error implements error.
@@ -17,24 +17,26 @@ func (e PassError) Error() string {
 	return fmt.Sprintf("pattern %q: a Passthrough requires the connection before TLS: use a Server, Router.Listen or Router.Wrap instead of TLSConfig", e.Pattern)
 }
 
-// errPassed is why there is no certificate for a host whose TLS ends elsewhere.
+// errPassed is the reason why a host has no certificate: its TLS ends
+// elsewhere.
 func errPassed(host string) error {
 	return fmt.Errorf("%q is the host of a Passthrough: its target has the certificate", host)
 }
 
-// maxPassErrors is how many patterns are reported at most.
+// maxPassErrors limits the patterns that are reported.
 const maxPassErrors = 1_000
 
-// RefusePassed returns conf with the handshakes refused of hosts whose
-// connections should be carried elsewhere, which route says as for NewPasser.
-// report is called once a pattern. Both may be called concurrently.
+// RefusePassed makes conf refuse handshakes for hosts whose connections should
+// be forwarded, as told by route, which works as for NewPasser. report is
+// called once per pattern. Both may be called concurrently.
 func RefusePassed(conf *tls.Config, route func(host string) (Target, bool), report func(PassError)) *tls.Config {
 	g := &passGuard{route: route, report: report, next: conf.GetConfigForClient, reported: make(map[string]bool)}
 	conf.GetConfigForClient = g.configForClient
 	return conf
 }
 
-// A passGuard stands before the handshakes of a listener that carries nothing.
+// A passGuard checks the handshakes of a listener that cannot forward
+// connections.
 type passGuard struct {
 	route  func(host string) (Target, bool)
 	report func(PassError)

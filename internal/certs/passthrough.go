@@ -19,19 +19,19 @@ const (
 	passIdle = time.Hour        // without a byte either way
 )
 
-// A Target is where the connections of a host go that is not terminated here.
+// A Target is where the connections of a host go whose TLS does not end here.
 type Target struct {
 	Pattern       string          // of the route
 	Addr          string          // host:port
-	ProxyProtocol bool            // say first, in PROXY protocol version 2, who the client is
-	Life          context.Context // ends the connections when it is done
+	ProxyProtocol bool            // send the client's address first, by PROXY protocol version 2
+	Life          context.Context // its end closes the connections
 
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // nil means a net.Dialer
 }
 
-// A Passer looks at the ClientHello of connections and carries those of some
-// hosts to their targets as they are: neither decrypted nor answered. The
-// others go on to the server, byte for byte.
+// A Passer reads the ClientHello of connections and forwards those of some
+// hosts to their targets, without decrypting or answering them. All others go
+// to the server, byte for byte.
 type Passer struct {
 	route  func(host string) (Target, bool)
 	active func() bool
@@ -43,23 +43,23 @@ type Passer struct {
 	tunnel sync.WaitGroup
 }
 
-// NewPasser returns a Passer. route returns the target of a canonical host,
-// false if its connections end here; active reports whether there may be any.
-// Both are called concurrently.
+// NewPasser returns a Passer. route returns the target of a canonical host, or
+// false if its connections end here; active reports whether any host may have a
+// target. Both are called concurrently.
 func NewPasser(route func(host string) (Target, bool), active func() bool, log *slog.Logger) *Passer {
 	p := &Passer{route: route, active: active, log: log}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
 
-// Listener returns ln for a server that does TLS. The first Read of a
-// connection, which is that server's, looks at the ClientHello, in the server's
-// time and within its limits; a connection that is carried elsewhere ends there
-// for the server, unless it calls Carried. A server that does waits for its
-// connections and then calls Settle of the listener, which closes p.
+// Listener wraps ln for a server that terminates TLS. The server's first Read
+// of a connection reads the ClientHello, within the server's time and limits.
+// If the connection is forwarded, it ends there for the server, unless the
+// server calls Carried. A server that calls Carried waits for its connections
+// and then calls Settle of the listener, which closes p.
 func (p *Passer) Listener(ln net.Listener) net.Listener { return passListener{ln, p} }
 
-// Close cuts the connections that are carried and waits for their end. Later
+// Close closes the forwarded connections and waits for their end. Later
 // connections all go to the server.
 func (p *Passer) Close() {
 	p.mu.Lock()
@@ -82,29 +82,30 @@ func (l passListener) Accept() (net.Conn, error) {
 	return &passConn{Conn: c, passer: l.passer}, nil
 }
 
-// Settle ends what the Passer of the listener carries, and waits for it.
+// Settle closes the forwarded connections of the listener's Passer, and waits
+// for their end.
 func (l passListener) Settle() { l.passer.Close() }
 
-// A passConn is a connection whose ClientHello has yet to be heard.
+// A passConn is a connection whose ClientHello has not been read yet.
 type passConn struct {
 	net.Conn
 	passer *Passer
 
-	heard  bool   // by the first Read; reads have one goroutine
-	replay []byte // what was heard and not yet read
+	heard  bool   // the first Read has read the ClientHello; one goroutine reads
+	replay []byte // bytes that were read ahead
 
 	mu    sync.Mutex
-	gone  bool               // carried elsewhere; for the server it is closed
-	cut   context.CancelFunc // ends that; nil before
-	over  bool               // it has ended
-	ended func()             // the server's, which still counts it; nil if not
+	gone  bool               // forwarded; closed from the server's point of view
+	cut   context.CancelFunc // ends the forwarding; nil before it
+	over  bool               // the forwarding has ended
+	ended func()             // callback of the server, if that still counts it; else nil
 }
 
 // Accepted returns the connection as it was accepted.
 func (c *passConn) Accepted() net.Conn { return c.Conn }
 
-// Carried reports whether the connection is carried elsewhere. If so, it stays
-// the server's: Close cuts it, and ended is called, once, when it is over.
+// Carried reports whether the connection is forwarded. If so, it still belongs
+// to the server: Close closes it, and ended is called, once, when it is over.
 func (c *passConn) Carried(ended func()) bool {
 	c.mu.Lock()
 	gone, over := c.gone, c.over
@@ -116,7 +117,7 @@ func (c *passConn) Carried(ended func()) bool {
 	return gone
 }
 
-// carry carries the connection to its end.
+// carry forwards the connection until it ends.
 func (c *passConn) carry(ctx context.Context, host string, t Target) {
 	c.passer.carry(ctx, c.Conn, c.replay, host, t)
 	c.mu.Lock()
@@ -137,7 +138,7 @@ func (c *passConn) Read(b []byte) (int, error) {
 			return 0, io.EOF
 		}
 	}
-	if c.left() { // what comes now is the target's
+	if c.left() { // later bytes are for the target
 		return 0, net.ErrClosed
 	}
 	if len(c.replay) > 0 {
@@ -169,7 +170,7 @@ func (c *passConn) Close() error {
 	return nil
 }
 
-// CloseWrite is that of the connection, if it has one.
+// CloseWrite calls CloseWrite of the connection, if it has one.
 func (c *passConn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok && !c.left() {
 		return w.CloseWrite()
@@ -177,8 +178,8 @@ func (c *passConn) CloseWrite() error {
 	return net.ErrClosed
 }
 
-// SyscallConn implements syscall.Conn. After the handshake nothing is left to
-// replay.
+// SyscallConn implements syscall.Conn. After the handshake, no replayed bytes
+// are left.
 func (c *passConn) SyscallConn() (syscall.RawConn, error) {
 	if s, ok := c.Conn.(syscall.Conn); ok && !c.left() {
 		return s.SyscallConn()
@@ -201,7 +202,7 @@ func (c *passConn) SetWriteDeadline(t time.Time) error {
 	return c.deadline(func() error { return c.Conn.SetWriteDeadline(t) })
 }
 
-// deadline runs set unless the deadlines are the tunnel's by now.
+// deadline runs set, unless the tunnel owns the deadlines already.
 func (c *passConn) deadline(set func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -217,8 +218,8 @@ func (c *passConn) left() bool {
 	return c.gone
 }
 
-// take hears the client, and carries its connection if the host is one of
-// those.
+// take reads the ClientHello, and starts forwarding if the host has a target.
+// It reports whether it does.
 func (p *Passer) take(c *passConn) bool {
 	sni, heard, ok := peekClientHello(c.Conn)
 	c.replay = heard
@@ -246,8 +247,8 @@ func (p *Passer) take(c *passConn) bool {
 	return true
 }
 
-// carry joins the client with the target until one of them ends it, the route
-// goes, or ctx is done.
+// carry copies between the client and the target until one of them ends the
+// connection, the route is removed, or ctx is done.
 func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host string, target Target) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -282,8 +283,8 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 		"from_client", end.FromClient, "from_upstream", end.FromUpstream, "cause", end.Err)
 }
 
-// proxyHeader returns the header of the PROXY protocol, version 2, for the
-// connection of a client.
+// proxyHeader returns the header of the PROXY protocol, version 2, for a
+// client's connection.
 func proxyHeader(client net.Conn) []byte {
 	return proxyproto.AppendV2(nil, proxyproto.Of(proxyproto.AddrPort(client.RemoteAddr()), proxyproto.AddrPort(client.LocalAddr())))
 }

@@ -8,18 +8,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A pauser is a connection below TLS whose server bounds its handshakes. It is
-// told when one waits, so that the wait takes nothing from other handshakes.
+// A pauser is a connection below TLS whose server limits handshakes. It is told
+// when a handshake waits, so that the wait does not count against other
+// handshakes.
 type pauser interface {
-	// Pause begins a wait. ctx ends with the time for the handshake, which is
+	// Pause begins a wait. ctx ends when the handshake's time is over, which is
 	// at least atLeast from its ClientHello, or when the client disconnects.
 	// end ends the wait: with nil it returns an error if the handshake cannot
-	// go on, else the error that ends the handshake.
+	// continue; otherwise it returns the error that ends the handshake.
 	Pause(atLeast time.Duration) (ctx context.Context, end func(error) error)
 }
 
-// A foreign is a pauser for the connection of a server that is not ours. The
-// deadlines are that server's.
+// A foreign is a pauser for the connection of a server that is not ours. That
+// server sets the deadlines.
 type foreign struct{ hello *tls.ClientHelloInfo }
 
 // Pause implements pauser.
@@ -33,8 +34,8 @@ func (f foreign) Pause(atLeast time.Duration) (context.Context, func(error) erro
 	}
 }
 
-// contextOf returns the context of the handshake; programs that make a hello
-// themselves have none.
+// contextOf returns the context of the handshake. A ClientHelloInfo that a
+// program made itself has none.
 func contextOf(hello *tls.ClientHelloInfo) context.Context {
 	if ctx := hello.Context(); ctx != nil {
 		return ctx

@@ -11,23 +11,23 @@ import (
 	"sync/atomic"
 )
 
-// ports are what is known of the listeners: where a plain request is redirected
-// to, and whether HTTP-01 challenges can come.
+// ports are the known listeners: they tell where plain requests are redirected,
+// and whether HTTP-01 challenges can be received.
 type ports struct {
-	https atomic.Int32 // for plain listeners that belong to no Share; 0 if not known
+	https atomic.Int32 // redirect port for plain listeners without a Share; 0 if unknown
 
 	mu      sync.Mutex
-	shares  []*sharePorts // with a listener for HTTPS, in the order of opening
-	held    int           // of the latest listener for HTTPS without a Share
-	plain   int           // open plain listeners of Shares
+	shares  []*sharePorts // with an HTTPS listener, in the order of opening
+	held    int           // of the latest HTTPS listener without a Share
+	plain   int           // number of open plain listeners of Shares
 	program bool          // the program has a plain listener of its own
 }
 
-// sharePorts are those of one Share.
+// sharePorts are the listeners of one Share.
 type sharePorts struct {
-	https int  // 0 if not known
+	https int  // 0 if unknown
 	pair  bool // it has a plain listener too
-	hears bool // which is open; guarded by ports.mu
+	hears bool // its plain listener is open; guarded by ports.mu
 }
 
 // open adds the listeners of a Share.
@@ -70,7 +70,7 @@ func (p *ports) close(s *sharePorts) {
 	p.choose()
 }
 
-// choose sets https: a listener that has a plain one beside it is the last
+// choose sets https. A listener that has a plain one beside it is the last
 // choice. p.mu is held.
 func (p *ports) choose() {
 	alone, paired := 0, 0
@@ -84,7 +84,7 @@ func (p *ports) choose() {
 	p.https.Store(int32(cmp.Or(alone, p.held, paired)))
 }
 
-// hears reports whether HTTP-01 challenges can come. p.mu is held.
+// hears reports whether HTTP-01 challenges can be received. p.mu is held.
 func (p *ports) hears() bool { return p.program || p.plain > 0 }
 
 func tcpPort(a net.Addr) int {
@@ -94,10 +94,10 @@ func tcpPort(a net.Addr) int {
 	return 0
 }
 
-// httpsAuthority returns host as the client of a plain request, which came to
-// port, "" for 80, reaches it over HTTPS. A client that came to the very port
-// that we listen on finds our HTTPS port as it is; for a client that came to
-// another one something translates ports, and HTTPS is at its own.
+// httpsAuthority returns host as a client reaches it over HTTPS, for a plain
+// request that came to port ("" for 80). If port is the one that we listen on,
+// the client reaches our HTTPS port unchanged. Otherwise something translates
+// ports, and HTTPS has its standard port.
 func httpsAuthority(q *http.Request, host, port string, https int) string {
 	if a, ok := q.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok &&
 		https != 0 && https != 443 && cmp.Or(port, "80") == strconv.Itoa(a.Port) {

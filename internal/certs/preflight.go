@@ -18,40 +18,42 @@ import (
 
 const (
 	maxPreflights  = 16              // look-ups at a time
-	preflightTime  = 5 * time.Second // of one
-	preflightFirst = time.Minute     // until the next one, doubling from the first to the last
+	preflightTime  = 5 * time.Second // for one look-up
+	preflightFirst = time.Minute     // pause until the next one; doubles up to preflightLast
 	preflightLast  = 10 * time.Minute
 	preflightNudge = 10 * time.Second // until the next one after a handshake
-	// in a row that keep an order back for the addresses of this machine alone
+	// consecutive preflights that hold back an order only because of this
+	// machine's addresses
 	preflightLimit  = 6
 	maxShownRecords = 3 // in an error
 )
 
-// A preflightError says why a CA would not reach this machine under the name of
+// A preflightError says why a CA could not reach this machine under the name of
 // a host.
 type preflightError struct {
 	text string
-	sure bool // false if it rests on the addresses of this machine alone
+	sure bool // false if it relies only on this machine's interface addresses
 }
 
 func (e *preflightError) Error() string { return e.text }
 
-// An explainedError is a failure, and what a preflight has to say about it.
+// An explainedError is a failure together with the finding of a preflight.
 type explainedError struct{ err, why error }
 
 func (e *explainedError) Error() string { return fmt.Sprintf("%v; also, %v", e.err, e.why) }
 func (e *explainedError) Unwrap() error { return e.err }
 
-// A scout makes preflights: it looks a host up in DNS before an order for it,
-// so that no CA is asked that would not reach this machine.
+// A scout makes preflights: it looks up a host in DNS before an order, so that
+// no order goes to a CA that could not reach this machine.
 type scout struct {
 	disabled bool
-	// under which CAs reach this machine; empty means those of its interfaces
+	// addresses under which CAs reach this machine; empty means those of its
+	// interfaces
 	addresses  []netip.Addr
 	interfaces func() []netip.Addr
 	resolve    func(ctx context.Context, host string) ([]netip.Addr, error)
 	log        *slog.Logger
-	queue      *queue // of hosts that are about to have a preflight
+	queue      *queue // hosts waiting for a preflight
 }
 
 // newScout checks the settings of preflights.
@@ -82,8 +84,8 @@ func newScout(o *Options) (*scout, error) {
 	return s, errors.Join(errs...)
 }
 
-// checks reports whether orders of c for name have a preflight: each issuer
-// that is asked is a known public CA, which has to reach the host.
+// checks reports whether orders of c for name have a preflight: they do if each
+// issuer for the name is a known public CA that must reach the host.
 func (s *scout) checks(name string, c *chain) bool {
 	if s.disabled || strings.HasPrefix(name, "*") {
 		return false
@@ -103,8 +105,8 @@ func (s *scout) checks(name string, c *chain) bool {
 }
 
 // check looks name up before an order of c. It returns a *preflightError if no
-// order can succeed, and nil if one may: a resolver that fails says nothing,
-// nor do records with private addresses, which the CA does not see.
+// order can succeed, and nil if one may. A failing resolver proves nothing, and
+// neither do records with private addresses, which the CA does not see.
 func (s *scout) check(ctx context.Context, name string, c *chain) error {
 	if !s.checks(name, c) {
 		return nil
@@ -148,9 +150,9 @@ func (s *scout) leadsHere(name string, records []netip.Addr) error {
 	return &preflightError{sure: sure, text: fmt.Sprintf("%s points at %s, not at this machine: %s", name, shown(public), remedy)}
 }
 
-// publicOnly returns the addresses of a machine that has none but public ones.
-// Any other may be behind a translation of addresses: it does not know under
-// which it is reached, and nil is returned.
+// publicOnly returns the addresses of a machine that has only public ones, and
+// otherwise nil: a machine with a private address may be behind NAT, and then
+// does not know under which address it is reached.
 func publicOnly(all []netip.Addr) []netip.Addr {
 	var public []netip.Addr
 	for _, a := range all {
@@ -181,7 +183,8 @@ func interfaces() []netip.Addr {
 	return addrs
 }
 
-// lookUp returns the addresses of name. That of an address is itself.
+// lookUp returns the addresses of name. If name is an address, it is the
+// result.
 func (s *scout) lookUp(ctx context.Context, name string) (addrs []netip.Addr, err error) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		return []netip.Addr{a}, nil
@@ -194,13 +197,13 @@ func (s *scout) lookUp(ctx context.Context, name string) (addrs []netip.Addr, er
 
 // resolve looks name up in DNS.
 func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
-	// Strict: no A record and no answer about AAAA are not "no record". The dot
-	// at the end keeps the search list away.
+	// Strict: an A record that is missing plus a failed AAAA query is not "no
+	// record". The trailing dot disables the search list.
 	r := net.Resolver{PreferGo: true, StrictErrors: true}
 	return r.LookupNetIP(ctx, "ip", name+".")
 }
 
-// shown returns the first of some addresses as text.
+// shown returns the first few addresses as text.
 func shown(addrs []netip.Addr) string {
 	var texts []string
 	for _, a := range addrs[:min(len(addrs), maxShownRecords)] {
@@ -212,10 +215,10 @@ func shown(addrs []netip.Addr) string {
 	return strings.Join(texts, ", ")
 }
 
-// ordering returns what comes when h needs a certificate: an order, or a
-// preflight, which has workers of its own, so that hosts without records take
-// no place among the orders. A host with a certificate that is valid has no
-// preflight: DNS that is broken for a moment must not stop a renewal.
+// ordering returns the next step when h needs a certificate: an order, or a
+// preflight. Preflights have their own workers, so that hosts without records
+// do not block orders. A host with a valid certificate has no preflight: a
+// short DNS failure must not stop a renewal.
 func (h *host) ordering() (*queue, step) {
 	m := h.manager
 	m.mu.RLock()
@@ -247,11 +250,11 @@ func (h *host) preview(ctx context.Context) {
 	o.then = plan{h.chain().queue, issue, time.Now()}
 }
 
-// keptBack notes why no order is placed, and looks again later; it is no failed
-// attempt. It reports false if an order is to be placed all the same: where the
-// addresses of this machine are all that speaks against it, a load balancer may
-// lead here from the address in the records. Then a handshake for the host says
-// more, and after a while the CA is to decide.
+// keptBack notes why no order is placed, and schedules another preflight; this
+// is not a failed attempt. It returns false if an order must be placed anyway:
+// if only this machine's addresses speak against it, a load balancer may
+// forward from the address in the records. A handshake for the host then
+// indicates that it is reachable, and after several preflights the CA decides.
 func (h *host) keptBack(err error) bool {
 	var p *preflightError
 	unsure := errors.As(err, &p) && !p.sure
@@ -267,8 +270,8 @@ func (h *host) keptBack(err error) bool {
 	return true
 }
 
-// nudge makes the next preflight of h come soon: a client has found the host,
-// so its records may be there by now. The manager's lock is held.
+// nudge makes the next preflight of h come soon: a client has reached the host,
+// so its records may exist now. The manager's lock is held.
 func (h *host) nudge() {
 	o := h.motion
 	if o.why != ofPreflight || o.err == nil || o.cancel != nil {
@@ -280,7 +283,7 @@ func (h *host) nudge() {
 	}
 }
 
-// explain adds to an error of a CA what a preflight has to say.
+// explain adds the finding of a preflight to an error of a CA.
 func (h *host) explain(ctx context.Context, err error) error {
 	if _, limited := limitedWait(err); limited || !refused(err) {
 		return err

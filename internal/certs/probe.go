@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	probeTime   = 2 * time.Minute // of one probe
-	probePause  = time.Minute     // at most, for those that find too many probes under way
+	probeTime   = 2 * time.Minute // for one probe
+	probePause  = time.Minute     // maximum extra wait if too many probes are running
 	silentPause = 10 * time.Minute
-	// failures in a row after which an order is placed without a probe: staging
-	// may fail where production would not
+	// consecutive failures after which an order is placed without a probe:
+	// staging may fail where production would not
 	ordersByProbes = 5
 )
 
-// probes reports whether a probe comes before the next order.
+// probes reports whether the next order is preceded by a probe.
 func (a *authority) probes(r record) bool {
 	if a.staging == nil || r.Failures == 0 || r.Failures%ordersByProbes == 0 {
 		return false
@@ -33,13 +33,13 @@ func (a *authority) probes(r record) bool {
 	return time.Now().After(a.silent)
 }
 
-// probe asks the staging directory whether it can validate the host. Nothing of
-// it is kept, and its failures do not count among those that the CA allows.
-// Where staging has no answer the order is placed.
+// probe asks the staging directory whether it can validate the host. Its
+// certificate is not kept, and its failures do not count against the CA's
+// limits. If staging does not answer, the order is placed.
 func (p *placement) probe(ctx context.Context) error {
 	now := time.Now()
 	if wait := p.staging.account.pace.take(now); wait > 0 {
-		// Not here: a worker is for hosts that can have a certificate.
+		// Do not wait here: workers are for hosts that can have a certificate.
 		return &heldError{until: now.Add(wait + mrand.N(probePause)), err: errors.New("too many probes of failing hosts are in progress")}
 	}
 	err := p.staging.try(ctx, p.order.name, p.challenge)
@@ -59,7 +59,7 @@ func (p *placement) probe(ctx context.Context) error {
 	return nil
 }
 
-// try orders a certificate for a key that is thrown away, and drops it.
+// try orders a certificate for a throwaway key, and discards it.
 func (a *authority) try(ctx context.Context, name, challenge string) (err error) {
 	cfg, err := a.config(a.variant(name, challenge))
 	if err != nil {
@@ -94,7 +94,7 @@ func (a *authority) try(ctx context.Context, name, challenge string) (err error)
 	return ended(ctx, err)
 }
 
-// taste is one order of a probe, as in once.
+// taste places one order of a probe, like once.
 func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIssuer, csr *x509.CertificateRequest) error {
 	defer t.release(ctx, a.engine.storage)
 	counter := 1
@@ -103,14 +103,14 @@ func (a *authority) taste(ctx context.Context, t *attempt, iss *certmagic.ACMEIs
 	return err
 }
 
-// unlock frees a lock, also when ctx is done.
+// unlock frees a lock, even if ctx is done.
 func (a *authority) unlock(ctx context.Context, lock string) {
 	if err := a.engine.storage.Unlock(context.WithoutCancel(ctx), lock); err != nil {
 		a.engine.log.Debug("lock not released", "lock", lock, "cause", err)
 	}
 }
 
-// throwaway returns a request for a certificate whose key nobody has.
+// throwaway returns a request for a certificate whose key is discarded.
 func throwaway(name string) (*x509.CertificateRequest, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -7,63 +7,63 @@ import (
 	"time"
 )
 
-// A urgency holds the hosts of a queue that are due and equally urgent.
+// An urgency groups the hosts of a queue that are due and equally urgent.
 type urgency uint8
 
 const (
 	// less than a third of the certificate's life is left: always first, the
-	// nearest expiry before others
+	// nearest expiry first
 	renewing urgency = iota
-	again            // a renewal that has failed: every second start, if there is one
-	// a handshake waits; the CA asks for an early renewal; a new host: in this
-	// order
+	again            // a failed renewal: every second start, if there is one
+	// a waiting handshake; an early renewal that the CA requests; a new host:
+	// in this order
 	wanted
 	// a first certificate that has failed: every fourth start, if there is one
 	retrying
 	urgencies
 )
 
-// A rank orders the hosts in the urgency wanted; less goes first.
+// A rank orders the hosts in the urgency wanted; lower goes first.
 type rank uint8
 
 const (
 	awaited rank = iota // a handshake waits
-	early               // the CA asks for an early renewal
+	early               // the CA requests an early renewal
 	first               // a new host
 )
 
-// ripening is how many hosts become due at a time, so that a queue of a million
-// is not locked for a second.
+// ripening limits how many hosts become due at once, so that a queue of a
+// million is not locked for a second.
 const ripening = 512
 
 // A queue runs the jobs of hosts: none before it is due, at most width at a
-// time, at the pace allowed, and the most urgent first. A host is in a queue at
+// time, within the pace, and the most urgent first. A host is in a queue at
 // most once, and leaves it when its job starts.
 //
-// No host can keep another from its turn for ever: the urgencies of those that
-// failed have a share of the starts, and no more.
+// No host can block another one forever: urgencies of failed hosts get a share
+// of the starts, and no more.
 type queue struct {
 	width int
 	pace  *pacer // nil means no limit
 
 	mu      sync.Mutex
 	running int
-	turn    int                 // of the urgencies that share
-	waiting hostHeap            // by time due
+	turn    int                 // number of starts; gives the failed urgencies their share
+	waiting hostHeap            // ordered by due time
 	ripe    [urgencies]hostHeap // due
 	jobs    sync.WaitGroup
 	wake    chan struct{}
 }
 
-// A job is a host's place in a queue. The queue's lock guards it.
+// A job is a host's entry in a queue. The queue's lock guards it.
 type job struct {
 	due     int64 // unix nanoseconds
-	ends    int64 // when the certificate in use expires, likewise
-	index   int32 // in its heap, from 1; 0 when in none
+	ends    int64 // when the certificate in use expires; unix nanoseconds
+	index   int32 // in its heap, from 1; 0 if in none
 	step    step
 	urgency urgency
 	rank    rank
-	ripe    bool // in the heap of its urgency
+	ripe    bool // in the heap of its urgency, not in waiting
 }
 
 func newQueue(width int, pace *pacer) *queue {
@@ -92,7 +92,7 @@ func moreWanted(a, b *host) bool {
 	return dueEarlier(a, b)
 }
 
-// put adds h with its job, or moves it if it is there already. h must not be in
+// put adds h with its job, or moves it if it is already there. h must not be in
 // another queue.
 func (q *queue) put(h *host, j job) {
 	q.mu.Lock()
@@ -113,14 +113,14 @@ func (q *queue) move(h *host, j job) {
 	q.poke()
 }
 
-// ripen puts h, which is in no heap, among those that are due. q.mu is held.
+// ripen puts h, which is in no heap, among the due hosts. q.mu is held.
 func (q *queue) ripen(h *host) {
 	h.job.ripe = true
 	heap.Push(&q.ripe[h.job.urgency], h)
 }
 
-// expedite moves h to the front of what is wanted, if it is due and in no
-// urgency that goes first anyway.
+// expedite moves h to the front of the urgency wanted, if it is due and not in
+// an urgency that goes first anyway.
 func (q *queue) expedite(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -135,14 +135,14 @@ func (q *queue) expedite(h *host) {
 	q.poke()
 }
 
-// drop takes h out, if its job has not started.
+// drop removes h, if its job has not started.
 func (q *queue) drop(h *host) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.remove(h)
 }
 
-// remove takes h out. q.mu is held.
+// remove removes h. q.mu is held.
 func (q *queue) remove(h *host) {
 	if h.job.index == 0 {
 		return
@@ -183,8 +183,8 @@ func (q *queue) loop(ctx context.Context) {
 	}
 }
 
-// start starts what may start, and returns how long nothing more will without
-// being poked; false if there is nothing to wait for.
+// start starts all jobs that may start. It returns how long to wait before more
+// may start without a poke; false if there is nothing to wait for.
 func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -211,8 +211,8 @@ func (q *queue) start(ctx context.Context) (time.Duration, bool) {
 	return wait, timed
 }
 
-// ripenDue moves hosts whose time has come to their urgencies, and returns how
-// long it is until the next one's; false if none waits.
+// ripenDue moves due hosts to their urgencies, and returns how long until the
+// next one is due; false if none waits.
 func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	for range ripening {
 		if q.waiting.Len() == 0 || q.waiting.first().job.due > now.UnixNano() {
@@ -223,12 +223,12 @@ func (q *queue) ripenDue(now time.Time) (time.Duration, bool) {
 	if q.waiting.Len() == 0 {
 		return 0, false
 	}
-	// A minute at most: when the machine sleeps, or its clock is set, timers do
-	// not notice.
+	// At most a minute: timers do not notice when the machine sleeps or its
+	// clock is set.
 	return min(max(0, time.Duration(q.waiting.first().job.due-now.UnixNano())), time.Minute), true
 }
 
-// next returns the urgency whose turn it is; false if nothing is due.
+// next returns the urgency to start from; false if nothing is due.
 func (q *queue) next() (urgency, bool) {
 	has := func(l urgency) bool { return q.ripe[l].Len() > 0 }
 	switch {
@@ -256,14 +256,14 @@ func (q *queue) run(ctx context.Context, h *host, s step) {
 	q.poke()
 }
 
-// A hostHeap implements heap.Interface. It grows by a page at a time: to copy a
-// million hosts would hold up whatever waits for the queue.
+// A hostHeap implements heap.Interface. It grows by a page at a time: copying a
+// million hosts would block everything that waits for the queue.
 type hostHeap struct {
 	hosts pages[*host]
 	less  func(a, b *host) bool
 }
 
-// first returns the first host of a heap that is not empty.
+// first returns the first host. The heap must not be empty.
 func (h *hostHeap) first() *host { return *h.hosts.at(0) }
 
 func (h *hostHeap) Len() int           { return h.hosts.len }

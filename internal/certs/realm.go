@@ -10,12 +10,12 @@ import (
 )
 
 // admits reports whether a connection may carry requests for a canonical host:
-// it is in the host's realm, and has proved what that asks for now, which may
-// be more than at its handshake. No connection is in the realm of a host of
-// which the program has not said yet what it is. The routes are those that has
-// knows. c may be nil.
+// it must be in the host's realm, and its client certificate must meet the
+// realm's current requirements, which may have become stricter since the
+// handshake. If the program has not set a host's realm yet, no connection is in
+// it. The routes are those that has reports. c may be nil.
 //
-// Hot path: without a hook, one comparison; with it, a few look-ups under a
+// Hot path: without a hook, one comparison; with one, a few look-ups under a
 // read lock. No allocation.
 func (c *choices) admits(has wants, state *tls.ConnectionState, host string) bool {
 	if c == nil {
@@ -38,13 +38,13 @@ func (c *choices) within(has wants, sni, host string, to *realm) bool {
 	case sni != "":
 		var err error
 		if name, err = hostname.Canonical(sni); err != nil {
-			name = "" // is none of anybody's
+			name = "" // in no realm
 		}
 	default:
 		name = c.manager.options.DefaultHost
 		if name == "" && isAddress(host) {
-			// The handshake was that of the address that the client connected
-			// to, which nothing here knows: what it has proved has to do.
+			// The handshake was for the address that the client connected to,
+			// which is unknown here: what was proved then must suffice.
 			return true
 		}
 	}
@@ -52,15 +52,15 @@ func (c *choices) within(has wants, sni, host string, to *realm) bool {
 	return ok && from == to
 }
 
-// isAddress reports whether a canonical host is an IP address, at no cost. What
-// it is wrong about is no name that has a certificate.
+// isAddress reports cheaply whether a canonical host is an IP address. The
+// names that it gets wrong cannot have a certificate.
 func isAddress(host string) bool {
 	last := len(host) - 1
 	return last >= 0 && '0' <= host[last] && host[last] <= '9' || strings.IndexByte(host, ':') >= 0
 }
 
-// realm returns the realm of a canonical host, nil for the one that is open to
-// all. False means that it is not known yet.
+// realm returns the realm of a canonical host, nil for the one open to all
+// clients. False means that it is not known yet.
 func (c *choices) realm(has wants, host string) (*realm, bool) {
 	ch, _, ok := c.under(has, host)
 	if ok && ch.realm == nil && ch.demanded {
@@ -72,7 +72,7 @@ func (c *choices) realm(has wants, host string) (*realm, bool) {
 	return ch.realm, true
 }
 
-// realmConfigs are the settings of each realm.
+// realmConfigs holds the settings of each realm.
 type realmConfigs struct {
 	choices   *choices // nil means that all hosts are in one realm
 	listener  *tls.Config
@@ -80,7 +80,7 @@ type realmConfigs struct {
 	challenge *tls.Config
 }
 
-// configs derives them from the listener's. c may be nil.
+// configs derives realmConfigs from the listener's config. c may be nil.
 func (c *choices) configs(listener *tls.Config) *realmConfigs {
 	rc := &realmConfigs{choices: c, listener: listener.Clone(), challenge: listener.Clone()}
 	rc.challenge.NextProtos = []string{acmez.ACMETLS1Protocol}
@@ -89,7 +89,8 @@ func (c *choices) configs(listener *tls.Config) *realmConfigs {
 	return rc
 }
 
-// of returns the settings for a handshake with a canonical host, "" for none.
+// of returns the settings for a handshake with a canonical host, or "" if
+// unknown.
 func (rc *realmConfigs) of(host string) (*tls.Config, error) {
 	if rc.choices == nil {
 		return rc.open, nil

@@ -12,26 +12,27 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// recallLast is the longest pause between two tries to list what storage has:
-// each that hangs keeps a slot.
+// recallLast is the longest pause between two attempts to list the storage:
+// each attempt that hangs keeps a slot.
 const recallLast = time.Hour
 
-// A recaller finds the certificates of an earlier process for hosts that came
-// on demand: they are served, shown and renewed as before, though no route
-// names them.
+// A recaller finds certificates that an earlier process obtained for hosts on
+// demand: they are served, shown and renewed as before, although no route names
+// them.
 type recaller struct {
 	storage *boundedStorage
 	choices *choices
 	knows   func(host string) bool    // Options.Knows
 	wants   func(pattern string) bool // Options.Wants
-	// adds a host on demand to the table, unless something serves it
+	// adds a host on demand to the table, unless it is served already
 	add   func(host string)
 	spawn func(task func()) bool // starts a task of the Manager
 	log   *slog.Logger
 }
 
-// recall begins to look for the certificates of some issuers until ctx is done,
-// each on its own: one that storage does not list keeps none waiting.
+// recall starts looking for the certificates of some issuers, until ctx is
+// done. Each issuer has its own task: one whose listing fails does not delay
+// the others.
 func (r *recaller) recall(ctx context.Context, chains iter.Seq[*chain]) {
 	for c := range chains {
 		for _, a := range c.authorities {
@@ -40,8 +41,8 @@ func (r *recaller) recall(ctx context.Context, chains iter.Seq[*chain]) {
 	}
 }
 
-// from is recall for one issuer. It tries until storage lists what it has, and
-// at once when storage returns.
+// from is recall for one issuer. It retries until storage returns its list, and
+// immediately after an outage of storage.
 func (r *recaller) from(ctx context.Context, a *authority) {
 	for wait := storageFirst; ctx.Err() == nil; wait = min(2*wait, recallLast) {
 		returning := r.storage.returning()
@@ -67,8 +68,8 @@ func (r *recaller) keys(ctx context.Context, prefix string, keys []string) {
 	}
 }
 
-// hosts adds the hosts of some storage keys that a route serves and no route
-// names.
+// hosts adds the hosts of some storage keys that are served by a route without
+// being named by one.
 func (r *recaller) hosts(prefix string, keys []string) {
 	for _, key := range keys {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(key, prefix), "/"), "/")
@@ -77,7 +78,7 @@ func (r *recaller) hosts(prefix string, keys []string) {
 			continue
 		}
 		if cert, err := r.choices.demanded(name); cert != nil || err != nil {
-			continue // a handshake asks anew
+			continue // the next handshake asks again
 		}
 		r.add(name)
 	}

@@ -12,10 +12,11 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// maxReason bounds the text of a failure: a CA writes part of it.
+// maxReason limits the text of a failure: part of it comes from the CA.
 const maxReason = 400
 
-// A refusalError is a failure in one sentence. What it wraps says more.
+// A refusalError is a failure in one sentence. The wrapped error has the
+// details.
 type refusalError struct {
 	text string
 	err  error
@@ -24,7 +25,7 @@ type refusalError struct {
 func (e *refusalError) Error() string { return e.text }
 func (e *refusalError) Unwrap() error { return e.err }
 
-// explain puts the error of an order at a CA into one sentence.
+// explain turns the error of an order at a CA into one sentence.
 func explain(err error, directory, name string) error {
 	ca := directory
 	if u, perr := url.Parse(directory); perr == nil && u.Host != "" {
@@ -54,7 +55,7 @@ func explain(err error, directory, name string) error {
 	return &refusalError{text: fmt.Sprintf("the CA %s %s: %s (%s)", ca, what, oneLine(why), oneLine(kind)), err: err}
 }
 
-// plainText takes what certmagic and acmez put before and after an error's
+// plainText removes what certmagic and acmez add before and after an error's
 // text.
 func plainText(err error, name string) string {
 	text := err.Error()
@@ -67,7 +68,7 @@ func plainText(err error, name string) string {
 	return text
 }
 
-// oneLine makes a text short and of one line.
+// oneLine shortens a text and joins its lines.
 func oneLine(text string) string {
 	var parts []string
 	for line := range strings.Lines(text) {
@@ -83,8 +84,8 @@ func oneLine(text string) string {
 	return text
 }
 
-// failedValidation reports whether a CA has looked for the answer to a
-// challenge and has not found it.
+// failedValidation reports whether a CA has checked the answer to a challenge
+// and did not accept it.
 func failedValidation(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) {
@@ -94,9 +95,9 @@ func failedValidation(err error) bool {
 	return ok
 }
 
-// validating reports whether an attempt ended while a CA may have been looking
-// for the answer to a challenge: it may count as a failed validation there. The
-// text is acmez's.
+// validating reports whether an attempt ended while a CA may have been checking
+// the answer to a challenge: the CA may count it as a failed validation. The
+// texts are acmez's.
 func validating(err error) bool {
 	if failedValidation(err) {
 		return true
@@ -110,8 +111,8 @@ func validating(err error) bool {
 // unsolvable reports whether the CA does not offer the challenge type.
 func unsolvable(err error) bool { return strings.Contains(errorText(err), "no solvers available") }
 
-// orderTaken reports whether a CA has taken an order, whatever became of it: it
-// did not refuse it for its number.
+// orderTaken reports whether a CA has accepted an order, whatever its outcome:
+// so no rate limit refused it.
 func orderTaken(err error) bool {
 	if err == nil || validating(err) {
 		return true
@@ -120,9 +121,9 @@ func orderTaken(err error) bool {
 	return strings.Contains(text, "solving challenge") || strings.Contains(text, "finalizing order") || strings.Contains(text, "downloading certificate")
 }
 
-// refusedReplacing reports whether a CA refused an order for the certificate
-// that it said it replaces: RFC 9773, 5, binds that to one account. Another
-// order that says nothing of the kind may do.
+// refusedReplacing reports whether a CA refused an order because of the
+// certificate that it replaces: RFC 9773, 5, binds that to one account. An
+// order without that reference may succeed.
 func refusedReplacing(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) || failedValidation(err) || !strings.Contains(errorText(err), "creating new order") {
@@ -138,11 +139,11 @@ func refusedReplacing(err error) bool {
 	return p.Status == http.StatusNotFound || p.Status == http.StatusConflict
 }
 
-// deactivated reports whether a CA refused an order since its account has been
-// deactivated (RFC 8555, 7.3.6), which the text alone tells from other
-// refusals: Boulder's "Account is not valid, has status "deactivated"" and
-// Pebble's "Account has been deactivated". An account that the CA has revoked
-// is not meant: another one would be a way around that.
+// deactivated reports whether a CA refused an order because its account is
+// deactivated (RFC 8555, 7.3.6). Only the text tells this from other refusals:
+// Boulder's "Account is not valid, has status "deactivated"" and Pebble's
+// "Account has been deactivated". An account that the CA has revoked does not
+// count: a new one would circumvent that.
 func deactivated(err error) bool {
 	var p acme.Problem
 	if !errors.As(err, &p) || failedValidation(err) || p.Type != acme.ProblemTypeUnauthorized {
@@ -152,13 +153,14 @@ func deactivated(err error) bool {
 	return strings.Contains(text, "account") && strings.Contains(text, "deactivated")
 }
 
-// refused reports whether a CA has answered and said no.
+// refused reports whether a CA has answered with a refusal.
 func refused(err error) bool {
 	var p acme.Problem
 	return errors.As(err, &p) && !busy(p)
 }
 
-// errorText is the text below the sentence that explain made.
+// errorText returns the original text of an error that explain may have
+// wrapped.
 func errorText(err error) string {
 	var r *refusalError
 	if errors.As(err, &r) {
@@ -170,7 +172,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// ended adds why ctx ended to an error that comes from it.
+// ended adds the cause of ctx's end to an error, if ctx has ended.
 func ended(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("%w: %w", context.Cause(ctx), err)

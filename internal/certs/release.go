@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// chainRest is how long a chain is kept that no host has any more: longer than
-// any step that may have chosen it lasts.
+// chainRest is how long an unused chain is kept: longer than any step takes
+// that may have chosen it.
 const chainRest = 15 * time.Minute
 
-// begin starts the queue of a chain, once. Afterwards it also looks for
-// certificates on demand that an earlier process got from its issuers.
+// begin starts the queue of a chain, once. After Start it also looks for
+// on-demand certificates that an earlier process obtained from its issuers.
 func (m *Manager) begin(c *chain) {
 	c.once.Do(func() {
 		var ctx context.Context
@@ -23,7 +23,7 @@ func (m *Manager) begin(c *chain) {
 	})
 }
 
-// chainFor returns the chain of an issuer alone, at work.
+// chainFor returns the started chain of a single issuer.
 func (m *Manager) chainFor(d *draft) *chain {
 	c := m.issuers.chainOfIssuer(d)
 	m.begin(c)
@@ -35,21 +35,21 @@ func (m *Manager) chainFor(d *draft) *chain {
 	return c
 }
 
-// sweep forgets what no host has by the program's wish any more: realms at
-// once, issuers after a while. c may be nil.
+// sweep removes what no choice uses any more: realms immediately, issuers after
+// a while. c may be nil.
 func (c *choices) sweep() {
 	if c == nil {
 		return
 	}
 	m := c.manager
-	c.realmMu.Lock() // no realm and no chain is found or made meanwhile
+	c.realmMu.Lock() // meanwhile no realm or chain is found or made
 	defer c.realmMu.Unlock()
 	m.issuers.mu.Lock()
 	defer m.issuers.mu.Unlock()
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, q := range c.asked {
-		if q.running { // and may be about to use one
+		if q.running { // it may be about to use one
 			return
 		}
 	}
@@ -57,7 +57,7 @@ func (c *choices) sweep() {
 	m.issuers.sweep(time.Now())
 }
 
-// sweepRealms forgets realms. c.realmMu and c.mu are held.
+// sweepRealms removes unused realms. c.realmMu and c.mu are held.
 func (c *choices) sweepRealms() {
 	for key, some := range c.realms {
 		kept := some[:0]
@@ -73,7 +73,7 @@ func (c *choices) sweepRealms() {
 	}
 }
 
-// sweep releases chains. s.mu is held, and that of the choices.
+// sweep releases unused chains. s.mu and the choices' lock are held.
 func (s *issuers) sweep(now time.Time) {
 	released := false
 	for id, c := range s.single {
@@ -96,8 +96,9 @@ func (s *issuers) sweep(now time.Time) {
 	}
 }
 
-// sweepAccounts forgets the accounts that no authority has, unless a CA has
-// limited them: who comes back is to know. s.mu is held.
+// sweepAccounts removes accounts that no authority uses, except those with a
+// limit in force: if the account is used again, its limit must be known. s.mu
+// is held.
 func (s *issuers) sweepAccounts(now time.Time) {
 	used := make(map[*account]bool)
 	note := func(c *chain) {
@@ -131,7 +132,7 @@ func (h *holds) none(now time.Time) bool {
 	return true
 }
 
-// idle reports whether no host is in q, and no job of it runs.
+// idle reports whether no host is in q and no job is running.
 func (q *queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

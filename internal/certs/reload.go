@@ -8,18 +8,17 @@ import (
 )
 
 const (
-	maxReloads   = 16   // reads at a time of certificates that had to leave the memory
-	maxReloading = 1024 // of those and of those that wait for their turn
+	maxReloads   = 16   // concurrent reads of certificates evicted from memory
+	maxReloading = 1024 // such reads, including waiting ones
 	reloadPause  = storageFirst
 )
 
 var errManyReloads = errors.New("too many certificates are being read from storage")
 
-// reload makes the certificate that had to leave the memory come back, for a
-// handshake that waits. It takes no turn in a queue, and none of the host's
-// own: neither thousands of renewals nor one that hangs keep handshakes from a
-// certificate that is good. An error says why it is no use to wait. The
-// manager's lock is held.
+// reload loads an evicted certificate again, for a handshake that waits. It
+// uses neither a queue nor the host's job: thousands of renewals, or one that
+// hangs, must not keep handshakes from a good certificate. An error means that
+// waiting is useless. The manager's lock is held.
 func (h *host) reload() error {
 	m, o := h.manager, h.move()
 	switch {
@@ -37,7 +36,7 @@ func (h *host) reload() error {
 	return nil
 }
 
-// readAgain is the task that reads the certificate in use again.
+// readAgain is the task that loads the certificate in use again.
 func (h *host) readAgain() {
 	m := h.manager
 	s, err := h.readInUse()
@@ -60,7 +59,7 @@ func (h *host) readAgain() {
 	h.dropMotion()
 }
 
-// readInUse reads the certificate in use from where it came.
+// readInUse reads the certificate in use from where it is stored.
 func (h *host) readInUse() (*stored, error) {
 	m := h.manager
 	select {

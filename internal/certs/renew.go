@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// Renew gets a new certificate for a canonical host or a wildcard now, whether
-// or not the one in use is due, and forgets what failed before: backoff and
-// verdict of the policy. It does not wait. The error says why there is nothing
-// to do.
+// Renew gets a new certificate for a canonical host or a wildcard now, even if
+// the current one is not due. It forgets earlier failures: backoff and the
+// policy's verdict. It does not wait. It returns an error if there is nothing
+// to renew.
 func (m *Manager) Renew(host string) error {
 	if m.ctx.Err() != nil {
 		return errClosed
@@ -37,7 +37,7 @@ func (m *Manager) Renew(host string) error {
 	case m.options.Policy == nil:
 		return fmt.Errorf("no route names %q, and TLS.HostPolicy is not set: add a route for it, or set TLS.HostPolicy", host)
 	}
-	if m.choices == nil { // else TLS.Host may give it an issuer
+	if m.choices == nil { // otherwise TLS.Host may set an issuer for it
 		if err := m.routing.refusal(host); err != nil {
 			return err
 		}
@@ -46,11 +46,10 @@ func (m *Manager) Renew(host string) error {
 	return err
 }
 
-// Forget forgets what the policy said of a canonical host.
+// Forget forgets the policy's verdict about a canonical host.
 func (m *Manager) Forget(host string) { m.demands.forget(host) }
 
-// renew makes an order the next thing that is done for h. The manager's lock is
-// held.
+// renew makes an order the next step of h. The manager's lock is held.
 func (h *host) renew() error {
 	o := h.move()
 	if o.undecided {

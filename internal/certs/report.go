@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	maxReports = 10_000      // that wait for a slow Observe; the oldest go
-	reportWait = time.Second // that Close gives Observe
+	maxReports = 10_000      // waiting for a slow Observe; then the oldest are dropped
+	reportWait = time.Second // Close waits for Observe
 )
 
-// A reporter tells the log and the program how hosts are doing. The program's
-// Observe runs on the reporter's own goroutine: one that panics or blocks holds
-// up nothing but the reports behind it.
+// A reporter reports the states of hosts to the log and to the program. The
+// program's Observe runs on the reporter's own goroutine: if it panics or
+// blocks, it delays only later reports.
 type reporter struct {
 	log     *slog.Logger
-	observe func(Status) // nil if the program does not look
+	observe func(Status) // nil if the program does not set it
 
 	mu      sync.Mutex
 	reports []Status // for observe
@@ -41,9 +41,9 @@ func (r *reporter) ready(s Status) {
 	r.add(s)
 }
 
-// failed reports a failure: at Warn if it is news and not one of many, else at
-// Debug. That a client has found a name for which no first certificate can be
-// had is at Info: nothing of the program's is wrong.
+// failed reports a failure: at Warn if it is new and not one of many, otherwise
+// at Debug. A failed first certificate on demand is at Info: the name came from
+// a client, so nothing is wrong with the program.
 func (r *reporter) failed(s Status, why failure, news bool) {
 	message := "certificate failed"
 	if why == ofPreflight {
@@ -62,7 +62,7 @@ func (r *reporter) failed(s Status, why failure, news bool) {
 	r.add(s)
 }
 
-// hopeless reports a host that only a change of the program helps.
+// hopeless reports a host that only a change of the program can help.
 func (r *reporter) hopeless(s Status) {
 	if r.names(&r.failures, s.Host) {
 		r.log.Error("no certificate possible", "host", s.Host, "cause", s.Err)
@@ -70,8 +70,8 @@ func (r *reporter) hopeless(s Status) {
 	r.add(s)
 }
 
-// held reports a host that has to wait for a CA: at Info if it is news and not
-// one of many, else at Debug. Nothing has failed, and nothing is to be done.
+// held reports a host that must wait for a CA: at Info if it is new and not one
+// of many, otherwise at Debug. Nothing has failed, and no action is needed.
 func (r *reporter) held(s Status, news bool) {
 	level := slog.LevelDebug
 	if news && r.names(&r.waits, s.Host) {
@@ -82,7 +82,7 @@ func (r *reporter) held(s Status, news bool) {
 	r.add(s)
 }
 
-// names counts a host, and reports whether it may have a log line of its own.
+// names counts a host, and reports whether it gets its own log line.
 func (r *reporter) names(t *tally, host string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,7 +93,7 @@ func (r *reporter) names(t *tally, host string) bool {
 	return named
 }
 
-// summarize logs the hosts that had no lines of their own.
+// summarize logs the hosts that got no log lines of their own.
 func (r *reporter) summarize() {
 	r.mu.Lock()
 	failed, failures := r.failures.take()
@@ -128,8 +128,8 @@ func (r *reporter) poke() {
 	}
 }
 
-// loop is the reporter's goroutine. When ctx is done it delivers what is left
-// and ends.
+// loop is the reporter's goroutine. When ctx is done it delivers the remaining
+// reports and ends.
 func (r *reporter) loop(ctx context.Context) {
 	defer close(r.done)
 	var summary <-chan time.Time
@@ -155,7 +155,7 @@ func (r *reporter) loop(ctx context.Context) {
 	}
 }
 
-// deliver gives the program its reports.
+// deliver passes the waiting reports to the program.
 func (r *reporter) deliver() {
 	for {
 		r.mu.Lock()
@@ -174,7 +174,7 @@ func (r *reporter) deliver() {
 	}
 }
 
-// call calls the program's hook. A panic in it costs this report.
+// call calls the program's hook. If it panics, only this report is lost.
 func (r *reporter) call(s Status) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -184,7 +184,7 @@ func (r *reporter) call(s Status) {
 	r.observe(s)
 }
 
-// wait waits a moment for the end of loop: a hook that blocks must not keep
+// wait waits a moment for the end of loop: a hook that blocks must not block
 // Close.
 func (r *reporter) wait() {
 	select {

@@ -10,10 +10,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// publicDirectories are the domains of the ACME directories of public CAs. A CA
-// that also runs private ones below the same domain is here with the host of
-// the public one. What is not here counts as private: it is asked, and says
-// itself what it does not sign. Read-only.
+// publicDirectories are the domains of the ACME directories of public CAs. If a
+// CA also runs private directories below the same domain, the host of the
+// public one is listed. Any other CA counts as private: it gets the order, and
+// decides itself what it signs. Read-only.
 var publicDirectories = []string{
 	"letsencrypt.org",
 	"zerossl.com",
@@ -25,11 +25,11 @@ var publicDirectories = []string{
 	"acme.litessl.com",
 }
 
-// An onionIssuer says whether it signs names under .onion, which need a proof
-// of their own (RFC 9799).
+// An onionIssuer tells whether it signs names under .onion, which require a
+// special proof (RFC 9799).
 type onionIssuer interface{ IssuesOnion() bool }
 
-// isPublic reports whether an issuer is a known public CA, which keeps to the
+// isPublic reports whether an issuer is a known public CA, which follows the
 // rules of the CA/Browser Forum.
 func isPublic(issuer certmagic.Issuer) bool {
 	switch i := issuer.(type) {
@@ -42,8 +42,8 @@ func isPublic(issuer certmagic.Issuer) bool {
 	return false
 }
 
-// refuses says why none of the authorities signs a host or wildcard, or returns
-// nil.
+// refuses returns why none of the authorities signs a host or wildcard, or nil
+// if one may.
 func (c *chain) refuses(name string) error {
 	var first error
 	for _, a := range c.authorities {
@@ -58,8 +58,8 @@ func (c *chain) refuses(name string) error {
 	return first
 }
 
-// refuses says why the authority never signs a host or wildcard, or returns
-// nil. It asks nobody.
+// refuses returns why the authority never signs a host or wildcard, or nil if
+// it may. The CA is not contacted.
 func (a *authority) refuses(name string) error {
 	if _, ok := a.template.(*LocalCA); ok {
 		if isIP(name) {

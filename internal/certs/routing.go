@@ -8,8 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// routing says what is wanted of a name now: by the routes, by what the program
-// says per host, and by the certificates that it brought. It keeps nothing.
+// routing tells what is wanted of a name now, from the routes, the program's
+// settings per host, and the certificates that the program provides. It has no
+// state of its own.
 type routing struct {
 	options *Options
 	choices *choices
@@ -18,18 +19,18 @@ type routing struct {
 	local   *localSigner // nil if the program has replaced it
 }
 
-// A want is what the routes say of a name.
+// A want is what the routes want of a name.
 type want struct {
 	wanted  bool
-	known   bool  // a route serves it, if not one of exactly that name
+	known   bool  // a route serves it, though none may name it
 	refusal error // why it cannot have a certificate; nil if it can
 	kind    kind
 
 	left      bool // no route has exactly that pattern
-	undecided bool // the program has not said yet how its TLS is done
+	undecided bool // the program has not returned its TLS settings yet
 }
 
-// decide says what the routes want of a name now.
+// decide returns what the routes want of a name now.
 func (r *routing) decide(name string) want {
 	switch {
 	case r.options.Wants(name):
@@ -46,7 +47,7 @@ func (r *routing) decide(name string) want {
 	return r.wantOf(name)
 }
 
-// wantOf says what a host pattern of a route wants.
+// wantOf returns what a host pattern of a route wants.
 func (r *routing) wantOf(name string) want {
 	zone, wild := strings.CutPrefix(name, "*.")
 	ch, _ := r.choices.exact(name)
@@ -58,8 +59,8 @@ func (r *routing) wantOf(name string) want {
 	case !wild:
 		return want{wanted: true, refusal: r.refusal(name), kind: r.kindOf(name)}
 	case r.local.mintable(zone) && r.chainOf(name) == r.issuers.internal && !strings.Contains(zone, "."):
-		// No client takes *.localhost: its hosts get certificates of their own
-		// as they are asked for.
+		// No client accepts a certificate for *.localhost: its hosts get their
+		// own certificates when they are requested.
 		return want{known: true}
 	case r.chainOf(name).wildcards(), r.refusal(name) != nil:
 		return want{wanted: true, refusal: r.refusal(name)}
@@ -101,7 +102,7 @@ func (r *routing) served(host string) bool {
 }
 
 // passed reports whether the connections of a canonical host, or of a pattern,
-// are carried elsewhere.
+// are forwarded with their TLS.
 func (r *routing) passed(host string) bool {
 	for _, pattern := range [...]string{host, wildcardOf(host), "*"} {
 		switch {
@@ -115,13 +116,13 @@ func (r *routing) passed(host string) bool {
 	return false
 }
 
-// passes reports whether the connections of exactly that pattern's route are
-// carried elsewhere.
+// passes reports whether exactly that pattern has a route that forwards
+// connections.
 func (r *routing) passes(pattern string) bool {
 	return r.options.Passes != nil && r.options.Passes(pattern)
 }
 
-// chainOf returns what issues for a host or wildcard.
+// chainOf returns the issuers of a host or wildcard.
 func (r *routing) chainOf(name string) *chain {
 	if c := r.choices.chain(name); c != nil {
 		return c
@@ -132,7 +133,8 @@ func (r *routing) chainOf(name string) *chain {
 	return r.issuers.public
 }
 
-// refusal says why nobody can issue for the host or wildcard, or nil.
+// refusal returns why no issuer can sign for the host or wildcard, or nil if
+// one can.
 func (r *routing) refusal(name string) error {
 	c := r.chainOf(name)
 	if len(c.authorities) == 0 {
@@ -141,7 +143,7 @@ func (r *routing) refusal(name string) error {
 	return c.refuses(name)
 }
 
-// brings reports whether the program brought the certificate of a canonical
+// brings reports whether the program provides the certificate of a canonical
 // host or a wildcard.
 func (r *routing) brings(host string) bool {
 	if ch, _, _ := r.choices.of(host); ch != nil && ch.cert != nil {
@@ -150,7 +152,7 @@ func (r *routing) brings(host string) bool {
 	return r.static.Load().has(host)
 }
 
-// mints reports whether host gets its certificate in the handshake.
+// mints reports whether the certificate of host is made during the handshake.
 func (r *routing) mints(host string) bool {
 	return r.local.mintable(host) && r.chainOf(host) == r.issuers.internal && r.options.Knows(host) && !r.passed(host)
 }

@@ -34,8 +34,8 @@ func (m *Manager) checkTLS() error {
 	return errors.Join(errs...)
 }
 
-// checkConfig checks the base settings. hooked means that the program says per
-// host how TLS is done.
+// checkConfig checks the base settings. hooked means that the program has a
+// hook for TLS settings per host.
 func checkConfig(base *tls.Config, hooked bool) error {
 	if base == nil {
 		return nil

@@ -15,43 +15,43 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// shapesPrefix is where storage says what the chains of each issuer look like.
+// shapesPrefix is where storage describes the chains of each issuer.
 const shapesPrefix = "hostproxy/chains"
 
-// shapePause is how long storage is believed about a shape that condemns a
-// chain: another process may learn better.
+// shapePause is how long a shape from storage is trusted although it makes a
+// chain count as damaged: another process may have learned more.
 const shapePause = 5 * time.Second
 
-// A shape is what the chains of one issuer look like as it issues them.
+// A shape describes the chains that one issuer issues.
 type shape struct {
 	// Shortest is the number of certificates in the shortest chain.
 	Shortest int `json:"shortest"`
-	// Flaws are those that the issuer's own chains have.
+	// Flaws are the flaws that the issuer's own chains have.
 	Flaws []flaw `json:"flaws,omitempty"`
 
-	guessed bool // nobody has seen a chain
+	guessed bool // no chain was seen yet
 }
 
 func shapeKey(folder string) string { return path.Join(shapesPrefix, folder+".json") }
 
-// shapes know what is damage in a chain, and what its issuer's habit: they see
-// each new certificate on its way into storage, and note what is odd about it,
-// for later and for other processes. A certificate is therefore never ordered
-// twice for a reason that no order can remove.
+// shapes tell damage in a chain from a habit of its issuer: they see each new
+// certificate on its way into storage, and store its peculiarities for later
+// and for other processes. So a certificate is never ordered again for a flaw
+// that every new one would have.
 type shapes struct {
 	storage *boundedStorage
 
 	mu    sync.Mutex
 	known map[string]shape     // by the issuer's folder in storage
-	read  map[string]time.Time // when storage was asked last
+	read  map[string]time.Time // when storage was last read
 }
 
 func newShapes(s *boundedStorage) *shapes {
 	return &shapes{storage: s, known: make(map[string]shape), read: make(map[string]time.Time)}
 }
 
-// check returns nil if the chain in text is as a issues them, errUnusable if
-// it is damaged, and another error if storage does not say which.
+// check returns nil if the chain in text looks as a issues them, errUnusable if
+// it is damaged, and another error if storage fails to tell.
 func (x *shapes) check(ctx context.Context, a *authority, text []byte) error {
 	b, err := readBundle(text)
 	if err != nil {
@@ -76,8 +76,8 @@ func (x *shapes) check(ctx context.Context, a *authority, text []byte) error {
 	return b.fits(known)
 }
 
-// usual is the shape of chains until the issuer shows another. A public CA
-// signs by an intermediate certificate; what other issuers do nobody knows.
+// usual returns the assumed shape until the issuer shows another. A public CA
+// signs with an intermediate certificate; other issuers may not.
 func (a *authority) usual() shape {
 	if _, ok := a.template.(*certmagic.ACMEIssuer); ok {
 		return shape{Shortest: 2, guessed: true}
@@ -85,7 +85,7 @@ func (a *authority) usual() shape {
 	return shape{Shortest: 1, guessed: true}
 }
 
-// fits returns errUnusable, with the reason, if b does not look like the rest.
+// fits returns errUnusable, with the reason, if b differs from s.
 func (b *bundle) fits(s shape) error {
 	for _, f := range b.flaws {
 		if !slices.Contains(s.Flaws, f) {
@@ -108,8 +108,8 @@ func (f flaw) reason() string {
 	return "it contains other data, or a certificate is truncated"
 }
 
-// load reads what storage says about an issuer. What is damaged counts as
-// absent: it is learned anew.
+// load reads the stored shape of an issuer. A damaged one counts as absent: it
+// is learned again.
 func (x *shapes) load(ctx context.Context, folder string) (shape, error) {
 	var s shape
 	text, err := x.storage.Load(ctx, shapeKey(folder))
@@ -119,7 +119,8 @@ func (x *shapes) load(ctx context.Context, folder string) (shape, error) {
 	return s, err
 }
 
-// get returns what is known of an issuer, or what any chain is shorter than.
+// get returns the known shape of an issuer, or one that is longer than any
+// chain.
 func (x *shapes) get(folder string) shape {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -135,8 +136,8 @@ func (x *shapes) set(folder string, s shape) {
 	x.known[folder], x.read[folder] = s, time.Now()
 }
 
-// learn looks at what certmagic is about to store. A new certificate shows how
-// its issuer makes them.
+// learn reads what certmagic is about to store. A new certificate shows what
+// its issuer's chains look like.
 func (x *shapes) learn(ctx context.Context, key string, value []byte) {
 	folder, ok := issuerFolder(key)
 	if !ok {
@@ -157,11 +158,11 @@ func (x *shapes) learn(ctx context.Context, key string, value []byte) {
 	}
 	text, err := json.Marshal(next)
 	if err == nil {
-		_ = x.storage.put(ctx, shapeKey(folder), text) // a later one may succeed
+		_ = x.storage.put(ctx, shapeKey(folder), text) // a later write may succeed
 	}
 }
 
-// with returns the shape that fits b too, and whether it is another.
+// with returns the shape that also fits b, and whether it differs.
 func (s shape) with(b *bundle) (_ shape, changed bool) {
 	s.Flaws, s.guessed = slices.Clone(s.Flaws), false
 	if n := len(b.certs); n < s.Shortest {
@@ -175,8 +176,7 @@ func (s shape) with(b *bundle) (_ shape, changed bool) {
 	return s, changed
 }
 
-// issuerFolder returns the issuer's part of the storage key of a host's
-// certificate.
+// issuerFolder returns the issuer's part in the storage key of a certificate.
 func issuerFolder(key string) (string, bool) {
 	parts := strings.Split(key, "/")
 	if len(parts) != 4 || parts[0] != "certificates" || !strings.HasSuffix(key, ".crt") {

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// A Share is one server's share in a Keeper. The Keeper stays open until the
-// last Share is released, or until Close. The methods may be called
-// concurrently, except Pass and Release.
+// A Share is one server's use of a Keeper. The Keeper stays open until the last
+// Share is released, or until Close. The methods may be called concurrently,
+// except Pass and Release.
 type Share struct {
 	keeper  *Keeper
 	epoch   int         // guarded by keeper.mu
@@ -18,7 +18,7 @@ type Share struct {
 	ports   *sharePorts // of its listeners
 }
 
-// Share counts a server in. It opens nothing.
+// Share registers a server. It opens nothing.
 func (k *Keeper) Share() *Share {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -27,14 +27,14 @@ func (k *Keeper) Share() *Share {
 	return &Share{keeper: k, epoch: k.epoch, ports: new(sharePorts)}
 }
 
-// Listen opens the Keeper for open listeners, with the addresses of the one for
-// HTTPS and the one for challenges, which may be nil. options is called if the
-// Keeper is not open yet.
+// Listen opens the Keeper for open listeners: https is the address of the one
+// for HTTPS, plain that of the one for challenges, which may be nil. options is
+// called if the Keeper is not open yet.
 func (s *Share) Listen(https, plain net.Addr, options func() Options) (*tls.Config, error) {
 	k := s.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s.epoch != k.epoch { // closed meanwhile, and opened anew here
+	if s.epoch != k.epoch { // closed meanwhile, and now opened again
 		s.epoch = k.epoch
 		k.shares++
 	}
@@ -43,29 +43,29 @@ func (s *Share) Listen(https, plain net.Addr, options func() Options) (*tls.Conf
 	return k.open(0, options)
 }
 
-// Deafen says that the plain listener accepts no more connections: no HTTP-01
-// challenge reaches it.
+// Deafen reports that the plain listener accepts no more connections, so it
+// receives no HTTP-01 challenges.
 func (s *Share) Deafen() {
 	s.keeper.ports.deafen(s.ports)
 	s.keeper.answer()
 }
 
-// Pass returns ln with some hosts' connections carried elsewhere, by the Passer
-// that open makes. Release cuts them.
+// Pass wraps ln so that connections of some hosts are forwarded, by the Passer
+// that open makes. Release closes them.
 func (s *Share) Pass(ln net.Listener, open func() *Passer) net.Listener {
-	p := open() // one for each: the server of a listener closes it at its own end
+	p := open() // one per listener: its server closes it at the end
 	s.passers = append(s.passers, p)
 	return p.Listener(ln)
 }
 
-// Authority is Keeper.Authority for requests to the plain listener of s: they
-// go to the HTTPS listener beside it.
+// Authority is like Keeper.Authority, for requests to the plain listener of s:
+// they are sent to the HTTPS listener beside it.
 func (s *Share) Authority(q *http.Request, host, port string) string {
 	return httpsAuthority(q, host, port, s.ports.https)
 }
 
 // Release ends the share. After the last one it closes the Keeper and calls
-// last; not while a listener without a Share is open, which stays until Close.
+// last, unless a listener without a Share is open: that one lasts until Close.
 // Later calls do nothing.
 func (s *Share) Release(last func()) (err error) {
 	s.once.Do(func() {
@@ -82,8 +82,8 @@ func (s *Share) Release(last func()) (err error) {
 	return err
 }
 
-// release counts out a server of an epoch, and reports whether nobody uses k
-// any more.
+// release unregisters a server of an epoch, and reports whether k is no longer
+// used.
 func (k *Keeper) release(epoch int) (alone bool, err error) {
 	k.mu.Lock()
 	k.running--

@@ -7,7 +7,7 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// The files of a certificate in storage, by their suffix.
+// The suffixes of a certificate's files in storage.
 const (
 	certFile = ".crt"
 	keyFile  = ".key"
@@ -15,8 +15,8 @@ const (
 )
 
 // siteKey returns the storage key of one of the files of name's certificate. It
-// is what certmagic.StorageKeys returns, at a tenth of the cost for names that
-// need no replacement: they are read by the hundred thousand at start.
+// equals that of certmagic.StorageKeys, at a tenth of the cost for names
+// without special characters: hundreds of thousands are read at start.
 func (a *authority) siteKey(name, suffix string) string {
 	safe := name
 	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.Contains(name, "..") {

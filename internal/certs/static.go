@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// A static table holds the certificates that the program brought.
+// A static is a table of the certificates that the program provides.
 type static struct {
 	names map[string][]*tls.Certificate
 }
 
-// newStatic makes the table of certs and of those that files have.
+// newStatic makes the table of certs and the certificates in files.
 func newStatic(certs []tls.Certificate, files []*pairFile) (*static, error) {
 	t := &static{names: make(map[string][]*tls.Certificate)}
 	var errs []error
@@ -89,7 +89,7 @@ func (t *static) statuses() []Status {
 }
 
 // status describes the certificate that covers a host or a wildcard, and
-// whether there is one.
+// reports whether there is one.
 func (t *static) status(name string) (Status, bool) {
 	cs := t.lookup(name)
 	if len(cs) == 0 {
@@ -98,7 +98,7 @@ func (t *static) status(name string) (Status, bool) {
 	return staticStatus(name, cs[0].Leaf), true
 }
 
-// staticStatus describes a certificate of the program.
+// staticStatus describes a certificate that the program provides.
 func staticStatus(name string, leaf *x509.Certificate) Status {
 	return Status{
 		Host: name, State: Static, Issuer: leaf.Issuer.CommonName,
@@ -106,17 +106,17 @@ func staticStatus(name string, leaf *x509.Certificate) Status {
 	}
 }
 
-// statics are the certificates that the program brought for all hosts: those of
-// its tls.Config, and those in files.
+// statics are the certificates that the program provides for all hosts: from
+// its tls.Config and from files.
 type statics struct {
-	atomic.Pointer[static] // the table of them all
+	atomic.Pointer[static] // the table of all of them
 
 	base  []tls.Certificate
 	files []*pairFile // owned by the task that calls reread
 	log   *slog.Logger
 }
 
-// newStatics reads the files.
+// newStatics reads the files and makes the table.
 func newStatics(o *Options) (*statics, error) {
 	s := &statics{log: o.Logger}
 	if o.Config != nil {
@@ -140,8 +140,7 @@ func newStatics(o *Options) (*statics, error) {
 	return s, errors.Join(append(errs, err)...)
 }
 
-// reread reads the files again that have changed, and reports whether the names
-// of the certificates may be others now.
+// reread reads changed files again, and reports whether the table has changed.
 func (s *statics) reread(ctx context.Context) (changed bool) {
 	fresh := false
 	for i, f := range s.files {
@@ -151,8 +150,8 @@ func (s *statics) reread(ctx context.Context) (changed bool) {
 		}
 		next, err := readPair(f.KeyPair)
 		if err != nil {
-			// A certificate and its key may change one after the other: look
-			// again.
+			// A certificate and its key may be replaced one after the other:
+			// the next check tries again.
 			s.log.Log(ctx, f.fault.level(err), "certificate files cannot be read; keeping the previous certificate", "cause", err)
 			continue
 		}
@@ -170,7 +169,7 @@ func (s *statics) reread(ctx context.Context) (changed bool) {
 	return true
 }
 
-// watchFiles is the task that reads files again when they have changed.
+// watchFiles is the task that reads changed files again.
 func (m *Manager) watchFiles() {
 	ticker := time.NewTicker(filesPause)
 	defer ticker.Stop()

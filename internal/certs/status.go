@@ -12,35 +12,35 @@ import (
 )
 
 // The states of a certificate. A host goes from Pending to Valid or Failed, and
-// between those.
+// then between those two.
 const (
-	Pending = "pending" // no valid one; an attempt is under way, to come or left to a handshake
-	Valid   = "valid"   // one is served
+	Pending = "pending" // none yet; an attempt is running, planned, or waits for a handshake
+	Valid   = "valid"   // a valid one is served
 	Failed  = "failed"  // the last attempt failed; an older certificate may still be served
-	Static  = "static"  // the program brought it
+	Static  = "static"  // the program provides it
 )
 
 // A Status describes one host's certificate at one time.
 type Status struct {
 	Host   string
 	State  string
-	Issuer string // key of who issued the certificate in use; "" if none
+	Issuer string // key of the issuer of the certificate in use; "" if none
 
 	Serial    *big.Int  // of the certificate in use; nil if none
 	NotBefore time.Time // of the certificate in use; zero if none
 	NotAfter  time.Time
-	RenewAt   time.Time // when its renewal is due; zero if it is not renewed
+	RenewAt   time.Time // when renewal is due; zero if it is not renewed
 
-	Attempts int   // failed since the last success
-	Err      error // of the last attempt, or why there was none; nil if nothing is wrong
-	// after a failure or while a CA's limit is in force; zero if only a change
-	// of the program helps
+	Attempts int   // consecutive failed attempts
+	Err      error // of the last attempt, or why none was made; nil if all is well
+	// set after a failure or while a CA's limit is in force; zero if only a
+	// change of the program helps
 	NextTry  time.Time
-	OnDemand bool // it came with a handshake, not with a route
+	OnDemand bool // the host came with a handshake, not with a route
 
-	Waiting int // handshakes that wait for it; not for Observe
-	// handshakes refused because too many were waiting; 0 a minute or two after
-	// the last one; not for Observe
+	Waiting int // handshakes waiting for it; not for Observe
+	// handshakes refused because too many were waiting; reset a minute or two
+	// after the last one; not for Observe
 	Refused int
 }
 
@@ -64,8 +64,8 @@ func (m *Manager) Statuses() []Status {
 }
 
 // Await waits until each host has a certificate, or ctx is done; with no hosts,
-// until each host of a route that wants one has. The error says which hosts
-// have none and why.
+// until each host of a route that wants one has it. The error lists the hosts
+// without one, and the reasons.
 func (m *Manager) Await(ctx context.Context, hosts ...string) error {
 	for {
 		m.follower.sync()
@@ -83,8 +83,8 @@ func (m *Manager) Await(ctx context.Context, hosts ...string) error {
 	}
 }
 
-// ready reports whether all hosts have certificates, or returns what is closed
-// when the first that lacks one moves.
+// ready reports whether all hosts have certificates. If not, it returns a
+// channel that is closed at the next outcome of the first host without one.
 func (m *Manager) ready(hosts []string) (bool, <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +103,8 @@ func (m *Manager) ready(hosts []string) (bool, <-chan struct{}) {
 	return true, nil
 }
 
-// missing says which hosts lack a certificate, and why.
+// missing returns an error with each host that lacks a certificate, and the
+// reason.
 func (m *Manager) missing(hosts []string) error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -116,8 +117,8 @@ func (m *Manager) missing(hosts []string) error {
 	return errors.Join(errs...)
 }
 
-// lacking yields why each of the hosts, or of all if there are none, lacks a
-// certificate, nil if it does not. m.mu is held for reading.
+// lacking yields why each of the hosts lacks a certificate, nil if it has one.
+// Without hosts, it yields all in the table. m.mu is held for reading.
 func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	return func(yield func(*host, error) bool) {
 		if len(hosts) == 0 {
@@ -150,8 +151,8 @@ func (m *Manager) lacking(hosts []string) iter.Seq2[*host, error] {
 	}
 }
 
-// lack returns why h has no certificate that is good now, nil if it has. The
-// manager's lock is held.
+// lack returns why h has no good certificate, nil if it has one. The manager's
+// lock is held.
 func (h *host) lack(name string) error {
 	var why error
 	if h.motion != nil {
@@ -173,8 +174,8 @@ var (
 	errLazy    = errors.New("TLS.Lazy waits for the first handshake that needs it")
 )
 
-// A lackError says that a host has no certificate. It becomes text only when
-// somebody reads it: there may be thousands.
+// A lackError says that a host has no certificate. Its text is made only when
+// needed: there may be thousands.
 type lackError struct {
 	host string
 	why  error // nil if nothing has failed yet

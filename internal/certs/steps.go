@@ -12,32 +12,32 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// A step is what a host's job does.
+// A step is the work of a host's job.
 type step uint8
 
 const (
-	load    step = iota // looks into storage and decides what comes next
+	load    step = iota // reads storage and decides what comes next
 	issue               // obtains or renews
-	replace             // obtains where something damaged is in the way
+	replace             // obtains a new one after discarding damaged data
 	refresh             // asks the CA for new renewal information
 	preview             // looks the host up in DNS before an order
 )
 
 const (
-	// renewalInfoPause is how long renewal information is good for, if the CA
-	// does not say less.
+	// renewalInfoPause is how long renewal information is used, unless the CA
+	// says less.
 	renewalInfoPause = 6 * time.Hour
 
-	// unusableReads is how often a certificate in storage is found damaged
+	// unusableReads is how often a stored certificate must be found damaged
 	// before it is replaced: certmagic writes its three files one by one, and
-	// another process may be at it.
+	// another process may be doing so.
 	unusableReads = 3
 
-	// vouchTime is how long the policy's word counts for a first order: a limit
-	// may hold that for hours.
+	// vouchTime is how long the policy's answer counts for a first order: a
+	// limit may delay that for hours.
 	vouchTime = time.Minute
 
-	// unknownPause is how long a renewal waits for a policy that does not know.
+	// unknownPause is how long a renewal waits for a policy that cannot tell.
 	unknownPause = time.Minute
 )
 
@@ -62,13 +62,13 @@ func (h *host) run(ctx context.Context, s step) {
 	}
 }
 
-// begin starts a job: its context ends when the host goes. False means that
-// there is nothing to do.
+// begin starts a job; its context ends when the host is removed. False means
+// that there is nothing to do.
 func (h *host) begin(ctx context.Context) (context.Context, bool) {
 	m := h.manager
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// a handshake hurried a job that was about to start
+	// a handshake expedited a job that was about to start
 	if h.gone || h.motion != nil && h.motion.cancel != nil {
 		return ctx, false
 	}
@@ -76,7 +76,7 @@ func (h *host) begin(ctx context.Context) (context.Context, bool) {
 	return ctx, true
 }
 
-// end ends the job and queues what comes next.
+// end ends the job and queues the next step.
 func (h *host) end() {
 	m := h.manager
 	m.mu.Lock()
@@ -101,7 +101,7 @@ func (h *host) end() {
 	h.dropMotion()
 }
 
-// next says what comes after the job under way.
+// next sets the step after the running job.
 func (h *host) next(q *queue, s step, due time.Time) {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
@@ -125,7 +125,7 @@ func (h *host) load(ctx context.Context) {
 	}
 }
 
-// missing decides about a host that has nothing in storage.
+// missing decides what to do for a host without a certificate in storage.
 func (h *host) missing() {
 	m := h.manager
 	queue, step := h.ordering()
@@ -133,13 +133,13 @@ func (h *host) missing() {
 	defer m.mu.Unlock()
 	switch {
 	case h.kind == covered:
-		m.remove(h) // the wildcard's certificate will do
+		m.remove(h) // the wildcard's certificate suffices
 	case h.motion.err != nil && h.motion.why == held && time.Now().Before(h.motion.next):
 		h.motion.then = h.heldPlan()
 	case h.motion.err != nil:
 		h.motion.then = plan{queue, step, h.resumes()}
 	case h.kind == onDemand && !h.motion.awaited:
-		m.remove(h) // recalled, and gone meanwhile
+		m.remove(h) // recalled, but its certificate is gone
 	case h.kind == lazy && !h.motion.awaited:
 		// Nothing comes next: the first handshake puts a job.
 	default:
@@ -147,7 +147,7 @@ func (h *host) missing() {
 	}
 }
 
-// follow does what a certificate in storage asks for.
+// follow decides the next step for a certificate in storage.
 func (h *host) follow(ctx context.Context, s *stored) {
 	switch {
 	case s.ari.NeedsRefresh():
@@ -162,20 +162,20 @@ func (h *host) follow(ctx context.Context, s *stored) {
 	}
 }
 
-// notBefore is when the host may be issued for in place of s: after a failure
-// not before its time, though a handshake may have had the certificate loaded
-// meanwhile, and not at once after an order.
+// notBefore returns when the host may be issued for in place of s: after a
+// failure not before its next try, even if a handshake has loaded the
+// certificate meanwhile, and not immediately after an order.
 func (h *host) notBefore(s *stored) time.Time {
 	h.manager.mu.RLock()
 	defer h.manager.mu.RUnlock()
-	if h.summary == nil { // it has gone
+	if h.summary == nil { // it is gone
 		return h.resumes()
 	}
 	return latest(h.resumes(), h.rested(s))
 }
 
-// resumes is when the host may be issued for after a failure. The manager's
-// lock is held.
+// resumes returns when the host may be issued for after a failure. The
+// manager's lock is held.
 func (h *host) resumes() time.Time {
 	if o := h.motion; o.err != nil && o.why != ofStorage {
 		return latest(o.next, time.Now())
@@ -193,7 +193,7 @@ func (h *host) issue(ctx context.Context) {
 		return
 	case errors.Is(err, ErrNotAllowed), errors.Is(err, errSpare), errors.Is(err, errUnasked):
 		level := slog.LevelInfo
-		// of which any client can make up as many as the policy allows
+		// clients can make up as many as the policy allows
 		if h.kind == onDemand && !h.loaded() {
 			level = slog.LevelDebug
 		}
@@ -210,7 +210,7 @@ func (h *host) issue(ctx context.Context) {
 	case errors.As(err, &no):
 		h.hold(err, no.until)
 	case storageFailed(err):
-		// Each try may be an order, and a certificate that is thrown away.
+		// Each try may be an order whose certificate is lost.
 		h.fail(&paceError{first: refusedFirst, last: refusedLast, err: err}, ofOrder, plan{h.chain().queue, issue, time.Time{}})
 	case err != nil:
 		queue, step := h.ordering()
@@ -220,25 +220,26 @@ func (h *host) issue(ctx context.Context) {
 	}
 }
 
-// isForced reports whether the program wants another certificate, due or not.
+// isForced reports whether the program requests a new certificate, due or not.
 func (h *host) isForced() bool {
 	h.manager.mu.RLock()
 	defer h.manager.mu.RUnlock()
 	return h.motion.forced
 }
 
-// unknown returns how long a renewal waits for a policy that does not know,
-// longer from time to time.
+// unknown returns how long a renewal waits for a policy that cannot tell; it
+// grows with each such answer.
 func (h *host) unknown() time.Duration {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()
 	h.motion.unknown++
 	pause := min(unknownPause<<min(h.motion.unknown-1, 6), time.Hour)
-	// A fifth more or less, so that hosts that failed together part.
+	// Up to a fifth more or less, so that hosts that failed together spread
+	// out.
 	return time.Duration(float64(pause) * (0.8 + 0.4*rand.Float64()))
 }
 
-// order says what h wants of its chain, and forgets that it was used.
+// order returns the order of h for its chain, and clears the mark used.
 func (h *host) order() order {
 	m := h.manager
 	m.mu.Lock()
@@ -249,7 +250,7 @@ func (h *host) order() order {
 	return o
 }
 
-// collect keeps what an order has left in storage.
+// collect reads what an order has left in storage and keeps it.
 func (h *host) collect(ctx context.Context) {
 	s, err := h.read(ctx)
 	switch {
@@ -274,8 +275,8 @@ func (h *host) replace(ctx context.Context) {
 	h.issue(ctx)
 }
 
-// discard makes what is damaged in storage count as absent, unless another
-// process has replaced it meanwhile.
+// discard makes a damaged certificate in storage count as absent, unless
+// another process has replaced it meanwhile.
 func (h *host) discard(ctx context.Context) error {
 	return discardDamaged(ctx, h.manager.storage, h.chain().authorities, h.name)
 }
@@ -289,7 +290,7 @@ func (h *host) refresh(ctx context.Context) {
 			return
 		}
 	}
-	// Another process may have asked already.
+	// Another process may have asked the CA already.
 	if s.ari.NeedsRefresh() {
 		if err := h.fetchRenewalInfo(ctx, s); err != nil {
 			h.manager.log.Debug("no renewal information", "host", h.name, "cause", err)
@@ -301,8 +302,8 @@ func (h *host) refresh(ctx context.Context) {
 }
 
 // cached returns the certificate in memory with the renewal information in
-// storage, nil unless that belongs to it. It costs a tenth of a read, and there
-// are four a day.
+// storage, nil if they do not belong together. It costs a tenth of a read, and
+// each host needs it four times a day.
 func (h *host) cached(ctx context.Context) *stored {
 	h.manager.mu.RLock()
 	cert, y := h.cert.Load(), h.summary
@@ -322,10 +323,10 @@ func (h *host) cached(ctx context.Context) *stored {
 	return &stored{cert: cert, by: y.by, ari: ari}
 }
 
-// fetchRenewalInfo gets the CA's renewal information for s and stores it.
+// fetchRenewalInfo fetches the CA's renewal information for s and stores it.
 func (h *host) fetchRenewalInfo(ctx context.Context, s *stored) error {
 	info, err := s.by.renewalInfo(ctx, s.cert.Leaf)
-	if errors.Is(err, acme.ErrUnsupported) { // as after a repair of its metadata
+	if errors.Is(err, acme.ErrUnsupported) { // for example after a repair of its metadata
 		return s.writeARI(ctx, h.manager.storage, h.name, acme.RenewalInfo{})
 	}
 	if err != nil {
@@ -338,17 +339,18 @@ func (h *host) fetchRenewalInfo(ctx context.Context, s *stored) error {
 	return s.writeARI(ctx, h.manager.storage, h.name, info)
 }
 
-// errSpare says that a host needs no certificate of its own.
+// errSpare means that a host needs no certificate of its own.
 var errSpare = errors.New("a wildcard certificate covers it")
 
-// allowed asks before an attempt to issue: whether a wildcard's certificate
-// will do by now, and for an on-demand host, unless the policy has allowed it
-// just now, whether a handshake has wanted it meanwhile, and the policy.
+// allowed is called before an attempt to issue. It fails if a wildcard's
+// certificate suffices now. For an on-demand host, unless the policy allowed it
+// a moment ago, it also fails if no handshake has requested the host since the
+// last order, or if the policy does not allow it.
 func (h *host) allowed(ctx context.Context) error {
 	m := h.manager
 	m.mu.RLock()
 	spare := h.kind == covered && m.wildReady(h.name)
-	first := h.summary == nil && h.motion.attempts == 0 // a client waits for it, or has
+	first := h.summary == nil && h.motion.attempts == 0 // a client waits for it, or did
 	fresh := first && time.Since(h.motion.vouched) < vouchTime
 	again := h.kind == onDemand && !fresh
 	m.mu.RUnlock()
@@ -379,7 +381,7 @@ func (h *host) read(ctx context.Context) (*stored, error) {
 	return s, err
 }
 
-// damaged counts a damaged read and reports whether there were enough.
+// damaged counts a damaged read and reports whether there were enough of them.
 func (h *host) damaged() bool {
 	h.manager.mu.Lock()
 	defer h.manager.mu.Unlock()

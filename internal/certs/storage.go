@@ -13,29 +13,29 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// maxStorageOps bounds the storage operations under way, those that hang in
-// the backend after their caller has given up included.
+// maxStorageOps limits the storage operations in flight, including those that
+// hang in the backend after their caller has given up.
 const maxStorageOps = 64
 
-// maxListTime is the limit of a List, if that of the other operations is less:
-// no handshake waits for one.
+// maxListTime is the limit of a List, unless other operations have a higher
+// one: no handshake waits for a List.
 const maxListTime = time.Minute
 
-// errStorageHangs says that an operation took too long.
+// errStorageHangs means that an operation took too long.
 var errStorageHangs = errors.New("no response in time")
 
-// A boundedStorage is a certmagic.Storage whose operations end: each in its
-// time, whether or not the backend honours its context, and never more than
-// maxStorageOps at once. Lock alone may wait as long as its context allows.
+// A boundedStorage is a certmagic.Storage whose operations end: each within its
+// limit, even if the backend ignores its context, and with at most
+// maxStorageOps in flight. Only Lock may wait as long as its context allows.
 //
-// It knows the locks it holds, so that one Router's exit frees its own and no
-// other's; certmagic.CleanUpOwnLocks frees those of the whole process.
+// It tracks the locks that it holds, so that closing one Router frees only its
+// own locks; certmagic.CleanUpOwnLocks frees those of the whole process.
 type boundedStorage struct {
 	backend certmagic.Storage
-	kind    string // the type that the program gave
+	kind    string // type of the program's storage
 	limit   time.Duration
 	slots   chan struct{}
-	// sees what Store gets; nil for nobody
+	// called with what Store gets; may be nil
 	storing func(ctx context.Context, key string, value []byte)
 	outage  outage
 
@@ -44,8 +44,8 @@ type boundedStorage struct {
 	mu      sync.Mutex
 	held    map[string]int
 	strays  map[string]bool // locks that could not be freed
-	locking int             // calls of the backend's Lock under way
-	// closed when locking drops to zero; nil while no goroutine waits for it
+	locking int             // running calls of the backend's Lock
+	// closed when locking drops to zero; nil while nothing waits
 	quiet chan struct{}
 }
 
@@ -68,7 +68,7 @@ func (s *boundedStorage) Store(ctx context.Context, key string, value []byte) er
 	return s.put(ctx, key, value)
 }
 
-// put is Store for what comes from no issuer.
+// put is Store for values that do not come from an issuer.
 func (s *boundedStorage) put(ctx context.Context, key string, value []byte) error {
 	s.accounts.keep(key, value)
 	_, err := within(ctx, s, "store", key, func(ctx context.Context) (struct{}, error) {
@@ -97,7 +97,7 @@ func (s *boundedStorage) Delete(ctx context.Context, key string) error {
 	return err
 }
 
-// Exists implements certmagic.Storage. A backend that hangs has nothing.
+// Exists implements certmagic.Storage. It returns false if the backend hangs.
 func (s *boundedStorage) Exists(ctx context.Context, key string) bool {
 	found, err := within(ctx, s, "look up", key, func(ctx context.Context) (bool, error) {
 		return s.backend.Exists(ctx, key), nil
@@ -119,8 +119,8 @@ func (s *boundedStorage) Stat(ctx context.Context, key string) (certmagic.KeyInf
 	})
 }
 
-// Lock implements certmagic.Storage. A lock that comes after ctx is done is
-// given back at once.
+// Lock implements certmagic.Storage. A lock that is acquired after ctx is done
+// is freed immediately.
 func (s *boundedStorage) Lock(ctx context.Context, name string) error {
 	got := make(chan error)
 	s.countLocking(1)
@@ -153,8 +153,8 @@ func (s *boundedStorage) lock(ctx context.Context, name string, got chan<- error
 	}
 }
 
-// freshLock is tryLock, and first frees a lock of that name which could not be
-// freed: it would wait for itself.
+// freshLock is tryLock, but first frees a lock of that name that could not be
+// freed before: otherwise this process would wait for itself.
 func (s *boundedStorage) freshLock(ctx context.Context, name string) error {
 	stray := s.setStray(name, false)
 	if stray && s.unlock(ctx, name) == nil {
@@ -163,7 +163,7 @@ func (s *boundedStorage) freshLock(ctx context.Context, name string) error {
 	}
 	err := s.tryLock(ctx, name)
 	switch {
-	case stray && err == nil: // it has expired
+	case stray && err == nil: // the old lock has expired
 		s.hold(name, -1)
 	case stray:
 		s.setStray(name, true)
@@ -181,8 +181,8 @@ func (s *boundedStorage) tryLock(ctx context.Context, name string) (err error) {
 	return s.backend.Lock(ctx, name)
 }
 
-// Unlock implements certmagic.Storage. A lock that cannot be freed is freed
-// before it is next asked for, or by unlockAll.
+// Unlock implements certmagic.Storage. If a lock cannot be freed, that is
+// retried before its next use, and by unlockAll.
 func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	err := s.unlock(ctx, name)
 	if err == nil {
@@ -193,16 +193,16 @@ func (s *boundedStorage) Unlock(ctx context.Context, name string) error {
 	return err
 }
 
-// refusedUnlock reports whether the backend has refused to free a lock, which
-// is held still, then. Of a call that takes too long, or was given up, nothing
-// is known: it may free the lock yet, and what it frees later may be another
-// process's.
+// refusedUnlock reports whether the backend refused to free a lock, so that it
+// is still held. If a call took too long or was canceled, the result is
+// unknown: the backend may still free the lock, and a second call could then
+// free the lock of another process.
 func refusedUnlock(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && !errors.Is(err, errStorageHangs) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
 }
 
-// setStray notes whether a lock could not be freed, and returns what was noted
-// before.
+// setStray notes whether a lock could not be freed, and returns the previous
+// value.
 func (s *boundedStorage) setStray(name string, is bool) (was bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,7 +222,8 @@ func (s *boundedStorage) unlock(ctx context.Context, name string) error {
 	return err
 }
 
-// RenewLockLease implements certmagic.LockLeaseRenewer for backends that do.
+// RenewLockLease implements certmagic.LockLeaseRenewer, for backends that
+// support it.
 func (s *boundedStorage) RenewLockLease(ctx context.Context, name string, lease time.Duration) error {
 	r, ok := s.backend.(certmagic.LockLeaseRenewer)
 	if !ok {
@@ -234,11 +235,11 @@ func (s *boundedStorage) RenewLockLease(ctx context.Context, name string, lease 
 	return err
 }
 
-// String names the backend's type and nothing else: a backend's fields may
-// hold secrets, and certmagic logs its storage.
+// String returns only the backend's type: a backend's fields may contain
+// secrets, and certmagic logs its storage.
 func (s *boundedStorage) String() string { return s.kind }
 
-// unlockAll frees the locks still held, for the end.
+// unlockAll frees all locks that are still held; Close calls it.
 func (s *boundedStorage) unlockAll(ctx context.Context) error {
 	s.mu.Lock()
 	names := slices.Sorted(maps.Keys(s.held))
@@ -252,11 +253,11 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// settle waits until no operation is under way, those included whose callers
-// have given up, or until ctx is done. It reports whether there is none.
+// settle waits until no operation is in flight, including those whose callers
+// have given up, or until ctx is done. It reports whether none is.
 func (s *boundedStorage) settle(ctx context.Context) bool {
 	select {
-	case <-s.unlocking(): // first: a lock that comes too late is given back by an operation
+	case <-s.unlocking(): // first: a lock that comes too late is freed by an operation
 	case <-ctx.Done():
 		return false
 	}
@@ -271,8 +272,8 @@ func (s *boundedStorage) settle(ctx context.Context) bool {
 	return true
 }
 
-// unlocking returns what is closed once no call of the backend's Lock is under
-// way.
+// unlocking returns a channel that is closed once no call of the backend's Lock
+// is running.
 func (s *boundedStorage) unlocking() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,9 +305,9 @@ func (s *boundedStorage) hold(name string, by int) {
 	}
 }
 
-// within runs op in a goroutine of its own and waits for it no longer than
-// s.limit, or maxListTime. An operation that hangs keeps its slot until the
-// backend returns. Failures, but that there is nothing, are errors for
+// within runs op in its own goroutine and waits for it at most s.limit, or
+// maxListTime. An operation that hangs keeps its slot until the backend
+// returns. Failures, except fs.ErrNotExist, are returned as errors for
 // storageFailed.
 func within[T any](caller context.Context, s *boundedStorage, verb, key string, op func(context.Context) (T, error)) (T, error) {
 	limit := s.limit
@@ -326,8 +327,8 @@ func within[T any](caller context.Context, s *boundedStorage, verb, key string, 
 	return value, noteFailure(caller, verb, key, err)
 }
 
-// run runs op if there is a slot for it before ctx is done, and returns its
-// outcome if there is one before ctx is done.
+// run runs op if a slot becomes free before ctx is done, and returns its
+// outcome if that comes before ctx is done.
 func run[T any](ctx context.Context, s *boundedStorage, op func(context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -355,8 +356,8 @@ func run[T any](ctx context.Context, s *boundedStorage, op func(context.Context)
 	}
 }
 
-// rescue turns a panic in code of the program, a Storage or an Issuer, into
-// the error of the operation it was called for.
+// rescue turns a panic in code of the program, such as a Storage or an Issuer,
+// into the error of the operation.
 func rescue(what string, err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("panic in %s: %v", what, p)

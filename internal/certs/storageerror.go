@@ -10,11 +10,11 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// maxNoted is how many failures of storage are noted in one context.
+// maxNoted limits the failures of storage that are noted in one context.
 const maxNoted = 8
 
-// A storageError is an operation of storage that failed for another reason than
-// that there is nothing, and whose caller was there to see it.
+// A storageError is a failed storage operation, other than for a missing key,
+// whose caller was still waiting.
 type storageError struct {
 	verb, key string
 	err       error
@@ -23,8 +23,8 @@ type storageError struct {
 func (e *storageError) Error() string { return fmt.Sprintf("storage: %s %q: %v", e.verb, e.key, e.err) }
 func (e *storageError) Unwrap() error { return e.err }
 
-// storageFailed reports whether err is about storage and nothing else: of
-// errors that are joined, each has to be.
+// storageFailed reports whether err comes only from storage: of joined errors,
+// each must.
 func storageFailed(err error) bool {
 	switch e := err.(type) {
 	case *storageError, *markedError:
@@ -43,8 +43,8 @@ func storageFailed(err error) bool {
 	return false
 }
 
-// A markedError is an error that a failure of storage has led to, through code
-// that has kept its text alone.
+// A markedError is an error caused by a failure of storage, but returned by
+// code that kept only its text.
 type markedError struct {
 	error
 	cause *storageError
@@ -54,16 +54,16 @@ func (e *markedError) Unwrap() []error { return []error{e.error, e.cause} }
 
 type notedKey struct{}
 
-// noted are the failures of storage in one context.
+// noted holds the failures of storage in one context.
 type noted struct {
 	mu   sync.Mutex
 	errs []*storageError
 }
 
-// markStorage returns a context for code that passes errors on as text, and
-// a function that finds out whether an error of that code comes from storage,
-// and marks it for storageFailed. The words of a peer cannot pass for
-// storage's: an operation must have failed with them.
+// markStorage returns a context for code that passes errors on as text, and a
+// function that checks whether an error of that code comes from storage, and
+// marks it for storageFailed. A peer's text cannot be mistaken for a storage
+// error: an operation must have failed with that text.
 func markStorage(ctx context.Context) (context.Context, func(error) error) {
 	n := new(noted)
 	return context.WithValue(ctx, notedKey{}, n), n.mark
@@ -83,7 +83,7 @@ func (n *noted) mark(err error) error {
 	return err
 }
 
-// noteFailure returns err as an error of storage, and notes it in ctx.
+// noteFailure returns err as a storageError, and notes it in ctx.
 func noteFailure(ctx context.Context, verb, key string, err error) error {
 	e := &storageError{verb, key, err}
 	if n, ok := ctx.Value(notedKey{}).(*noted); ok {

@@ -14,29 +14,30 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// errUnusable says that storage holds something that is no certificate.
+// errUnusable means that the data in storage is not a usable certificate.
 var errUnusable = errors.New("the certificate in storage is damaged")
 
-// renewalRatio is the part of a certificate's life in which it is renewed, as
-// in certmagic, which has to agree that a renewal is due.
+// renewalRatio is the last part of a certificate's life, in which it is
+// renewed. It is the same as in certmagic, which must agree that renewal is
+// due.
 const renewalRatio = 1.0 / 3
 
-// A stored certificate is one as it lies in storage, decoded.
+// A stored is a certificate from storage, decoded.
 type stored struct {
 	cert *tls.Certificate // with Leaf
-	by   *authority       // whose place in storage it came from
+	by   *authority       // the authority under which it is stored
 	ari  acme.RenewalInfo // renewal information (RFC 9773); zero if none
 	bare bool             // its metadata is missing or damaged
 
-	ordered bool    // just now, for this host
-	spare   *stored // of another issuer, older and good for longer; nil if there is none
+	ordered bool    // ordered just now, for this host
+	spare   *stored // an older one of another issuer that expires later; nil if none
 }
 
 // readStored returns the newest certificate for name that any of by has in
-// storage, or an error that is fs.ErrNotExist if none has, or errUnusable if
-// what is there must not be served: a key of another certificate, a chain that
-// is cut off or does not hold together, another host's. Damaged metadata is no
-// reason: it is written anew.
+// storage. The error is fs.ErrNotExist if there is none, and errUnusable if the
+// stored data must not be served: a key of another certificate, a truncated or
+// inconsistent chain, or another host's certificate. Damaged metadata is no
+// error: it is written again.
 func readStored(ctx context.Context, s *boundedStorage, by []*authority, name string) (*stored, error) {
 	c, err := findStored(ctx, s, by, name)
 	if err != nil || !c.bare {
@@ -76,8 +77,8 @@ func findStored(ctx context.Context, s *boundedStorage, by []*authority, name st
 	return nil, fmt.Errorf("no certificate for %q in storage: %w", name, fs.ErrNotExist)
 }
 
-// better reports whether c is to be served rather than d: what has not expired,
-// then what is newer.
+// better reports whether c should be served rather than d: unexpired first,
+// then newer.
 func (c *stored) better(d *stored) bool {
 	if one, other := fresh(c.cert), fresh(d.cert); one != other {
 		return one
@@ -85,8 +86,8 @@ func (c *stored) better(d *stored) bool {
 	return c.cert.Leaf.NotBefore.After(d.cert.Leaf.NotBefore)
 }
 
-// spareOf returns the one of all that is good for longer than c, and for the
-// longest of those; nil if none is.
+// spareOf returns the certificate in all that expires last, nil if none expires
+// after c.
 func (c *stored) spareOf(all []*stored) (spare *stored) {
 	last := c
 	for _, d := range all {
@@ -129,7 +130,7 @@ func readFrom(ctx context.Context, s *boundedStorage, a *authority, name string)
 	return c, nil
 }
 
-// readARI takes the renewal information out of a certificate's metadata. Only
+// readARI extracts the renewal information from a certificate's metadata. Only
 // ACME issuers have any.
 func readARI(meta []byte) (acme.RenewalInfo, error) {
 	var res certmagic.CertificateResource
@@ -142,14 +143,14 @@ func readARI(meta []byte) (acme.RenewalInfo, error) {
 	}
 	info := *issued.RenewalInfo
 	if info.RetryAfter != nil && time.Until(*info.RetryAfter) > renewalInfoPause {
-		info.RetryAfter = nil // as the CA said it, not as writeARI writes it: ask
+		info.RetryAfter = nil // still as the CA sent it, not from writeARI: ask now
 	}
 	return info, nil
 }
 
-// clampARI sets when the CA is asked again: as soon as it says, but within
-// renewalInfoPause, or it could not tell of a revocation in time (RFC 9773,
-// 4.3.2).
+// clampARI sets when the CA is asked again: when it says, but within
+// renewalInfoPause; otherwise it could not announce a revocation in time (RFC
+// 9773, 4.3.2).
 func clampARI(info *acme.RenewalInfo) {
 	latest := time.Now().Add(renewalInfoPause)
 	if t := info.RetryAfter; t == nil || !t.After(time.Now()) || t.After(latest) {
@@ -157,8 +158,8 @@ func clampARI(info *acme.RenewalInfo) {
 	}
 }
 
-// writeARI puts ari into the metadata, for the rest of the cluster and for
-// certmagic, which decides by it whether a renewal is due.
+// writeARI writes ari into the metadata, for the rest of the cluster and for
+// certmagic, which uses it to decide whether renewal is due.
 func (c *stored) writeARI(ctx context.Context, s certmagic.Storage, name string, ari acme.RenewalInfo) error {
 	key := c.by.siteKey(name, metaFile)
 	meta, err := s.Load(ctx, key)
@@ -189,7 +190,7 @@ func (c *stored) writeARI(ctx context.Context, s certmagic.Storage, name string,
 	return nil
 }
 
-// covers reports whether leaf is for name, a host or a wildcard.
+// covers reports whether leaf is valid for name, a host or a wildcard.
 func covers(leaf *x509.Certificate, name string) bool {
 	for _, n := range leaf.DNSNames {
 		if n == name {
@@ -199,9 +200,9 @@ func covers(leaf *x509.Certificate, name string) bool {
 	return leaf.VerifyHostname(name) == nil
 }
 
-// renewAt is when the certificate is to be renewed: at the time its CA has
-// suggested, else when two thirds of its life are over, but for a delay that
-// spreads certificates of one day over the next hours.
+// renewAt returns when the certificate should be renewed: at the time that its
+// CA has suggested, otherwise after two thirds of its life, plus a delay that
+// spreads certificates of the same day over several hours.
 func (c *stored) renewAt() time.Time {
 	leaf := c.cert.Leaf
 	if c.premature() {
@@ -211,7 +212,7 @@ func (c *stored) renewAt() time.Time {
 	spread := time.Second + time.Duration(float64(life)/30*fraction(leaf))
 	at := ratio.Add(spread)
 	if t := c.ari.SelectedTime; !t.IsZero() {
-		// A CA that errs must not let a certificate expire.
+		// A CA's mistake must not let a certificate expire.
 		if last := leaf.NotAfter.Add(-life / 10); t.After(last) {
 			return last
 		}
@@ -223,15 +224,15 @@ func (c *stored) renewAt() time.Time {
 	return at
 }
 
-// ratioAt is when two thirds of the certificate's life are over.
+// ratioAt returns when two thirds of the certificate's life are over.
 func (c *stored) ratioAt() time.Time {
 	return c.cert.Leaf.NotAfter.Add(-time.Duration(float64(c.life()) * renewalRatio))
 }
 
 func (c *stored) life() time.Duration { return c.cert.Leaf.NotAfter.Sub(c.cert.Leaf.NotBefore) }
 
-// refreshAt is when the renewal information is to be asked for again; zero if
-// there is none.
+// refreshAt returns when the renewal information should be fetched again; zero
+// if there is none.
 func (c *stored) refreshAt() time.Time {
 	switch {
 	case !c.ari.HasWindow():
@@ -239,10 +240,10 @@ func (c *stored) refreshAt() time.Time {
 	case c.ari.RetryAfter == nil:
 		return time.Now().Add(renewalInfoPause)
 	}
-	return c.ari.RetryAfter.Add(time.Second) // acme.RenewalInfo.NeedsRefresh wants it to be over
+	return c.ari.RetryAfter.Add(time.Second) // acme.RenewalInfo.NeedsRefresh requires it to be past
 }
 
-// fraction is a number in [0,1) that stays the same for one certificate.
+// fraction returns a number in [0,1) that is constant for a certificate.
 func fraction(leaf *x509.Certificate) float64 {
 	b := leaf.SerialNumber.Bytes()
 	if len(b) < 2 {
@@ -251,18 +252,18 @@ func fraction(leaf *x509.Certificate) float64 {
 	return float64(uint(b[len(b)-2])<<8|uint(b[len(b)-1])) / (1 << 16)
 }
 
-// pause is the least time between two looks at the certificate.
+// pause returns the minimum time between two checks of the certificate.
 func (c *stored) pause() time.Duration { return min(time.Minute, c.life()/20) }
 
 const (
-	orderPause    = 10 * time.Second // the least time between two orders of a host that succeed
-	orderPauseMax = 6 * time.Hour    // what it grows to with a certificate's life
+	orderPause    = 10 * time.Second // minimum time between two successful orders of a host
+	orderPauseMax = 6 * time.Hour    // its maximum, for certificates with a long life
 )
 
-// rest is the least time from an order that brought the certificate to the next
-// one, whatever its dates and its CA say.
+// rest returns the minimum time from the order of this certificate to the next
+// order, regardless of its dates and its CA.
 func (c *stored) rest() time.Duration { return min(max(orderPause, c.life()/10), orderPauseMax) }
 
-// hasty reports whether the certificate, which was ordered just now, cannot be
+// hasty reports whether the certificate, which was just ordered, cannot be
 // renewed in time.
 func (c *stored) hasty() bool { return c.ratioAt().Before(time.Now().Add(orderPause)) }

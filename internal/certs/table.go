@@ -5,35 +5,34 @@ import (
 	"math/bits"
 )
 
-// batch is how many hosts are looked at, or changed, under the manager's lock
-// at a time: handshakes wait for no more.
+// batch is how many hosts are read or changed at a time under the manager's
+// lock, so that handshakes do not wait long.
 const batch = 256
 
-// page is how many elements of a list are allocated at a time.
+// page is how many elements of a list are allocated at once.
 const page = 256
 
-// A table is the hosts of a Manager, by name, and in a list that can be walked
-// a batch at a time. It is used under the manager's lock.
+// A table holds the hosts of a Manager, by name, and in a list that can be
+// walked in batches. It is used under the manager's lock.
 //
-// It is a linear hash table: a host more splits one chain into two, so that no
-// addition takes longer than others, and a million hosts need 4 bytes each for
-// the heads of chains, which have no pointers for the garbage collector to
-// follow.
+// It is a linear hash table: each added host splits one chain in two, so every
+// addition takes about the same time. A million hosts need 4 bytes each for the
+// heads of chains, without pointers that the garbage collector must follow.
 type table struct {
 	seed  maphash.Seed
 	hosts pages[*host]
-	heads pages[int32] // the places, from 1 on, of the first hosts of chains; 0 for none
+	heads pages[int32] // positions, from 1, of the first hosts of chains; 0 for none
 }
 
 func newTable() table { return table{seed: maphash.MakeSeed()} }
 
 func (t *table) len() int { return t.hosts.len }
 
-// at returns the host at a place of the list.
+// at returns the host at a position in the list.
 func (t *table) at(place int) *host { return *t.hosts.at(place) }
 
-// get returns the host of that name, nil if there is none. It allocates
-// nothing.
+// get returns the host with that name, nil if there is none. It does not
+// allocate.
 func (t *table) get(name string) *host { return lookUp(t, maphash.String(t.seed, name), name) }
 
 // getBytes is get for a name in bytes.
@@ -72,13 +71,13 @@ func (t *table) drop(h *host) {
 	t.hosts.pop()
 }
 
-// link puts h, which is in the list at a place, counted from 1, into its chain.
+// link adds h, which is at position at in the list (from 1), to its chain.
 func (t *table) link(h *host, at int32) {
 	head := t.head(h.hash)
 	h.behind, *head = *head, at
 }
 
-// ref returns what refers to h in its chain.
+// ref returns the reference to h in its chain.
 func (t *table) ref(h *host) *int32 {
 	ref := t.head(h.hash)
 	for {
@@ -90,8 +89,8 @@ func (t *table) ref(h *host) *int32 {
 	}
 }
 
-// head returns the head of the chain where a hash leads: the chains above the
-// last power of two are those that were split off.
+// head returns the head of the chain for a hash. Chains from the last power of
+// two on were made by splitting.
 func (t *table) head(hash uint32) *int32 {
 	n := t.heads.len
 	mask := powerOfTwo(n) - 1
@@ -102,8 +101,8 @@ func (t *table) head(hash uint32) *int32 {
 	return t.heads.at(i)
 }
 
-// grow adds a chain, if there are as many hosts, and moves hosts there from the
-// chain that is split.
+// grow adds a chain if there are more hosts than chains, and moves hosts there
+// from the chain that is split.
 func (t *table) grow() {
 	n := t.heads.len
 	if n >= t.hosts.len {
@@ -123,8 +122,8 @@ func (t *table) grow() {
 	}
 }
 
-// each yields all hosts, with the lock held for a batch at a time: f is called
-// under it. What comes or goes meanwhile may be left out, or come twice.
+// each calls f for all hosts, holding the lock for a batch at a time. A host
+// that is added or removed meanwhile may be skipped, or seen twice.
 func (m *Manager) each(f func(*host)) {
 	for at := 0; ; at += batch {
 		if !m.part(at, f) {
@@ -152,8 +151,8 @@ func (m *Manager) names() []string {
 	return names
 }
 
-// namesBelow returns the names to be looked at again when a wildcard changes,
-// or all of them for "*"; see zones.
+// namesBelow returns the names to check again when a wildcard changes, or all
+// of them for "*"; see zones.
 func (m *Manager) namesBelow(wild string) []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -167,12 +166,11 @@ func (m *Manager) has(name string) bool {
 	return m.table.get(name) != nil
 }
 
-// powerOfTwo returns the largest power of two that is not above n, which is
-// positive.
+// powerOfTwo returns the largest power of two that is at most n. n is positive.
 func powerOfTwo(n int) int { return 1 << (bits.Len(uint(n)) - 1) }
 
-// Pages are a list that grows by a page at a time and moves nothing. The zero
-// value is empty.
+// pages is a list that grows by a page at a time and never moves elements. The
+// zero value is empty.
 type pages[T any] struct {
 	all []*[page]T
 	len int
@@ -192,7 +190,7 @@ func (p *pages[T]) pop() {
 	p.len--
 	var zero T
 	*p.at(p.len) = zero
-	if whole := (p.len + page - 1) / page; whole+1 < len(p.all) { // one to spare
+	if whole := (p.len + page - 1) / page; whole+1 < len(p.all) { // keep one spare page
 		p.all[len(p.all)-1] = nil
 		p.all = p.all[:len(p.all)-1]
 	}

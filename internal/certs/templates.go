@@ -6,9 +6,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// Templates give ACME templates a DNS provider. What is one issuer stays one:
+// Templates gives ACME templates a DNS provider. One issuer stays one issuer:
 // all get the same solver, and a template with functions, which cannot be
-// compared, is copied once. Its methods may be called concurrently.
+// compared, is copied only once. Its methods may be called concurrently.
 type Templates struct {
 	solves *certmagic.DNS01Solver // nil without a provider
 
@@ -17,7 +17,8 @@ type Templates struct {
 	copies map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer
 }
 
-// NewTemplates returns Templates that give a DNS provider; nil gives none.
+// NewTemplates returns Templates with a DNS provider; with nil, templates stay
+// as they are.
 func NewTemplates(dns certmagic.DNSProvider) *Templates {
 	g := &Templates{copies: make(map[*certmagic.ACMEIssuer]*certmagic.ACMEIssuer)}
 	if dns != nil {
@@ -26,8 +27,8 @@ func NewTemplates(dns certmagic.DNSProvider) *Templates {
 	return g
 }
 
-// Solver returns the issuer, with the provider if it is a template without a
-// solver.
+// Solver returns the issuer; if it is a template without a solver, a copy with
+// the provider.
 func (g *Templates) Solver(issuer certmagic.Issuer) certmagic.Issuer {
 	if i, ok := issuer.(Issuer); ok {
 		return Issuer{Issuer: g.Solver(i.Issuer), KeyType: i.KeyType}
@@ -44,13 +45,13 @@ func (g *Templates) Solver(issuer certmagic.Issuer) certmagic.Issuer {
 	}
 	solving := *a
 	solving.DNS01Solver = g.solves
-	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // else equal settings are equal issuers
+	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // other copies are equal issuers
 		g.copies[a] = &solving
 	}
 	return &solving
 }
 
-// Idle reports whether there is a provider that no template has taken.
+// Idle reports whether there is a provider that no template has used.
 func (g *Templates) Idle() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Where the keys of session tickets lie in storage, and the lock around their
+// The storage key of the session ticket keys, and the lock around their
 // rotation.
 const (
 	ticketsKey  = "tickets/keys.json"
@@ -22,30 +22,30 @@ const (
 )
 
 const (
-	ticketCheck  = 10 * time.Minute // between two looks at storage
+	ticketCheck  = 10 * time.Minute // between two reads of storage
 	ticketRotate = 24 * time.Hour   // between two keys
-	ticketWarmUp = time.Hour        // from a key's birth, when all instances learn it, to its use
+	ticketWarmUp = time.Hour        // until a new key is used; by then all instances know it
 	ticketLife   = 3 * 24 * time.Hour
-	maxTickets   = 16 // keys in storage, or it is not ours
+	maxTickets   = 16 // maximum in storage; with more, the value is not ours
 )
 
-// tickets are the keys of session tickets that instances with one storage
-// share: a client resumes its session on any of them, and after a restart.
+// tickets are the session ticket keys that instances with the same storage
+// share: a client can resume its session on any of them, and after a restart.
 type tickets struct {
 	manager *Manager
 
 	mu      sync.Mutex
 	keys    []ticketKey
-	configs []*tls.Config // that use them
+	configs []*tls.Config // that use the keys
 }
 
-// A ticketKey as it lies in storage, newest first.
+// A ticketKey is a key as stored. Lists have the newest first.
 type ticketKey struct {
 	Born   time.Time `json:"born"`
 	Secret []byte    `json:"secret"`
 }
 
-// applyTo makes c take the keys, now and later.
+// applyTo makes c use the keys, now and later.
 func (t *tickets) applyTo(c *tls.Config) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -53,9 +53,9 @@ func (t *tickets) applyTo(c *tls.Config) {
 	t.apply()
 }
 
-// watch is the task that follows the keys in storage and rotates them, from
-// time to time and when storage returns. While storage fails, the known keys
-// serve on, and crypto/tls's own if there are none.
+// watch is the task that follows the keys in storage and rotates them, at
+// intervals and after an outage of storage. While storage fails, the known keys
+// stay in use, or crypto/tls's own if there are none.
 func (t *tickets) watch() {
 	ticker := time.NewTicker(ticketCheck)
 	defer ticker.Stop()
@@ -79,7 +79,7 @@ func (t *tickets) watch() {
 	}
 }
 
-// refresh reads the keys, and makes one if it is time to.
+// refresh reads the keys, and makes a new one if it is due.
 func (t *tickets) refresh(ctx context.Context) error {
 	keys, err := t.read(ctx)
 	if err == nil && !due(keys) {
@@ -97,7 +97,7 @@ func (t *tickets) refresh(ctx context.Context) error {
 	if keys, err = t.read(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if due(keys) { // nobody was faster
+	if due(keys) { // no other process was faster
 		keys = rotate(keys)
 		b, err := json.Marshal(keys)
 		if err != nil {
@@ -111,8 +111,9 @@ func (t *tickets) refresh(ctx context.Context) error {
 	return nil
 }
 
-// writeBack puts the known keys into a storage that has lost them, beside those
-// that other instances have made since: the sessions of both go on.
+// writeBack adds the known keys to a storage that has lost them, and keeps
+// those that other instances have made since: sessions with either kind can be
+// resumed.
 func (t *tickets) writeBack(ctx context.Context) error {
 	t.mu.Lock()
 	held := slices.Clone(t.keys)
@@ -143,7 +144,7 @@ func (t *tickets) writeBack(ctx context.Context) error {
 	return nil
 }
 
-// merge returns the keys of both, newest first, no more than storage may hold.
+// merge returns the keys of both, newest first, at most maxTickets.
 func merge(a, b []ticketKey) []ticketKey {
 	all := slices.Clone(a)
 	for _, k := range b {
@@ -172,15 +173,15 @@ func (t *tickets) read(ctx context.Context) ([]ticketKey, error) {
 	return keys, nil
 }
 
-// due reports whether it is time for a key. One that will be born in the far
-// future is of a clock that was wrong.
+// due reports whether a new key is due. A key from the far future was made by a
+// wrong clock.
 func due(keys []ticketKey) bool {
 	return len(keys) == 0 || keys[0].age() >= ticketRotate || keys[0].age() < -ticketRotate
 }
 
 func (k ticketKey) age() time.Duration { return time.Since(k.Born) }
 
-// rotate puts a new key in front and drops those that are too old.
+// rotate puts a new key first and drops those that are too old.
 func rotate(keys []ticketKey) []ticketKey {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // never fails
@@ -200,8 +201,8 @@ func (t *tickets) set(keys []ticketKey) {
 	t.apply()
 }
 
-// apply gives the keys to the configs: the first seals, all open. A key seals
-// once every instance has had time to learn it. t.mu is held.
+// apply sets the keys of the configs: the first encrypts, all decrypt. A key
+// encrypts once every instance has had time to learn it. t.mu is held.
 func (t *tickets) apply() {
 	var sealing, opening [][32]byte
 	for _, k := range t.keys {

@@ -9,37 +9,37 @@ import (
 	"time"
 )
 
-// Where a storage says which one it is, and the lock around that, and around
-// the filling of one that came back empty.
+// The storage key of a storage's identity, and the lock around that and around
+// refilling an emptied storage.
 const (
 	identityKey  = "hostproxy/id"
 	identityLock = "hostproxy_id"
 )
 
 const (
-	witnessLook     = 5 * time.Minute // between two looks at the identity
-	witnessPatience = time.Minute     // for the lock: another member may be filling
+	witnessLook     = 5 * time.Minute // between two reads of the identity
+	witnessPatience = time.Minute     // for the lock: another member may be refilling
 )
 
-// A witness notices when a storage has lost what was in it, by an identity that
-// each storage gets at its first use, and has written back what this process
-// holds. Without it, each host would be ordered anew and each member of a
-// cluster make a root of its own, without a word.
+// A witness notices when a storage has lost its content, by an identity that
+// each storage gets at its first use. It then writes back what this process
+// holds. Otherwise, each host would be ordered again and each member of a
+// cluster would make its own root, without any log line.
 type witness struct {
-	ctx     context.Context // ends its work
+	ctx     context.Context // its cancellation ends the work
 	log     *slog.Logger
 	storage *boundedStorage
-	local   *localSigner                    // whose root is in storage; nil if none is
-	holds   func() int                      // how many certificates, the root included
+	local   *localSigner                    // its root is in storage; nil if there is none
+	holds   func() int                      // number of certificates held, the root included
 	restore func(ctx context.Context) error // writes them back
-	slot    chan struct{}                   // held by who looks; guards the rest
+	slot    chan struct{}                   // held while checking; guards the rest
 
-	id   string // of the storage as this process knows it; "" until known
-	said bool   // the loss that is being repaired was logged
+	id   string // the storage's identity as last seen; "" until known
+	said bool   // the current loss was logged
 }
 
-// newWitnesses makes the witness of the Manager's storage, and that of its
-// local CA's if that is another.
+// newWitnesses makes the witness of the Manager's storage, and another one if
+// the local CA has a different storage.
 func newWitnesses(ctx context.Context, r *restorer) []*witness {
 	first := &witness{storage: r.storage, holds: func() int { return len(r.holdings()) }, restore: r.restore}
 	all := []*witness{first}
@@ -57,7 +57,7 @@ func newWitnesses(ctx context.Context, r *restorer) []*witness {
 	return all
 }
 
-// watch is the task that looks from time to time.
+// watch is the task that inspects storage regularly.
 func (w *witness) watch() {
 	ticker := time.NewTicker(witnessLook)
 	defer ticker.Stop()
@@ -71,8 +71,8 @@ func (w *witness) watch() {
 	}
 }
 
-// inspect looks at storage once, and returns when what was lost is written
-// back, as far as this process can. It gives up when ctx is done.
+// inspect checks storage once. It returns when lost content is written back, as
+// far as this process holds it. It gives up when ctx is done.
 func (w *witness) inspect(ctx context.Context) {
 	select {
 	case w.slot <- struct{}{}:
@@ -107,9 +107,9 @@ func (w *witness) check(ctx context.Context) error {
 	return w.settle(ctx)
 }
 
-// settle writes back what storage lacks, if it is not the one that it was, and
-// makes sure that it has an identity. The identity comes last: whoever fails
-// before starts again. The lock is held.
+// settle writes back what storage lacks, if its identity has changed, and makes
+// sure that it has one. The identity comes last: after a failure before that,
+// everything is repeated. The lock is held.
 func (w *witness) settle(ctx context.Context) error {
 	id, err := w.identity(ctx)
 	if err != nil {
@@ -139,7 +139,7 @@ func (w *witness) identity(ctx context.Context) (string, error) {
 	return string(b), err
 }
 
-// say logs a loss, once, if this process holds anything that was lost.
+// say logs a loss, once, if this process holds anything to write back.
 func (w *witness) say() {
 	held := w.holds()
 	if w.said || held == 0 {

@@ -17,11 +17,11 @@ import (
 
 const (
 	holdingPatience = 5 * time.Second // for the lock of one host
-	leaseBatch      = 50              // certificates between two renewals of the lock's lease
+	leaseBatch      = 50              // certificates between two renewals of the lease
 	leaseTime       = 10 * time.Minute
 )
 
-// A holding is a certificate in memory, and where it belongs in storage.
+// A holding is a certificate in memory, with its host and authority.
 type holding struct {
 	name string
 	by   *authority
@@ -39,8 +39,8 @@ func (m *Manager) holdings() []holding {
 	return all
 }
 
-// A restorer writes what this process holds into the Manager's storage, if that
-// has lost it.
+// A restorer writes what this process holds into the Manager's storage after
+// that has lost it.
 type restorer struct {
 	storage  *boundedStorage
 	local    *localSigner // nil if there is none
@@ -50,9 +50,9 @@ type restorer struct {
 	log      *slog.Logger
 }
 
-// restore writes what storage lacks, what cannot be had again first. Nothing
-// that is there already, and not older, is touched. The lock of the identity is
-// held.
+// restore writes what storage lacks, beginning with what cannot be obtained
+// again. Existing values are not touched, unless they are older. The lock of
+// the identity is held.
 func (r *restorer) restore(ctx context.Context) error {
 	if r.local != nil && r.local.ca.Storage == r.storage {
 		if err := r.local.writeBack(ctx); err != nil {
@@ -93,8 +93,8 @@ func (r *restorer) certificates(ctx context.Context) error {
 	return nil
 }
 
-// write stores the certificate unless storage has a good one that is as new.
-// One that another process is about to issue is left to it.
+// write stores the certificate unless storage has a good one that is at least
+// as new. If another process holds the host's lock, it is skipped.
 func (c holding) write(ctx context.Context, s *boundedStorage) (done bool, err error) {
 	patience, cancel := context.WithTimeout(ctx, holdingPatience)
 	defer cancel()
@@ -137,11 +137,11 @@ func (c holding) store(ctx context.Context, s *boundedStorage) error {
 	)
 }
 
-// accounts stores the ACME accounts that were seen, each unless any
-// part of it is there.
+// accounts stores the ACME accounts that were seen. An account of which any
+// part exists is skipped.
 func (r *restorer) accounts(ctx context.Context) error {
 	all := r.storage.accounts.all()
-	there := make(map[string]bool) // by folder, which is one account
+	there := make(map[string]bool) // by folder, one per account
 	for key := range all {
 		_, err := r.storage.Load(ctx, key)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -160,7 +160,7 @@ func (r *restorer) accounts(ctx context.Context) error {
 	return nil
 }
 
-// writeBack stores what was learned of issuers, where storage has nothing.
+// writeBack stores the known shapes of issuers that have none in storage.
 func (x *shapes) writeBack(ctx context.Context) error {
 	x.mu.Lock()
 	known := maps.Clone(x.known)

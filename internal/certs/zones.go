@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// A zones is the names that have to be looked at again when the wildcard above
-// them changes: hosts that came on demand, and hosts that a wildcard's
-// certificate covers. It is used under the manager's lock.
+// A zones holds the names that must be checked again when the wildcard above
+// them changes: hosts on demand, and hosts covered by a wildcard's certificate.
+// It is used under the manager's lock.
 type zones map[string]map[string]struct{}
 
 func (z zones) add(name string) {
@@ -26,7 +26,7 @@ func (z zones) drop(name string) {
 	}
 }
 
-// names returns those below a wildcard, or all for "*".
+// names returns the names below a wildcard, or all for "*".
 func (z zones) names(wild string) []string {
 	if wild != "*" {
 		return slices.Collect(maps.Keys(z[wild]))
