@@ -20,7 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// Two issuers with one key, which is the name of their CA, are two issuers.
+// Two issuers with the same key, which is the name of their CA, are two
+// issuers.
 func TestIssuersOfOneCAAreToldApart(t *testing.T) {
 	first, second := newIssuer(t, "ca", day(90)), newIssuer(t, "ca", day(90))
 	m, _ := start(t, certs.Options{Choose: issuedBy(map[string]certmagic.Issuer{
@@ -58,7 +59,7 @@ func TestAnIssuerHasItsTypeOfKey(t *testing.T) {
 	}
 }
 
-// An issuer in the program may have a cache of its own.
+// An issuer of the program may have its own cache.
 func TestARenewalRequiresANewCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &repeatingIssuer{fakeIssuer: newIssuer(t, "ca", day(6))}
@@ -82,7 +83,7 @@ func (i *repeatingIssuer) Issue(ctx context.Context, csr *x509.CertificateReques
 	return i.fakeIssuer.Issue(ctx, csr)
 }
 
-// Processes that share storage renew once.
+// Processes that share storage renew only once.
 func TestARenewalOfAnotherProcessIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, ca := newMemStorage(), newIssuer(t, "ca", day(6))
@@ -126,7 +127,7 @@ func TestFailuresAreOneSentence(t *testing.T) {
 	assert.NotContains(t, hostile, "\n")
 }
 
-// RFC 9773, 5: only an order can be refused for what it replaces, not a
+// RFC 9773, 5: only an order can be refused because of what it replaces, not a
 // validation.
 func TestAnOrderIsRepeatedOnlyIfItIsOfUse(t *testing.T) {
 	order := func(p acme.Problem) error { return fmt.Errorf("creating new order: %w", p) }
@@ -151,7 +152,7 @@ func TestAnOrderIsRepeatedOnlyIfItIsOfUse(t *testing.T) {
 	}
 }
 
-// RFC 8555, 7.3.6: the type of the problem is that of many other refusals.
+// RFC 8555, 7.3.6: many other refusals have the same problem type.
 func TestARefusalForADeactivatedAccountIsKnownByItsText(t *testing.T) {
 	order := func(p acme.Problem) error { return fmt.Errorf("creating new order: %w", p) }
 	for detail, want := range map[string]bool{
@@ -174,7 +175,7 @@ func TestARefusalForADeactivatedAccountIsKnownByItsText(t *testing.T) {
 	assert.False(t, certs.Deactivated(nil))
 }
 
-// The other process has written the certificate, and not come to its key yet.
+// The other process has written the certificate, but not its key yet.
 func TestARenewalThatAnotherProcessIsWritingIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, elsewhere, ca := newMemStorage(), newMemStorage(), newIssuer(t, "ca", day(90))

@@ -44,7 +44,7 @@ func TestBackoffGrowsByTheKindOfFailure(t *testing.T) {
 			require.LessOrEqual(t, got, c.want*12/10, c.what)
 		}
 	}
-	// Let's Encrypt forgives five failed validations an hour.
+	// Let's Encrypt allows five failed validations an hour.
 	attempts, at := 1, time.Duration(0)
 	for n := 1; ; n++ {
 		if at += certs.Backoff(n, refused, 0) * 10 / 12; at >= time.Hour {
@@ -66,8 +66,8 @@ func TestRetryAfterIsReadFromTheText(t *testing.T) {
 	}
 }
 
-// A CA's rate limit is waited for, and one that three hosts in a row have met
-// is taken to be the account's.
+// A CA's rate limit is waited for. A limit of new orders applies to the
+// account, so the other hosts wait too.
 func TestRateLimitsArePausesOfTheHostAndThenOfTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, other := newIssuer(t, "ca", day(90)), newIssuer(t, "other", day(90))
@@ -89,7 +89,7 @@ func TestRateLimitsArePausesOfTheHostAndThenOfTheIssuer(t *testing.T) {
 		time.Sleep(3 * time.Hour)
 		require.NoError(t, m.Await(t.Context()))
 
-		// The next issuer is not asked to wait.
+		// The next issuer is tried without a pause.
 		ca.hook(func(context.Context, string) error { return acme.Problem{Status: http.StatusTooManyRequests} })
 		m, _ = start(t, certs.Options{Public: []certmagic.Issuer{ca, other}}, names("h%d.example.com", 20)...)
 		begin := time.Now()

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An issuer whose certificates last for seconds, or have expired as they come,
-// is asked a bounded number of times.
+// An issuer whose certificates last for seconds, or have already expired, gets
+// a bounded number of orders.
 func TestCertificatesThatExpireAtOnceAreNotOrderedWithoutBound(t *testing.T) {
 	for what, c := range map[string]struct{ age, life time.Duration }{
 		"three seconds":      {0, 3 * time.Second},
@@ -42,7 +42,7 @@ func TestCertificatesThatExpireAtOnceAreNotOrderedWithoutBound(t *testing.T) {
 	}
 }
 
-// The bound is no hindrance where a certificate lasts for longer than that.
+// That bound does not affect certificates that last longer.
 func TestCertificatesOfHalfAMinuteAreRenewedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer

@@ -26,21 +26,21 @@ import (
 
 const thumbprint = "0123456789012345678901234567890123456789012"
 
-// unreachable is a template for a CA that nobody can ask.
+// unreachable is a template for a CA that cannot be reached.
 func unreachable() *certmagic.ACMEIssuer {
 	return &certmagic.ACMEIssuer{CA: "https://127.0.0.1:1/dir"}
 }
 
-// token returns a token that differs by n.
+// token returns a token that depends on n.
 func token(n int) string { return fmt.Sprintf("token-%030d", n) }
 
-// challengeKey is where certmagic stores the challenge of unreachable under a
-// name.
+// challengeKey returns the key under which certmagic stores the challenge of
+// unreachable for a name.
 func challengeKey(name string) string {
 	return "acme/" + certmagic.StorageKeys.Safe(unreachable().IssuerKey()) + "/challenge_tokens/" + name + ".json"
 }
 
-// plant puts a challenge into storage as another member of the cluster does.
+// plant stores a challenge as another member of the cluster does.
 func plant(t testing.TB, s *memStorage, kind, name, tok string) {
 	t.Helper()
 	c := acme.Challenge{Type: kind, Token: tok, KeyAuthorization: tok + "." + thumbprint, Identifier: acme.Identifier{Type: "dns", Value: name}}
@@ -49,7 +49,7 @@ func plant(t testing.TB, s *memStorage, kind, name, tok string) {
 	require.NoError(t, s.Store(t.Context(), challengeKey(name), b))
 }
 
-// probe asks for a token and returns the answer, "" if there is none.
+// probe requests a token and returns the answer, "" if there is none.
 func probe(t testing.TB, m *certs.Manager, host, tok string) string {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -61,7 +61,7 @@ func probe(t testing.TB, m *certs.Manager, host, tok string) string {
 	return w.Body.String()
 }
 
-// member is a Manager over s without a route.
+// member is a Manager over s; hosts are its routes.
 func member(t testing.TB, s *memStorage, hosts ...string) *certs.Manager {
 	t.Helper()
 	o := with(unreachable())
@@ -123,7 +123,7 @@ func TestAFreshChallengeIsAnsweredRightAfterProbesForItsName(t *testing.T) {
 	})
 }
 
-// A read that began before the challenge was stored says nothing about it.
+// A read that began before the challenge was stored proves nothing.
 func TestAProbeDoesNotShareAReadThatBeganBeforeIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
@@ -162,7 +162,7 @@ func TestAFloodOfProbesForRandomNamesReadsLittle(t *testing.T) {
 		assert.LessOrEqual(t, s.reads.Load()-before, int64(100))
 
 		before = s.reads.Load()
-		for i := range 10_000 { // a hundred seconds of it
+		for i := range 10_000 { // a hundred seconds of them
 			probe(t, m, fmt.Sprintf("k%d.example.com", i), token(i))
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -204,7 +204,8 @@ func TestAFloodForOneNameReadsLittleAndHidesNothing(t *testing.T) {
 	})
 }
 
-// What anybody may ask for does not push out what this process is waiting for.
+// A flood of arbitrary names does not block the challenges that this process is
+// waiting for.
 func TestAFloodOfRandomNamesHidesNoChallengeOfAPendingHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
@@ -255,7 +256,7 @@ func TestAManagerWithoutAnACMEIssuerReadsNoTokens(t *testing.T) {
 	})
 }
 
-// Storage that hangs or lies makes no answer, and ends no process.
+// Storage that hangs, or has wrong content, leads to no answer and to no crash.
 func TestTokensFromStorageAreNotTrusted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()

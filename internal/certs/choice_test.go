@@ -43,7 +43,7 @@ func TestSomeHostsHaveAnIssuerOfTheirOwn(t *testing.T) {
 	})
 }
 
-// The hook answers for a wildcard after it has answered for the hosts below it.
+// The hook answers for the hosts before it answers for their wildcard.
 func TestAHostWaitsToBeCoveredUntilTheHookHasAnsweredForItsWildcard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		private, w := newIssuer(t, "private", day(90)), newWishes()

@@ -27,12 +27,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// wishes is a program that says how TLS is done for some hosts.
+// wishes is a program with TLS settings for some hosts.
 type wishes struct {
 	mu    sync.Mutex
 	hosts map[string]certs.Choice
 	calls map[string]int
-	fail  func(pattern string) error // nil does not
+	fail  func(pattern string) error // nil means that no call fails
 }
 
 func newWishes() *wishes {
@@ -302,8 +302,8 @@ func TestAHostThatThePolicyRefusedIsNoPatternWithoutARoute(t *testing.T) {
 	})
 }
 
-// mutual makes a handshake with the settings of m, and returns what the server
-// knows of the client.
+// mutual makes a handshake with the settings of m, and returns the server's
+// view of the client.
 func mutual(t testing.TB, m *certs.Manager, host string, client ...tls.Certificate) (*tls.ConnectionState, error) {
 	t.Helper()
 	near, far := net.Pipe()
@@ -315,7 +315,7 @@ func mutual(t testing.TB, m *certs.Manager, host string, client ...tls.Certifica
 	c := tls.Client(near, &tls.Config{ServerName: host, InsecureSkipVerify: true, Certificates: client})
 	go func() {
 		if c.Handshake() == nil {
-			_, _ = c.Read(make([]byte, 1)) // the tickets, or an alert
+			_, _ = c.Read(make([]byte, 1)) // reads the tickets, or an alert
 		}
 		near.Close()
 	}()
@@ -324,8 +324,8 @@ func mutual(t testing.TB, m *certs.Manager, host string, client ...tls.Certifica
 	return &state, err
 }
 
-// clientCertificate returns a client's certificate and the pool that verifies
-// it, at the time of bubbles too.
+// clientCertificate returns a client certificate and the pool that verifies it.
+// It is valid at the time of synctest bubbles too.
 func clientCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// stored returns the hosts of an issuer that storage has anything of.
+// stored returns the hosts for which storage has anything of an issuer.
 func (s *memStorage) stored(issuer string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,7 +38,7 @@ func TestCertificatesOfRemovedHostsAreDeletedAMonthAfterTheirEnd(t *testing.T) {
 		m, r := start(t, o, "kept.example.com", "gone.example.com", "*.gone.example.com")
 		require.NoError(t, m.Await(t.Context()))
 		require.NoError(t, storage.Store(t.Context(), "hostproxy/attempts/ca/gone.example.com.json", []byte("{}")))
-		// Another program's, over the same storage.
+		// Another program's certificate in the same storage.
 		for _, ext := range []string{".crt", ".key", ".json"} {
 			b := storage.content("certificates/ca/gone.example.com/gone.example.com" + ext)
 			require.NoError(t, storage.Store(t.Context(), "certificates/other/gone.example.com/gone.example.com"+ext, []byte(b)))
@@ -57,7 +57,7 @@ func TestCertificatesOfRemovedHostsAreDeletedAMonthAfterTheirEnd(t *testing.T) {
 	})
 }
 
-// Members need not have the same routes.
+// Members may have different routes.
 func TestCertificatesThatAnotherMemberWantsStay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestStorageIsCleanedOnceADayByOneMember(t *testing.T) {
 		o.Storage = storage
 		start(t, o, "one.example.com")
 		two, _ := start(t, o, "two.example.com")
-		for range 10 { // restarts do not make it more
+		for range 10 { // restarts do not clean more
 			time.Sleep(day(1))
 			require.NoError(t, two.Close())
 			two, _ = start(t, o, "two.example.com")
@@ -98,7 +98,7 @@ func TestStorageIsCleanedOnceADayByOneMember(t *testing.T) {
 	})
 }
 
-// The host may come back on another member at the very moment.
+// The host may come back on another member at that moment.
 func TestACertificateThatIsRenewedMeanwhileIsNotDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(6))
@@ -137,7 +137,7 @@ func TestCleaningUpFilesOnDisk(t *testing.T) {
 		require.NoError(t, m.Await(t.Context()))
 		r.set("b.example.com")
 		require.NoError(t, m.Close())
-		time.Sleep(day(31)) // nobody runs
+		time.Sleep(day(31)) // no process runs
 		r.set("b.example.com")
 		again, _ := start(t, o, "b.example.com")
 		time.Sleep(day(1))

@@ -18,12 +18,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// ahead returns t as time.Now would have made it at the same moment, by a wall
-// clock that is ahead: nothing else makes times whose two clocks differ.
+// ahead returns t as time.Now would have returned it at the same moment, if the
+// wall clock were ahead. There is no other way to make a time whose two clocks
+// differ.
 func ahead(t *testing.T, at time.Time, by time.Duration) time.Time {
 	t.Helper()
 	moved := at
-	// package time: the first word is the wall clock's
+	// in package time, the first word holds the wall clock
 	*(*uint64)(unsafe.Pointer(&moved)) += uint64(by/time.Second) << 30
 	require.Equal(t, by, moved.Round(0).Sub(at.Round(0)))
 	require.Zero(t, moved.Sub(at))
@@ -47,8 +48,8 @@ func TestAPauseIsReckonedByTheClockOfNow(t *testing.T) {
 	assert.WithinDuration(t, date, certs.AtMost(date, 6*time.Hour), time.Second)
 }
 
-// The clock of a test cannot be set. To tell a Manager that it was shows what
-// it does: its pauses end earlier by as much.
+// The clock of a test cannot be set, so the test tells the Manager that it was:
+// its pauses end earlier by that amount.
 func TestAClockThatIsSetBackMakesNoPauseLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -79,15 +80,15 @@ func TestAClockThatIsSetBackMakesNoPauseLonger(t *testing.T) {
 			}
 			return nil
 		})
-		m.SetBack(day(59)) // the renewal is due on the 60th or a bit later
+		m.SetBack(day(59)) // renewal is due on day 60 or a bit later
 		time.Sleep(day(1))
 		assert.Zero(t, reads.Load(), "dates of certificates are no pauses")
 	})
 }
 
-// A CA says when its limit ends, by its own clock. If that was hours ago one of
-// the clocks is wrong, and its limit may last as long as one of which it does
-// not say when it ends.
+// A CA reports the end of its limit by its own clock. If that was hours ago,
+// one of the clocks is wrong, and the limit is treated like one without a known
+// end.
 func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
 	for what, c := range map[string]struct {
 		ago  time.Duration
@@ -110,8 +111,8 @@ func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
 	}
 }
 
-// After the clock was set back, the failed validations of the last hour lie in
-// the future. They count all the same, for an hour from now.
+// After the clock was set back, failed validations of the last hour are in the
+// future. They still count, for an hour from now.
 func TestFailedValidationsOfTheFutureCountForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
@@ -136,7 +137,7 @@ func TestATicketKeyOfTheFutureIsReplaced(t *testing.T) {
 			Secret []byte    `json:"secret"`
 		}
 		storage := newMemStorage()
-		// of a process whose clock is not quite right
+		// from a process whose clock is slightly wrong
 		soon := key{time.Now().Add(time.Hour), make([]byte, 32)}
 		require.NoError(t, storage.Store(t.Context(), "tickets/keys.json", must(json.Marshal([]key{{time.Now().Add(1000 * time.Hour), make([]byte, 32)}, soon}))))
 		o := with(newIssuer(t, "ca", day(90)))
@@ -152,12 +153,12 @@ func TestATicketKeyOfTheFutureIsReplaced(t *testing.T) {
 	})
 }
 
-// A certificate of the local CA has the dates of our own clock. One that was
-// signed when the clock was ahead is valid for no client until then.
+// The dates of a local CA's certificate come from our own clock. One that was
+// signed while the clock was ahead is not valid for clients yet.
 func TestACertificateOfTheLocalCAFromTheFutureIsReplaced(t *testing.T) {
 	storage := newMemStorage()
 	served := func(t *testing.T, after time.Duration) (notBefore time.Time) {
-		synctest.Test(t, func(t *testing.T) { // each begins at the same time
+		synctest.Test(t, func(t *testing.T) { // each bubble begins at the same time
 			time.Sleep(after)
 			m, _ := start(t, certs.Options{Storage: storage}, "a.internal")
 			require.NoError(t, m.Await(t.Context()))

@@ -69,8 +69,7 @@ func TestCloseDoesNotWaitForAStorageThatIgnoresItsContext(t *testing.T) {
 	}
 }
 
-// Whoever uses the Keeper meanwhile must not wait for what is left of the old
-// Manager.
+// A new use of the Keeper must not wait for the old Manager to end.
 func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, release := stuck(t)
@@ -104,7 +103,7 @@ func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 // nowhere is a listener that is never used.
 type nowhere struct{ net.Listener }
 
-// A lock may come when nobody waits for it any more.
+// A lock may be acquired after the caller has given up.
 func TestCloseGivesBackALockThatComesLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer

@@ -18,10 +18,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-const maxUnderWay = 16 // orders of a Manager
+const maxUnderWay = 16 // orders of a Manager in flight
 
 // A downCA is an issuer that does not answer while it is down, and counts the
-// orders that come meanwhile.
+// orders that it gets meanwhile.
 type downCA struct {
 	*fakeIssuer
 	down  atomic.Bool
@@ -40,7 +40,7 @@ func newDownCA(t *testing.T, answer func(ctx context.Context, host string) error
 	return ca
 }
 
-// The ways of a CA not to answer.
+// The ways in which a CA may not answer.
 var silences = map[string]func(ctx context.Context, host string) error{
 	"it cannot be reached": func(_ context.Context, host string) error {
 		return errors.New("[" + host + "] creating new order: dial tcp 192.0.2.1:443: connect: connection refused")
@@ -55,12 +55,12 @@ var silences = map[string]func(ctx context.Context, host string) error{
 	"it registers no accounts": failing("registering account [] with server: performing request: connection refused"),
 }
 
-// newOrder is an error of a new order, as acmez words it.
+// newOrder returns an error of a new order, in acmez's words.
 func newOrder(err error) error { return fmt.Errorf("creating new order: %w", err) }
 
-// A hundred hosts want a certificate of a CA that is down, and the process is
-// restarted meanwhile: one order at a time looks whether it is back, and then
-// all hosts have their certificates.
+// A hundred hosts need certificates of a CA that is down, and the process is
+// restarted meanwhile. One order at a time tests whether the CA is back, and
+// then all hosts get their certificates.
 func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 	t.Parallel()
 	for what, answer := range silences {
@@ -84,7 +84,7 @@ func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 				m, _ := start(t, o, hosts...)
 				time.Sleep(time.Hour)
 				ca.down.Store(false)
-				// 5 until an order that hangs ends, 12 until the next look, and
+				// 5 until an order that hangs ends, 12 until the next test, and
 				// 2 for the orders
 				ctx, cancel := context.WithTimeout(t.Context(), 25*time.Minute)
 				defer cancel()
@@ -94,9 +94,9 @@ func TestACAThatIsDownIsAskedByOneHostAtATime(t *testing.T) {
 	}
 }
 
-// Not to answer for one host is not to be down: the program may have an issuer
-// that knows some hosts only, the answer to a challenge may be late, and a host
-// may go while its order is under way.
+// A CA that does not answer for one host is not down: an issuer of the program
+// may know only some hosts, the answer to a challenge may be late, and a host
+// may be removed while its order is in flight.
 func TestACAThatFailsForSomeHostsIsNotDown(t *testing.T) {
 	t.Parallel()
 	for what, answer := range map[string]func(ctx context.Context, host string) error{
@@ -144,8 +144,8 @@ func TestHostsThatGoDuringTheirOrdersSayNothingAboutTheCA(t *testing.T) {
 	})
 }
 
-// The next issuer is asked at once, and the host is not held until the limit of
-// the other CA ends.
+// The next issuer is tried immediately, and the host is not held until the
+// limit of the other CA ends.
 func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it cannot be reached"])
@@ -165,14 +165,14 @@ func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.NotZero(t, asked.Load())
 		ca.down.Store(false)
-		// the host that looked last is back after 12
+		// the host that tested last retries after 12
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
 	})
 }
 
-// The program may want more than the schedule does.
+// The program can order more than the schedule does.
 func TestRenewAsksACAThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it cannot be reached"])

@@ -38,7 +38,7 @@ func (d *database) fails(down bool) {
 	d.down = down
 }
 
-// onDatabase are options with a storage that outlives a Manager.
+// onDatabase returns options with a storage that outlives a Manager.
 func onDatabase(t testing.TB, d *database, ca *fakeIssuer) certs.Options {
 	t.Helper()
 	o := with(ca)
@@ -46,8 +46,8 @@ func onDatabase(t testing.TB, d *database, ca *fakeIssuer) certs.Options {
 	return o
 }
 
-// A restart finds a certificate that is due, good for a day or two, and
-// unasked.
+// After a restart, the certificate is due, valid for another day or two, and
+// not requested by any client.
 func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
@@ -72,7 +72,7 @@ func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T)
 			time.Sleep(time.Hour)
 		}
 		d.fails(false)
-		time.Sleep(time.Hour + 15*time.Minute) // the longest pause of a policy that does not know
+		time.Sleep(time.Hour + 15*time.Minute) // the longest pause after a policy that cannot tell
 		assert.Equal(t, 2, ca.count("customer1.example.com"), "a client has asked")
 	})
 }
@@ -115,8 +115,8 @@ func TestAHostOnDemandIsGivenUpWhenItHasExpiredUnasked(t *testing.T) {
 	})
 }
 
-// Whose renewal fails is tried again while clients ask; it stays while it is
-// good.
+// If its renewal fails, it is retried while clients ask; the host stays while
+// its certificate is good.
 func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(90))
@@ -127,7 +127,7 @@ func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 		time.Sleep(day(61))
 		_, err = shake(t, m, "customer1.example.com")
 		require.NoError(t, err)
-		time.Sleep(day(20)) // of which no client asks for it
+		time.Sleep(day(20)) // no client asks for it meanwhile
 		assert.Less(t, ca.count("customer1.example.com"), 5)
 		ca.unhook()
 		d.fails(true)
@@ -142,7 +142,7 @@ func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 	})
 }
 
-// Another instance has obtained it since this one has looked into storage.
+// Another instance has obtained the certificate since this one read storage.
 func TestAPolicyThatDoesNotKnowKeepsWhatIsInStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
@@ -177,7 +177,7 @@ func TestAPolicyThatDoesNotKnowKeepsWhatIsInStorage(t *testing.T) {
 	})
 }
 
-// All are due, and none of them has been asked for.
+// All of them are due, and no client has asked for any.
 func TestARestartWithManyDueHostsDoesNotAskThePolicy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 60
@@ -206,7 +206,8 @@ func TestARestartWithManyDueHostsDoesNotAskThePolicy(t *testing.T) {
 	})
 }
 
-// A damaged certificate of an earlier process is no yes of the policy.
+// A damaged certificate of an earlier process does not prove that the policy
+// allows the host.
 func TestADamagedCertificateOnDemandIsReplacedOnceAClientAsksAndThePolicyAllowsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))

@@ -13,9 +13,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// No limit holds a renewal that is due. But a CA that has said when its limit
-// ends hears of the renewal a few times until then, however near the
-// certificate's end is, and whatever another CA does.
+// No limit holds a renewal that is due. But a CA that has reported the end of
+// its limit gets the renewal only a few times until then, however soon the
+// certificate expires, and whatever another CA does.
 func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
 	for what, fallback := range map[string]func(*testing.T) []certmagic.Issuer{
 		"at the only CA": func(*testing.T) []certmagic.Issuer { return nil },
@@ -56,8 +56,8 @@ func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
 	}
 }
 
-// When a limit ends before the certificate does, the renewal comes then: not
-// earlier, and not much later.
+// If a limit ends before the certificate expires, the renewal comes when the
+// limit ends: not earlier, and not much later.
 func TestADueRenewalComesWhenItsLimitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var until atomic.Int64 // in unix seconds
@@ -80,7 +80,7 @@ func TestADueRenewalComesWhenItsLimitEnds(t *testing.T) {
 	})
 }
 
-// The program may want more than the schedule does.
+// The program can order more than the schedule does.
 func TestRenewAsksInSpiteOfARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var limited atomic.Bool

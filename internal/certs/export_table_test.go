@@ -1,15 +1,15 @@
 package certs
 
-// A Table is a table of hosts that do nothing.
+// A Table is a table of inactive hosts.
 type Table struct{ table }
 
-// NewTable returns an empty one.
+// NewTable returns an empty Table.
 func NewTable() *Table { return &Table{newTable()} }
 
 // Add adds a host.
 func (t *Table) Add(name string) { t.add(&host{name: name}) }
 
-// Drop drops a host, and reports whether it was there.
+// Drop removes a host, and reports whether it was there.
 func (t *Table) Drop(name string) bool {
 	h := t.get(name)
 	if h != nil {
@@ -18,7 +18,7 @@ func (t *Table) Drop(name string) bool {
 	return h != nil
 }
 
-// Has reports whether a host is there, by its name in either form.
+// Has reports whether a host is there, looked up by string and by bytes.
 func (t *Table) Has(name string) (byString, byBytes bool) {
 	h, g := t.get(name), t.getBytes([]byte(name))
 	return h != nil && h.name == name, g != nil && g == h
@@ -38,7 +38,7 @@ func (t *Table) Walk() []string {
 // A Queue is a queue of hosts that never starts.
 type Queue struct{ *queue }
 
-// NewQueue returns an empty one.
+// NewQueue returns an empty Queue.
 func NewQueue() Queue { return Queue{newQueue(1, nil)} }
 
 // Hosts returns new hosts.

@@ -12,13 +12,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// What tests need from inside.
+// What tests need from inside the package.
 
-// MaxLoaded makes m keep no more than n certificates in memory. Call it before
+// MaxLoaded limits the certificates that m keeps in memory to n. Call it before
 // Start.
 func (m *Manager) MaxLoaded(n int) { m.memory.limit = n }
 
-// Held returns how many certificates m keeps in memory.
+// Held returns the number of certificates that m keeps in memory.
 func (m *Manager) Held() int {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -53,14 +53,14 @@ func ReverseName(name string) (string, bool) { return reverseName(name) }
 // ErrNotAsked is errNotAsked.
 var ErrNotAsked = errNotAsked
 
-// Refused returns how many refused names m remembers.
+// Refused returns the number of refused names that m remembers.
 func (m *Manager) Refused() int {
 	m.demands.mu.Lock()
 	defer m.demands.mu.Unlock()
 	return len(m.demands.verdicts)
 }
 
-// MaxRefused is how many refused names are remembered.
+// MaxRefused is the maximum of that number.
 const MaxRefused = maxRefused
 
 // Refuse remembers a refusal.
@@ -86,8 +86,8 @@ func (p Pacer) Await(ctx context.Context) error { return p.p.await(ctx) }
 // Back is back.
 func (p Pacer) Back() { p.p.back() }
 
-// LimitAbout says what a problem is a limit of, in an order for name; "" if it
-// is none.
+// LimitAbout returns what a rate limit applies to, for an order for name; "" if
+// the problem is no rate limit.
 func LimitAbout(p acme.Problem, name string) string {
 	l, ok := readLimit(p, name)
 	if !ok {
@@ -106,7 +106,7 @@ func RefusedReplacing(err error) bool { return refusedReplacing(err) }
 // IsPublic is isPublic.
 func IsPublic(i certmagic.Issuer) bool { return isPublic(i) }
 
-// Looks returns how many look-ups of challenges m remembers.
+// Looks returns the number of look-ups of challenges that m remembers.
 func (m *Manager) Looks() int {
 	l := m.solver.lookout
 	l.mu.Lock()
@@ -119,7 +119,7 @@ func (m *Manager) Preflight(ctx context.Context, host string) error {
 	return m.scout.check(ctx, host, m.routing.chainOf(host))
 }
 
-// Explain adds to an error of a CA what a preflight of a host has to say.
+// Explain adds the finding of a preflight of a host to an error of a CA.
 func (m *Manager) Explain(ctx context.Context, name string, err error) error {
 	return (&host{manager: m, name: name}).explain(ctx, err)
 }
@@ -132,7 +132,7 @@ func (m *Manager) Preview(host string) {
 	h.put(m.scout.queue, preview, time.Now())
 }
 
-// Ordered returns how many public orders have started or wait.
+// Ordered returns the number of public orders that have started or wait.
 func (m *Manager) Ordered() int {
 	q := m.issuers.public.queue
 	q.mu.Lock()
@@ -150,16 +150,16 @@ func (m *Manager) OnReturn(f func()) { m.storage.onReturn(f) }
 // StorageFailed is storageFailed.
 func StorageFailed(err error) bool { return storageFailed(err) }
 
-// Look makes one operation of m's storage.
+// Look makes one operation in m's storage.
 func (m *Manager) Look(ctx context.Context) { _ = m.Read(ctx, "look") }
 
-// Read reads a key of m's storage.
+// Read reads a key from m's storage.
 func (m *Manager) Read(ctx context.Context, key string) error {
 	_, err := m.storage.Load(ctx, key)
 	return err
 }
 
-// RootPEM returns the root that m's local CA signs with.
+// RootPEM returns the root with which m's local CA signs.
 func (m *Manager) RootPEM(ctx context.Context) ([]byte, error) { return m.local.ca.RootPEM(ctx) }
 
 // HoldOrders keeps public orders in their queue.
@@ -178,7 +178,7 @@ func (m *Manager) SiteKey(name, suffix string) string {
 	return m.issuers.public.authorities[0].siteKey(name, suffix)
 }
 
-// Holds are holds.
+// Holds is holds.
 type Holds struct{ h *holds }
 
 // NewHolds is newHolds.
@@ -189,7 +189,8 @@ func (h Holds) Set(until time.Time) {
 	h.h.set(limit{subject: subject{scope: accountScope}, until: until})
 }
 
-// Enter lets an order through and returns what ends it, nil if it is held.
+// Enter lets an order through and returns a function that ends it; nil if the
+// order is held.
 func (h Holds) Enter(name string) (leave func(error)) {
 	entered, until := h.h.enter(name, true)
 	if !until.IsZero() {
@@ -203,18 +204,18 @@ func (m *Manager) Admits(state *tls.ConnectionState, host string) bool {
 	return m.choices.admits(m.options.Wants, state, host)
 }
 
-// Realms returns how many realms m keeps.
+// Realms returns the number of realms that m keeps.
 func (m *Manager) Realms() int { return len(m.choices.allRealms()) }
 
-// Kept returns how many chains and accounts m keeps for issuers that the
-// program wishes.
+// Kept returns the numbers of chains and accounts that m keeps for issuers from
+// the hook.
 func (m *Manager) Kept() (chains, accounts int) {
 	m.issuers.mu.Lock()
 	defer m.issuers.mu.Unlock()
 	return len(m.issuers.single), len(m.issuers.accounts)
 }
 
-// Choices returns of how many hosts m knows or asks what the program wishes.
+// Choices returns the number of hosts whose settings m knows or asks for.
 func (m *Manager) Choices() int {
 	m.choices.mu.RLock()
 	defer m.choices.mu.RUnlock()
@@ -224,7 +225,7 @@ func (m *Manager) Choices() int {
 // Deactivated is deactivated.
 func Deactivated(err error) bool { return deactivated(err) }
 
-// SetBack is what happens when the wall clock has been set back.
+// SetBack simulates that the wall clock has been set back.
 func (m *Manager) SetBack(by time.Duration) { m.setBack(by) }
 
 // StepBack is stepBack.

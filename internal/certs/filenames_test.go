@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// long returns a host of n bytes, the first label apart.
+// long returns a host of n bytes; first is its first label.
 func long(n int, first string) string {
 	const suffix = ".example.com"
 	name := first
@@ -26,7 +26,7 @@ func long(n int, first string) string {
 	return name + suffix
 }
 
-// DNS knows names of 253 bytes, and file systems file names of 255.
+// DNS names can have 253 bytes, file names 255.
 func TestHostsOfAnyLengthHaveRoomInFiles(t *testing.T) {
 	dir := t.TempDir()
 	ca := newIssuer(t, "ca", day(90))
@@ -34,7 +34,7 @@ func TestHostsOfAnyLengthHaveRoomInFiles(t *testing.T) {
 	o.Storage = &certmagic.FileStorage{Path: dir}
 	hosts := []string{long(253, "a"), long(253, "b"), long(240, "c"), long(239, "d"), "*." + long(251, "e")}
 	require.Len(t, hosts[0], 253)
-	for range 2 { // what is stored is found
+	for range 2 { // the second time, stored data is found
 		m, _ := startOnce(t, o, hosts...)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
@@ -48,7 +48,7 @@ func TestHostsOfAnyLengthHaveRoomInFiles(t *testing.T) {
 	assert.Empty(t, locks)
 }
 
-// A route for any host must not take the digest of a name for a host.
+// A route for any host must not mistake the digest of a name for a host.
 func TestAFileNameThatWasTooLongIsNoHost(t *testing.T) {
 	ca := newIssuer(t, "ca", day(90))
 	o := with(ca)

@@ -110,8 +110,8 @@ func TestLazyHostsAreIssuedForWhenAHandshakeAsks(t *testing.T) {
 		assert.Equal(t, []string{"tenant7.example.com"}, ca.issued())
 		require.NoError(t, m.Close())
 
-		// After a restart what is in storage is served and renewed, whether or
-		// not it is asked for.
+		// After a restart, stored certificates are served and renewed, whether
+		// or not clients ask for them.
 		m, _ = start(t, o, names("tenant%d.example.com", 5_000)...)
 		time.Sleep(day(64))
 		assert.Equal(t, 2, ca.count("tenant7.example.com"))

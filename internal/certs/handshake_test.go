@@ -34,13 +34,13 @@ func TestTheHotPathOfAHandshakeAllocatesNothing(t *testing.T) {
 	}
 }
 
-// knowsAllocs is what the kit's own gate allocates.
+// knowsAllocs returns the allocations of the kit's own gate.
 func knowsAllocs(sni string) float64 {
 	r := routesOf("a.example.com", "*.example.org")
 	return testing.AllocsPerRun(100, func() { r.knows(sni) })
 }
 
-// 50,000 hosts loaded lazily with bounded memory, in small.
+// A small version of 50,000 hosts that are loaded lazily with bounded memory.
 func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -63,7 +63,7 @@ func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 		}
 		assert.Len(t, ca.issued(), 40)
 
-		// Those that are not in memory are renewed like the others.
+		// Hosts that are not in memory are renewed like the others.
 		time.Sleep(day(64))
 		assert.Len(t, ca.issued(), 80)
 		assert.LessOrEqual(t, m.Held(), 10)
@@ -143,7 +143,7 @@ func TestClientsWithoutServerName(t *testing.T) {
 	})
 }
 
-// Point 5: certmagic would bind 80 and 443 for each challenge. CVE-2026-22045,
+// certmagic would bind 80 and 443 for each challenge. CVE-2026-22045,
 // CVE-2026-26999, CVE-2023-47124: a flood of probes is bounded and cheap.
 func TestProbesForChallengesAreCheap(t *testing.T) {
 	storage := newMemStorage()
@@ -195,7 +195,7 @@ func FuzzReverseName(f *testing.F) {
 	})
 }
 
-// reverse returns the name of an address.
+// reverse returns the name of an address in DNS.
 func reverse(a netip.Addr) string {
 	var b strings.Builder
 	raw := a.AsSlice()
@@ -230,8 +230,8 @@ func TestStaticCertificates(t *testing.T) {
 	}, states)
 }
 
-// asks is client authentication with CAs of its own that lets everybody in:
-// what is refused then is another realm's.
+// asks returns client authentication with its own CAs that accepts every
+// client: so any refusal comes from another realm.
 func asks(t testing.TB) *certs.ClientAuth {
 	_, pool := clientCertificate(t)
 	return &certs.ClientAuth{CAs: pool, Mode: tls.RequestClientCert}

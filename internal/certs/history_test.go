@@ -21,14 +21,14 @@ import (
 
 const attemptsKey = "hostproxy/attempts/ca/a.example.com.json"
 
-// invalid is the answer of a CA that has not found what proves control of a
+// invalid is the answer of a CA that has not found the proof of control of a
 // host.
 func invalid(host string) error {
 	return acme.Problem{Status: 403, Type: acme.ProblemTypeUnauthorized, Detail: "no answer at " + host,
 		Resource: acme.Authorization{Identifier: acme.Identifier{Type: "dns", Value: host}}}
 }
 
-// An attemptLog is when a CA validated.
+// An attemptLog records when a CA validated.
 type attemptLog struct {
 	mu    sync.Mutex
 	times []time.Time
@@ -40,7 +40,7 @@ func (l *attemptLog) add() {
 	l.times = append(l.times, time.Now())
 }
 
-// most returns how many times there are within any window, at most.
+// most returns the highest number of times within any window.
 func (l *attemptLog) most(window time.Duration) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,7 +57,7 @@ func (l *attemptLog) most(window time.Duration) int {
 	return most
 }
 
-// A crash loop with a host that cannot be validated does not run into the CA's
+// A crash loop with a host that cannot be validated does not reach the CA's
 // limit of five an hour.
 func TestFailedValidationsAreFourAnHourOverRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -77,7 +77,7 @@ func TestFailedValidationsAreFourAnHourOverRestarts(t *testing.T) {
 	})
 }
 
-// Without a restart it is the same.
+// The same without a restart.
 func TestFailedValidationsAreFourAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(attemptLog)
@@ -93,13 +93,13 @@ func TestFailedValidationsAreFourAnHour(t *testing.T) {
 		m, _ := start(t, certs.Options{Public: []certmagic.Issuer{ca}}, "a.example.com")
 		require.NoError(t, m.Await(t.Context()))
 		failing = true
-		time.Sleep(day(6) - 10*time.Second) // up to the last second, when there is hurry
+		time.Sleep(day(6) - 10*time.Second) // until the last second, when time is short
 		assert.LessOrEqual(t, log.most(time.Hour), 4)
 		assert.Greater(t, len(log.times), 20)
 	})
 }
 
-// A process that dies in an attempt has made one.
+// A process that dies during an attempt has made one.
 func TestAnAttemptIsWrittenBeforeTheOrder(t *testing.T) {
 	storage := newMemStorage()
 	ca := newIssuer(t, "ca", day(90))
@@ -126,7 +126,7 @@ func TestAttemptsThatFailOtherwiseAreTakenBack(t *testing.T) {
 		_, err := storage.Load(t.Context(), attemptsKey)
 		assert.Error(t, err)
 
-		// What may have become a failed validation counts.
+		// An attempt that may be a failed validation counts.
 		ca.hook(failing("solving challenges: [a.example.com] authorization took too long"))
 		before := len(ca.issued())
 		time.Sleep(3 * time.Hour)
@@ -157,8 +157,8 @@ func TestDamagedHistoriesAreNone(t *testing.T) {
 	}
 }
 
-// The history is a help. A storage that fails or hangs for it is no reason to
-// have no certificate.
+// The history is optional: if storage fails or hangs, certificates are obtained
+// without it.
 func TestAHistoryThatCannotBeKeptDelaysNothingForLong(t *testing.T) {
 	for what, op := range map[string]func() error{
 		"fails": func() error { return errors.New("disk full") },
@@ -177,7 +177,7 @@ func TestAHistoryThatCannotBeKeptDelaysNothingForLong(t *testing.T) {
 				m, _ := start(t, certs.Options{Public: []certmagic.Issuer{newIssuer(t, "ca", day(90))}, Storage: storage}, "a.example.com")
 				require.NoError(t, m.Await(t.Context()))
 				assert.Less(t, time.Since(begin), 15*time.Second)
-				time.Sleep(2 * time.Hour) // let what hangs end
+				time.Sleep(2 * time.Hour) // until calls that hang end
 			})
 		})
 	}

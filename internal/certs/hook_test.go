@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// keyless is an issuer of the program that is not ready to be used.
+// keyless is an issuer of the program that panics when it is used.
 type keyless struct{ *fakeIssuer }
 
 func (keyless) IssuerKey() string { panic("oops") }
@@ -35,8 +35,8 @@ func TestAnIssuerByTheHookWhoseKeyPanicsFailsItsHostOnly(t *testing.T) {
 	})
 }
 
-// A hook may wait for ever for one tenant's lock: it is asked about that one
-// again and again.
+// A hook may wait forever for the lock of one tenant, and is called about that
+// one repeatedly.
 func TestAHostForWhichTheHookHangsLeavesItToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release, w := make(chan struct{}), newWishes()
@@ -49,7 +49,7 @@ func TestAHostForWhichTheHookHangsLeavesItToOthers(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Choose = w.choose
 		m, r := start(t, o, "bad.example.com")
-		for range 100 { // as many tries
+		for range 100 { // this many tries
 			time.Sleep(10 * time.Minute)
 			m.ReloadTLS()
 		}
@@ -117,8 +117,8 @@ func TestARouteOfItsOwnClosesAHostOnDemandAtOnce(t *testing.T) {
 	})
 }
 
-// A deploy may take a host back from its target while the hook is asked about
-// it.
+// A deploy may turn a Passthrough back into a normal route while the hook is
+// asked about it.
 func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
@@ -160,15 +160,15 @@ func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
 			"m.example.com": {ClientAuth: &certs.ClientAuth{CAFiles: []string{ca}}},
 		})
 		m, _ := start(t, o, "a.example.com", "m.example.com")
-		// between two looks, from here on: none finds a file that is half
-		// written
+		// from here on, the test acts between two checks: none finds a
+		// half-written file
 		time.Sleep(time.Minute + time.Second)
-		for n := range 2 { // they come back, and go again
+		for n := range 2 { // the files come back, and go again
 			for _, file := range []string{pair.CertFile, other.CertFile, ca} {
 				require.NoError(t, os.Remove(file))
 			}
 			time.Sleep(time.Hour)
-			synctest.Wait() // or files may be read while they are written
+			synctest.Wait() // otherwise files may be read while they are written
 			assert.Equal(t, 2*(n+1), strings.Count(logs.String(), "certificate files cannot be read"), logs.String())
 			assert.Equal(t, n+1, strings.Count(logs.String(), "CA files for client authentication cannot be read"), logs.String())
 			put()

@@ -25,9 +25,9 @@ func (i mute) IssuerKey() string {
 	return i.fakeIssuer.IssuerKey()
 }
 
-// IssuerKey is a method of the program, as TLS.Host is: where it hangs, one
-// host waits. Others get the issuers that they want, handshakes go on, and the
-// host is asked about again.
+// IssuerKey is a method of the program, like TLS.Host: if it hangs, one host
+// waits. Others get their issuers, handshakes continue, and the host is asked
+// about again.
 func TestAnIssuerThatHangsHoldsUpItsHostsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, speak := newWishes(), make(chan struct{})
@@ -45,7 +45,7 @@ func TestAnIssuerThatHangsHoldsUpItsHostsOnly(t *testing.T) {
 		require.NoError(t, m.Await(t.Context(), "a.example.com", "b.example.com"))
 		assert.Less(t, time.Since(begin), 30*time.Second)
 		assert.Equal(t, "own", status(t, m, "a.example.com").Issuer)
-		time.Sleep(30 * time.Second) // 20 calls of 10 s by 16 workers: each has been called
+		time.Sleep(30 * time.Second) // 20 calls of 10 s by 16 workers: all are called
 		assert.ErrorContains(t, status(t, m, "hangs7.example.com").Err, "TLS.Host did not return in time")
 
 		close(speak)

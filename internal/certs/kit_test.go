@@ -31,16 +31,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// A memStorage is a certmagic.Storage in memory that counts, and can be made
-// to fail or to hang.
+// A memStorage is a certmagic.Storage in memory that counts operations, and can
+// be made to fail or hang.
 type memStorage struct {
 	mu    sync.Mutex
 	files map[string][]byte
 	locks map[string]chan struct{} // closed when free
 
 	reads, writes atomic.Int64
-	now, most     atomic.Int64                                 // operations under way
-	before        atomic.Pointer[func(verb, key string) error] // runs first
+	now, most     atomic.Int64                                 // operations in flight
+	before        atomic.Pointer[func(verb, key string) error] // runs before each operation
 }
 
 func newMemStorage() *memStorage {
@@ -95,7 +95,7 @@ func (s *memStorage) Delete(_ context.Context, key string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// a file, of which there are many
+	// a file: most keys are
 	if ext := path.Ext(key); ext == ".json" || ext == ".crt" || ext == ".key" {
 		delete(s.files, key)
 		return nil
@@ -192,7 +192,7 @@ func (s *memStorage) locked() []string {
 	return names
 }
 
-// damage overwrites what is stored under a key with that suffix.
+// damage overwrites the value under a key with that suffix.
 func (s *memStorage) damage(t *testing.T, suffix string) {
 	t.Helper()
 	s.mu.Lock()
@@ -206,20 +206,20 @@ func (s *memStorage) damage(t *testing.T, suffix string) {
 	require.Fail(t, "nothing to damage", path.Base(suffix))
 }
 
-// A fakeIssuer is a certmagic.Issuer in the program.
+// A fakeIssuer is a certmagic.Issuer in memory.
 type fakeIssuer struct {
 	key  string
 	life time.Duration
-	// that certificates have already
+	// age of new certificates
 	age    time.Duration
-	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first
+	before atomic.Pointer[func(ctx context.Context, host string) error] // runs first in Issue
 
 	ca     *x509.Certificate
 	signer *ecdsa.PrivateKey
 
 	mu        sync.Mutex
 	calls     []string
-	serials   int // of certificates, counted apart from calls
+	serials   int // of certificates; counted separately from calls
 	now, most int
 }
 
@@ -287,7 +287,7 @@ func (i *fakeIssuer) issued() []string {
 	return slices.Clone(i.calls)
 }
 
-// width returns how many calls there were at a time, at most.
+// width returns the highest number of concurrent calls.
 func (i *fakeIssuer) width() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -304,7 +304,7 @@ func (i *fakeIssuer) count(host string) int {
 	return n
 }
 
-// routes are the hosts of a router that there is not.
+// routes are the hosts of a simulated router.
 type routes struct {
 	mu    sync.Mutex
 	hosts []string
@@ -350,7 +350,7 @@ func (r *routes) wants(pattern string) bool {
 	return r.has[pattern]
 }
 
-// set makes hosts the only ones, and says that anything may have changed.
+// set replaces all hosts, and reports that anything may have changed.
 func (r *routes) set(hosts ...string) {
 	r.assign(hosts)
 	if r.m != nil {
@@ -358,7 +358,7 @@ func (r *routes) set(hosts ...string) {
 	}
 }
 
-// add adds hosts, and names them.
+// add adds hosts, and reports their names.
 func (r *routes) add(hosts ...string) {
 	r.mu.Lock()
 	all := append(slices.Clone(r.hosts), hosts...)
@@ -367,7 +367,7 @@ func (r *routes) add(hosts ...string) {
 	r.m.Changed(hosts...)
 }
 
-// remove removes hosts, and names them.
+// remove removes hosts, and reports their names.
 func (r *routes) remove(hosts ...string) {
 	r.mu.Lock()
 	all := slices.DeleteFunc(slices.Clone(r.hosts), func(h string) bool { return slices.Contains(hosts, h) })
@@ -376,8 +376,8 @@ func (r *routes) remove(hosts ...string) {
 	r.m.Changed(hosts...)
 }
 
-// start starts a Manager for hosts, with storage in memory and o on top. It
-// ends with the test.
+// start starts a Manager for hosts, with o and, by default, storage in memory.
+// It is closed when the test ends.
 func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
 	t.Helper()
 	m, r := startOnce(t, o, hosts...)
@@ -385,7 +385,7 @@ func start(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *rou
 	return m, r
 }
 
-// startOnce is start, and leaves the end to the caller.
+// startOnce is start, but the caller closes the Manager.
 func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *routes) {
 	t.Helper()
 	r := routesOf(hosts...)
@@ -406,8 +406,8 @@ func startOnce(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, 
 	return m, r
 }
 
-// shake makes a TLS handshake with m over a pipe and returns what the client
-// saw.
+// shake makes a TLS handshake with m over a pipe and returns the certificate
+// that the client saw.
 func shake(t testing.TB, m *certs.Manager, sni string, protos ...string) (*x509.Certificate, error) {
 	t.Helper()
 	return shakeContext(t.Context(), t, m, sni, protos...)
@@ -426,7 +426,7 @@ func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni strin
 	}()
 	c := tls.Client(client, &tls.Config{
 		ServerName: sni, InsecureSkipVerify: true, NextProtos: protos,
-		CurvePreferences: []tls.CurveID{tls.CurveP256}, // costs less than the hybrid exchange
+		CurvePreferences: []tls.CurveID{tls.CurveP256}, // cheaper than the hybrid exchange
 	})
 	err := c.Handshake()
 	client.Close()
@@ -437,15 +437,15 @@ func shakeContext(ctx context.Context, t testing.TB, m *certs.Manager, sni strin
 	return c.ConnectionState().PeerCertificates[0], nil
 }
 
-// inHome stands for no storage, which start would put into memory.
+// inHome means no storage: start would replace nil by storage in memory.
 var inHome certmagic.Storage = &certmagic.FileStorage{Path: "stands for none"}
 
-// chosen is a hook that says what a map does.
+// chosen returns a hook that answers from a map.
 func chosen(hosts map[string]certs.Choice) func(string) (certs.Choice, error) {
 	return func(pattern string) (certs.Choice, error) { return hosts[pattern], nil }
 }
 
-// issuedBy is a hook that says who issues for some hosts.
+// issuedBy returns a hook that sets the issuers of some hosts.
 func issuedBy(issuers map[string]certmagic.Issuer) func(string) (certs.Choice, error) {
 	return func(pattern string) (certs.Choice, error) { return certs.Choice{Issuer: issuers[pattern]}, nil }
 }
@@ -458,7 +458,7 @@ func names(format string, n int) []string {
 	return all
 }
 
-// A logBuffer is somewhere for slog to write that tests may read meanwhile.
+// A logBuffer is a destination for slog that tests can read at the same time.
 type logBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -482,12 +482,12 @@ func (b *logBuffer) logger(l slog.Level) *slog.Logger {
 
 func day(n float64) time.Duration { return time.Duration(n * float64(24*time.Hour)) }
 
-// failing is a hook that fails.
+// failing returns a hook that fails.
 func failing(why string) func(context.Context, string) error {
 	return func(context.Context, string) error { return errors.New(why) }
 }
 
-// absent reports whether nothing is stored under key now.
+// absent reports whether no value is stored under key.
 func (s *memStorage) absent(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

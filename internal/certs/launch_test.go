@@ -6,25 +6,24 @@ import (
 	"time"
 )
 
-// The launch. Read-only.
+// The size of the launch. Read-only.
 const (
 	launchOld   = 600              // hosts before it, with certificates of launchLife
-	launchNew   = 1500             // hosts that come with it, with longer ones
-	launchSick  = 20               // of each, whose validation fails for some time before it
-	launchDead  = 200              // old hosts whose validation fails for good after it
-	launchLife  = 18 * time.Hour   // so that days are enough: a third of it is left for a renewal
-	launchFair  = 20 * time.Minute // in one piece, that a host must have had
-	launchFirst = 5 * time.Hour    // likewise, for its first certificate
-	// that an answer of the CA takes at least: 16 orders at a time are 240 an
-	// hour
+	launchNew   = 1500             // hosts that come with it, with a longer life
+	launchSick  = 20               // of each kind; their validation fails for some time before it
+	launchDead  = 200              // old hosts whose validation fails permanently after it
+	launchLife  = 18 * time.Hour   // short, so that days suffice; renewed in its last third
+	launchFair  = 20 * time.Minute // a host must have had this long without trouble
+	launchFirst = 5 * time.Hour    // the same, for its first certificate
+	// least time of an answer of the CA: 16 orders at a time are 240 an hour
 	launchHeavy = 110 * time.Second
 )
 
 // Thousands of hosts come at once to a server whose certificates live for
-// hours, at a slow CA: for seven hours there is more to do than the queue can
-// run at a time. Later some of the domains die, the CA hangs for as long as
-// renewals have time, and the server is off for as long. What goes first
-// decides which certificates expire: none of a healthy host may.
+// hours, and the CA is slow: for seven hours there is more to do than the queue
+// can run at a time. Later some of the domains die; the CA hangs for as long as
+// renewals have time, and so long the server is off as well. The order of the
+// queue decides which certificates expire: none of a healthy host may.
 //
 // The rules are those of TestAYearInAMinute, but a host is healthy after 20
 // minutes, or after 5 hours if it came without a certificate.
@@ -38,7 +37,7 @@ func TestALaunchOfThousandsOfHosts(t *testing.T) {
 func (w *world) launches() {
 	w.fair, w.first = launchFair, launchFirst
 	w.ca.least, w.ca.most = launchHeavy, launchHeavy+20*time.Second
-	// the queue is what is narrow
+	// here the queue is the bottleneck
 	w.ca.orders, w.ca.sets = newWindow(2_000, 3*time.Hour), newWindow(100, day(7))
 	w.run(func(chan struct{}) {
 		old := w.come("old", launchOld, tenant{life: launchLife}, 12*time.Hour)
@@ -56,7 +55,7 @@ func (w *world) launches() {
 	})
 }
 
-// rush adds the new hosts while some, old and new, have failed and can be
+// rush adds the new hosts while some hosts, old and new, have failed and can be
 // validated again.
 func (w *world) rush(old []*tenant) {
 	// old ones that are due now
@@ -71,7 +70,7 @@ func (w *world) rush(old []*tenant) {
 	}
 }
 
-// come adds hosts like one, evenly over a time.
+// come adds hosts like the given one, evenly over a time.
 func (w *world) come(what string, n int, like tenant, over time.Duration) (all []*tenant) {
 	for i := range n {
 		like.name = fmt.Sprintf("%s%d.com", what, i)
@@ -81,7 +80,7 @@ func (w *world) come(what string, n int, like tenant, over time.Duration) (all [
 	return all
 }
 
-// off lets a time pass without an instance.
+// off lets time pass without a running instance.
 func (w *world) off(length time.Duration) {
 	works := w.breaksDown("server", "off", length)
 	for _, i := range w.running() {

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// crowdLimit is a CA that has issued enough for crowd.org until then.
+// crowdLimit returns a CA whose limit for crowd.org is used up until then.
 func crowdLimit(t *testing.T, until time.Time) *limitedCA {
 	return newLimitedCA(t, func(host string) error {
 		if strings.HasSuffix(host, ".crowd.org") && time.Now().Before(until) {
@@ -40,7 +40,7 @@ func TestALimitIsMetOnceOverRestarts(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				until := time.Now().Add(150 * time.Minute) // within the time that both count
+				until := time.Now().Add(150 * time.Minute) // within the windows of both limits
 				ca := newLimitedCA(t, func(string) error {
 					if time.Now().Before(until) {
 						return limitOf(text, until)
@@ -125,7 +125,7 @@ func TestDamagedLedgersAreNone(t *testing.T) {
 	}
 }
 
-// The longest that a CA may say is six hours, here as in memory.
+// No limit is accepted for more than six hours, in storage as in memory.
 func TestALimitInStorageIsClamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := crowdLimit(t, time.Now().Add(144*time.Hour))

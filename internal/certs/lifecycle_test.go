@@ -19,12 +19,12 @@ import (
 
 func port(n int) net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: n} }
 
-// local is the context of a request that came to an address.
+// local returns the context of a request that arrived at an address.
 func local(ctx context.Context, a net.Addr) context.Context {
 	return context.WithValue(ctx, http.LocalAddrContextKey, a)
 }
 
-// keeping returns what a Keeper is opened with, for the hosts of r.
+// keeping returns options for a Keeper, for the hosts of r.
 func keeping(r *routes, ca certmagic.Issuer) func() certs.Options {
 	storage := newMemStorage()
 	return func() certs.Options {

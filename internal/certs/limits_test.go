@@ -53,13 +53,14 @@ func TestALimitIsReadFromTheCAsText(t *testing.T) {
 	}
 }
 
-// A CA is busy: that is its state, not our number of requests.
+// A busy CA says something about its state, not about the number of our
+// requests.
 func TestABusyCAIsAskedAgainSoon(t *testing.T) {
 	busy := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited, Detail: "Service busy; retry later."}
 	assert.LessOrEqual(t, certs.Backoff(1, busy, 0), 6*time.Second)
 }
 
-// A limitedCA is an issuer with a limit that some hosts meet.
+// A limitedCA is an issuer with a limit that applies to some hosts.
 type limitedCA struct {
 	*fakeIssuer
 	mu      sync.Mutex
@@ -86,8 +87,9 @@ func (ca *limitedCA) refusals() int {
 	return len(ca.refused)
 }
 
-// 50 certificates a week for one domain are used up: the other domains of the
-// server do not notice, and the CA is not asked for each of the domain's hosts.
+// The 50 certificates a week for one domain are used up: other domains of the
+// server are not affected, and the CA is not contacted for each host of the
+// domain.
 func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
@@ -113,8 +115,8 @@ func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
 	})
 }
 
-// A CA that says 144 h is asked again after 6 h, or after the 3 h that its
-// limit counts, by one order.
+// A limit that a CA reports for 144 h is tried after 6 h, or after the 3 h of
+// its window, with one order.
 func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
@@ -132,15 +134,15 @@ func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 		assert.LessOrEqual(t, ca.refusals()-first, 2)
 		time.Sleep(12 * time.Hour)
 		assert.LessOrEqual(t, ca.refusals()-first, 4)
-		// not the 144 that the CA has said
+		// not the 144 h that the CA reported
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
 		defer cancel()
 		require.NoError(t, m.Await(ctx))
 	})
 }
 
-// 900 new hosts at a CA that allows 300 orders in three hours, and says that
-// its limit lasts for days.
+// 900 new hosts, and a CA that allows 300 orders in three hours but reports
+// that its limit lasts for days.
 func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		orders := newWindow(300, 3*time.Hour)
@@ -163,8 +165,8 @@ func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
 	})
 }
 
-// The limit of new orders is used up by new hosts, for a week: certificates
-// that are in use are renewed all the same, when they are due.
+// New hosts have used up the limit of new orders, for a week: certificates in
+// use are renewed anyway when they are due.
 func TestDueRenewalsAreNeverHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newLimitedCA(t, func(host string) error {
@@ -189,7 +191,7 @@ func TestDueRenewalsAreNeverHeld(t *testing.T) {
 	})
 }
 
-// The new certificate of another issuer is no reason to wait for the first.
+// If the first issuer is held, the next one issues without waiting.
 func TestAnIssuerThatIsHeldIsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newLimitedCA(t, func(string) error {
@@ -204,7 +206,7 @@ func TestAnIssuerThatIsHeldIsSkipped(t *testing.T) {
 	})
 }
 
-// What is held takes nothing from the pace of what is not.
+// Held hosts do not use up the pace of others.
 func TestHeldHostsDoNotSlowOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newLimitedCA(t, func(host string) error {
@@ -223,7 +225,7 @@ func TestHeldHostsDoNotSlowOthers(t *testing.T) {
 	})
 }
 
-// The order that was let through can succeed after another one has met the
+// An order that was let through can succeed after another one has run into the
 // limit again.
 func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -234,7 +236,7 @@ func TestAnOrderThatWasLetThroughDoesNotEndALaterLimit(t *testing.T) {
 		leave := h.Enter("a.example.com")
 		require.NotNil(t, leave)
 		require.Nil(t, h.Enter("b.example.com"), "one at a time")
-		h.Set(time.Now().Add(time.Hour)) // by a renewal, which nothing holds
+		h.Set(time.Now().Add(time.Hour)) // by a renewal, which is never held
 		leave(nil)
 		assert.Nil(t, h.Enter("b.example.com"))
 		time.Sleep(time.Hour)
@@ -263,8 +265,8 @@ func TestAnOrderThatTheCAHasNotSeenEndsNoLimit(t *testing.T) {
 	})
 }
 
-// What waits for a limit has not failed. The program and its log are told all
-// the same, once.
+// A host that waits for a limit has not failed. Still, the program and its log
+// are told, once.
 func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
@@ -304,7 +306,7 @@ func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 	})
 }
 
-// Thousands that wait are no thousands of lines.
+// Thousands of waiting hosts do not lead to thousands of log lines.
 func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(3 * time.Hour)
@@ -324,8 +326,7 @@ func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
 	})
 }
 
-// What the policy said when the host was first asked for counts no longer when
-// a limit ends hours later.
+// The policy's first answer no longer counts when a limit ends hours later.
 func TestAHostOnDemandThatALimitHeldIsAskedAboutAgain(t *testing.T) {
 	for what, deny := range map[string]bool{"allowed still": false, "no longer allowed": true} {
 		t.Run(what, func(t *testing.T) {
@@ -341,7 +342,7 @@ func TestAHostOnDemandThatALimitHeldIsAskedAboutAgain(t *testing.T) {
 				o := with(ca)
 				o.Policy = p.allow
 				m, _ := start(t, o, "*")
-				// the first meets the limit
+				// the first order runs into the limit
 				for _, host := range []string{"customer0.example.com", "customer1.example.com"} {
 					_, err := shake(t, m, host)
 					require.Error(t, err)

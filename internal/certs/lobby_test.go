@@ -18,10 +18,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// hanging is a hook of an issuer that answers nothing.
+// hanging is a hook of an issuer that never answers.
 func hanging(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
 
-// hangs returns an issuer that answers nothing.
+// hangs returns an issuer that never answers.
 func hangs(t testing.TB) *fakeIssuer {
 	t.Helper()
 	ca := newIssuer(t, "ca", day(90))
@@ -29,8 +29,8 @@ func hangs(t testing.TB) *fakeIssuer {
 	return ca
 }
 
-// crowd makes n handshakes for host wait, and returns how many have got an
-// error.
+// crowd makes n handshakes for host wait, and returns a function that counts
+// those that failed.
 func crowd(t testing.TB, m *certs.Manager, host string, n int) (failed func() int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -206,7 +206,7 @@ func TestAnExpiredCertificateIsServedAtOnceWhileTheCAHangs(t *testing.T) {
 			assert.Zero(t, time.Since(begin), what)
 		}
 		ca.unhook()
-		// 5 for an attempt that hangs, and a pause of up to 12 behind it
+		// 5 for an attempt that hangs, and a pause of up to 12 after it
 		time.Sleep(18 * time.Minute)
 		leaf, err := shake(t, m, "a.example.com")
 		require.NoError(t, err)
@@ -214,7 +214,7 @@ func TestAnExpiredCertificateIsServedAtOnceWhileTheCAHangs(t *testing.T) {
 	})
 }
 
-// A machine that slept: a browser that comes first gets the new certificate.
+// After a machine wakes up, the first browser gets the new certificate.
 func TestTheLocalCAIsWaitedForAMomentWhenACertificateHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
@@ -242,6 +242,6 @@ func TestTheLocalCAIsWaitedForAMomentWhenACertificateHasExpired(t *testing.T) {
 		assert.True(t, time.Now().After(leaf.NotAfter))
 		assert.Equal(t, 250*time.Millisecond, time.Since(begin))
 		require.NoError(t, m.Close())
-		time.Sleep(time.Minute) // for the storage
+		time.Sleep(time.Minute) // until storage calls have ended
 	})
 }

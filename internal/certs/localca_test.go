@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// request makes a CSR as certmagic would.
+// request makes a CSR like certmagic's.
 func request(t testing.TB, names ...string) *x509.CertificateRequest {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -50,7 +50,6 @@ func parse(t testing.TB, b []byte) *x509.Certificate {
 	return cert
 }
 
-// Point 15.
 func TestTheLocalCASignsInternalNamesForTwelveHours(t *testing.T) {
 	ca := &certs.LocalCA{Storage: newMemStorage()}
 	rootPEM, err := ca.RootPEM(t.Context())
@@ -83,7 +82,7 @@ func TestTheLocalCASignsInternalNamesForTwelveHours(t *testing.T) {
 	assert.ErrorContains(t, err, "0 names")
 }
 
-// A stolen root key is good for internal names only.
+// A stolen root key can sign internal names only.
 func TestTheRootOfTheLocalCAIsConstrained(t *testing.T) {
 	storage := newMemStorage()
 	ca := &certs.LocalCA{Storage: storage}
@@ -188,7 +187,7 @@ func TestTheRootFileIsWhereFilesAre(t *testing.T) {
 	assert.ErrorContains(t, err, "does not keep files")
 }
 
-// inFiles says where its files are, as certmagic.FileStorage does.
+// inFiles returns file names, like certmagic.FileStorage.
 type inFiles struct{ *memStorage }
 
 func (inFiles) Filename(key string) string { return "/data/" + key }

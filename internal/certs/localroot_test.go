@@ -61,7 +61,7 @@ func TestANewRootIsLimitedToServerAuthentication(t *testing.T) {
 	}
 }
 
-// The certificates of a limited root are good for others than Go too.
+// Certificates of a constrained root are accepted by clients other than Go's.
 func TestOpenSSLAcceptsTheLocalCA(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
@@ -84,8 +84,8 @@ func TestOpenSSLAcceptsTheLocalCA(t *testing.T) {
 	assert.Error(t, verify("sslclient"))
 }
 
-// Clients trust a root by its bytes: one that is there stays, whatever it
-// lacks.
+// Clients trust a root by its bytes: an existing root stays, even if it lacks
+// something.
 func TestAStoredRootIsKeptAsItIs(t *testing.T) {
 	storage := newMemStorage()
 	_, err := (&certs.LocalCA{Storage: storage}).RootPEM(t.Context())
@@ -110,7 +110,7 @@ func TestAStoredRootIsKeptAsItIs(t *testing.T) {
 	assert.Equal(t, string(certPEM), string(now))
 }
 
-// A storage that hangs is no reason to keep a caller that has given up.
+// If storage hangs, a caller that gives up returns.
 func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, release := newMemStorage(), make(chan struct{})
@@ -139,7 +139,7 @@ func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
 	})
 }
 
-// One caller that leaves takes nothing from those that wait behind it.
+// A caller that gives up does not affect those that wait behind it.
 func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
@@ -164,11 +164,11 @@ func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
 		<-ctx.Done()
 		slow.Store(false)
 		require.NoError(t, <-second)
-		time.Sleep(5 * time.Second) // let the first one's call end
+		time.Sleep(5 * time.Second) // until the first one's call ends
 	})
 }
 
-// To delete the root and to restart is how an operator gets another one.
+// An operator gets a new root by deleting the old one and restarting.
 func TestCertificatesOfARootThatIsGoneAreReplacedAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()

@@ -18,7 +18,7 @@ import (
 
 const cannotKeep = "the local CA cannot store its root"
 
-// The first thing a developer meets may be a directory that is not writable.
+// The first problem of a developer may be a directory that is not writable.
 func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
@@ -61,8 +61,8 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 	})
 }
 
-// A directory of real files that cannot be made. The remedy is about the
-// setting that it comes from.
+// A real directory that cannot be created. The remedy names the setting that it
+// comes from.
 func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))

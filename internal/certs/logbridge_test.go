@@ -15,7 +15,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// Point 11.
 func TestCertmagicSpeaksThroughTheRoutersLogger(t *testing.T) {
 	var log logBuffer
 	z := certs.Zap(log.logger(slog.LevelDebug))

@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "32") // some of what is parallel waits; -parallel says otherwise
+	_ = flag.Set("test.parallel", "32") // parallel tests mostly wait; -parallel overrides it
 	proxytest.Main(m)
 }
 
@@ -64,7 +64,7 @@ func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
 	})
 }
 
-// Point 2: one bad host never delays another.
+// One bad host never delays another.
 func TestAThousandFailingHostsDoNotDelayTenGoodOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -72,7 +72,7 @@ func TestAThousandFailingHostsDoNotDelayTenGoodOnes(t *testing.T) {
 			if !strings.HasPrefix(host, "bad") {
 				return nil
 			}
-			select { // as long as a CA takes to find out
+			select { // as long as a CA takes to fail
 			case <-time.After(20 * time.Second):
 				return errors.New("the CA cannot reach the host")
 			case <-ctx.Done():
@@ -114,7 +114,7 @@ func TestAHandshakeMovesItsHostToTheFront(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		_, err := shake(t, m, "wanted.example.com")
-		// a wait has its end, and the client tries again
+		// a wait is limited, and the client retries
 		for err != nil && time.Since(begin) < time.Minute {
 			_, err = shake(t, m, "wanted.example.com")
 		}
@@ -123,7 +123,7 @@ func TestAHandshakeMovesItsHostToTheFront(t *testing.T) {
 	})
 }
 
-// Point 2: renewals have priority over first obtains.
+// Renewals have priority over first certificates.
 func TestRenewalsGoBeforeFirstObtains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -182,8 +182,8 @@ func TestAFailedRenewalKeepsTheCertificateAndIsTriedAgain(t *testing.T) {
 	})
 }
 
-// Point 4: RemoveManaged during an obtain in flight lets the certificate come
-// back.
+// In certmagic, RemoveManaged during an order in flight lets the certificate
+// come back.
 func TestRemovalInFlightEndsTheAttemptAndFreesItsLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
@@ -211,7 +211,7 @@ func TestACertificateThatComesAfterTheRemovalIsNotServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		ca := newIssuer(t, "ca", day(90))
-		// deaf to its context
+		// ignores its context
 		ca.hook(func(context.Context, string) error { <-release; return nil })
 		m, r := start(t, with(ca), "a.example.com")
 		synctest.Wait()
@@ -223,7 +223,7 @@ func TestACertificateThatComesAfterTheRemovalIsNotServed(t *testing.T) {
 		require.ErrorContains(t, err, "unrecognized name")
 		assert.Empty(t, m.Statuses())
 
-		// The way back is open.
+		// The host can come back.
 		r.set("a.example.com")
 		require.NoError(t, m.Await(t.Context()))
 		_, err = shake(t, m, "a.example.com")
@@ -231,7 +231,7 @@ func TestACertificateThatComesAfterTheRemovalIsNotServed(t *testing.T) {
 	})
 }
 
-// Point 3: the Router is the gate.
+// The Router is the gate.
 func TestUnknownNamesGetUnrecognizedNameAndCostNoStorageRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
@@ -269,7 +269,7 @@ func TestReplacingAllRoutesCostsBoundedWork(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		assert.Less(t, runtime.NumGoroutine()-before, 100)
 		assert.LessOrEqual(t, storage.most.Load(), int64(8+16))
-		// one each, and the attempts under way
+		// one each, plus running attempts
 		assert.Less(t, storage.reads.Load()-reads, int64(10_000+500))
 		assert.Len(t, m.Statuses(), 10_000)
 
@@ -282,7 +282,7 @@ func TestReplacingAllRoutesCostsBoundedWork(t *testing.T) {
 	})
 }
 
-// Point 7: storage hangs are contained.
+// Storage that hangs blocks no handshake.
 func TestAHandshakeOfACachedHostDoesNotWaitForStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(2))
@@ -356,12 +356,12 @@ func TestTheNextIssuerIsAskedWhenTheFirstRefuses(t *testing.T) {
 		assert.Equal(t, "second", m.Statuses()[0].Issuer)
 		require.NoError(t, m.Close())
 
-		// After a restart the second's certificate is found.
+		// After a restart the second issuer's certificate is found.
 		again, _ := start(t, o, "a.example.com")
 		require.NoError(t, again.Await(t.Context()))
 		assert.Len(t, second.issued(), 1)
 
-		// At renewal the first is asked first, and its certificate is the one
+		// At renewal the first issuer is tried first, and its certificate is
 		// served.
 		first.unhook()
 		time.Sleep(day(64))
@@ -376,7 +376,6 @@ func TestTheNextIssuerIsAskedWhenTheFirstRefuses(t *testing.T) {
 	})
 }
 
-// Point 8.
 func TestWildcards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90)) // not ACME: may sign wildcards

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// A policy allows customers and counts what it is asked.
+// A policy allows customers and counts its calls.
 type policy struct {
 	mu    sync.Mutex
 	asked map[string]int
@@ -61,7 +61,7 @@ func (p *policy) total() int {
 	return n
 }
 
-// onDemand are the options for certificates from ca that p allows.
+// onDemand returns options for certificates from ca that p allows.
 func onDemand(t testing.TB, p *policy, ca *fakeIssuer) certs.Options {
 	t.Helper()
 	o := with(ca)
@@ -69,7 +69,7 @@ func onDemand(t testing.TB, p *policy, ca *fakeIssuer) certs.Options {
 	return o
 }
 
-// Point 9: only with a policy, negative answers cached, each name decided once.
+// Only with a policy; refusals are cached; each name is decided once.
 func TestOnDemandAsksThePolicyOncePerNameAndRemembersARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &policy{slow: time.Second}
@@ -156,7 +156,7 @@ func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
 		var hanging atomic.Int64
 		release := make(chan struct{})
 		o := with(newIssuer(t, "ca", day(90)))
-		o.Policy = func(_ context.Context, host string) error { // which ignores its context
+		o.Policy = func(_ context.Context, host string) error { // ignores its context
 			if host == "stuck.example.com" {
 				hanging.Add(1)
 				<-release
@@ -248,8 +248,8 @@ func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
 	})
 }
 
-// Random names cost a policy whose database is down a line a minute, and one
-// that refuses them none.
+// Random names cost one log line a minute if the policy's database is down, and
+// none if it refuses them.
 func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
@@ -292,7 +292,7 @@ func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
 	})
 }
 
-// A policy that allows anything lets clients make hosts up, whose orders fail.
+// A policy that allows everything lets clients invent hosts, whose orders fail.
 func TestAHostThatNoClientAsksForAgainIsGivenUpQuietly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer

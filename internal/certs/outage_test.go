@@ -23,7 +23,7 @@ import (
 
 var errNoDisk = errors.New("no disk")
 
-// fails makes the operations that only names fail; none names all.
+// fails makes operations fail: those whose verb is given, or all if none is.
 func (s *memStorage) fails(only ...string) {
 	s.hook(func(verb, key string) error {
 		if len(only) == 0 {
@@ -40,7 +40,8 @@ func (s *memStorage) fails(only ...string) {
 
 func (s *memStorage) heal() { s.before.Store(nil) }
 
-// withStorage starts a Manager and returns how often its storage has returned.
+// withStorage starts a Manager. The returned counter counts the returns of its
+// storage.
 func withStorage(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager, *memStorage, *atomic.Int64) {
 	t.Helper()
 	storage := newMemStorage()
@@ -51,7 +52,7 @@ func withStorage(t testing.TB, o certs.Options, hosts ...string) (*certs.Manager
 	return m, storage, returns
 }
 
-// Nobody may ask for hours: the return is noticed all the same.
+// There may be no request for hours: the return is noticed anyway.
 func TestTheReturnOfStorageIsNoticedInSeconds(t *testing.T) {
 	for name, broken := range map[string]func(hang chan struct{}) error{
 		"failing": func(chan struct{}) error { return errNoDisk },
@@ -68,7 +69,7 @@ func TestTheReturnOfStorageIsNoticedInSeconds(t *testing.T) {
 				hang := make(chan struct{})
 				storage.hook(func(string, string) error { return broken(hang) })
 				m.Look(t.Context())
-				time.Sleep(time.Hour + 1300*time.Millisecond) // between two looks
+				time.Sleep(time.Hour + 1300*time.Millisecond) // between two tests
 				assert.Zero(t, returns.Load())
 				storage.heal()
 				close(hang)
@@ -101,7 +102,7 @@ func TestAnOutageThatNeverEndsDoesNotOutliveClose(t *testing.T) {
 	})
 }
 
-// A disk that is full can be read. What failed has to work again.
+// A full disk can still be read. The operation that failed must work again.
 func TestAStorageThatCannotBeWrittenHasNotReturned(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, storage, returns := withStorage(t, with(newIssuer(t, "ca", day(90))), "a.example.com")
@@ -116,7 +117,7 @@ func TestAStorageThatCannotBeWrittenHasNotReturned(t *testing.T) {
 	})
 }
 
-// One file that cannot be read is no reason to hurry everybody every few
+// One file that cannot be read must not cause a retry of all hosts every few
 // seconds.
 func TestOneBrokenKeyIsNotAnOutageAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -150,7 +151,7 @@ func TestAbsenceAndImpatienceAreNoOutages(t *testing.T) {
 	})
 }
 
-// certmagic passes on some errors of storage as text only.
+// certmagic returns some errors of storage only as text.
 func TestErrorsOfStorageAreToldFromThoseOfTheCA(t *testing.T) {
 	for name, c := range map[string]struct {
 		broken string
@@ -186,7 +187,7 @@ func TestErrorsOfStorageAreToldFromThoseOfTheCA(t *testing.T) {
 	}
 }
 
-// A CA that was asked before storage failed must not be asked every few
+// A CA that was contacted before storage failed must not be contacted every few
 // seconds.
 func TestAFailureOfACAAndOfStorageIsOneOfTheCA(t *testing.T) {
 	first, second := newIssuer(t, "first", day(90)), newIssuer(t, "second", day(90))

@@ -61,7 +61,7 @@ func serveSite(t testing.TB, ln net.Listener, name string, protos ...string) *si
 	return s
 }
 
-// passing starts a site "here.test" behind a Passer that carries "away.test"
+// passing starts a site "here.test" behind a Passer that forwards "away.test"
 // to a site of that name.
 func passing(t testing.TB, target func(addr string) certs.Target) (addr string, here, away *site, p *certs.Passer) {
 	t.Helper()
@@ -87,7 +87,6 @@ func ask(t testing.TB, c *tls.Conn) string {
 	return string(b)
 }
 
-// Point 16.
 func TestPassthroughCarriesOneHostAndLeavesTheOthers(t *testing.T) {
 	proxytest.NoLeaks(t)
 	addr, here, away, _ := passing(t, plainTarget)
@@ -159,7 +158,7 @@ func (c pieces) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// records cuts the first record into one a byte.
+// records splits the first record into records of one byte.
 type records struct {
 	net.Conn
 	cut bool
@@ -233,13 +232,13 @@ func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	}
 	carried, other := dial("away.test", away.roots), dial("here.test", here.roots)
 	retire()
-	_, _ = io.ReadAll(carried) // ends
+	_, _ = io.ReadAll(carried) // until its end
 	assert.Equal(t, "here.test:hello", ask(t, other), "another host's connection stays")
 
 	addr, _, away, p := passing(t, plainTarget)
 	carried = dial("away.test", away.roots)
 	p.Close()
-	_, _ = io.ReadAll(carried) // ends
+	_, _ = io.ReadAll(carried) // until its end
 	_, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "away.test", RootCAs: away.roots})
 	assert.Error(t, err, "after that all go to the server, which has no such certificate")
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A zone is what DNS says. Hosts that are not in it do not exist.
+// A zone is the content of DNS. Hosts that are not in it do not exist.
 type zone struct {
 	mu    sync.Mutex
 	addrs map[string][]netip.Addr
@@ -67,8 +67,8 @@ func ips(texts ...string) []netip.Addr {
 	return all
 }
 
-// asked is a template for a known public CA that counts the requests to it and
-// lets none through.
+// asked is a template for a known public CA. It counts the requests and lets
+// none through.
 func asked(n *atomic.Int64) *certmagic.ACMEIssuer {
 	i := letsEncrypt()
 	i.HTTPProxy = func(*http.Request) (*url.URL, error) {
@@ -78,7 +78,7 @@ func asked(n *atomic.Int64) *certmagic.ACMEIssuer {
 	return i
 }
 
-// behind are options with a zone and one public interface.
+// behind returns options with a zone and one public interface.
 func behind(i certmagic.Issuer, z *zone) certs.Options {
 	o := with(i)
 	o.Resolve = z.resolve
@@ -213,8 +213,8 @@ func TestAPreflightEndsInTime(t *testing.T) {
 	})
 }
 
-// A machine cannot know of a load balancer before it. A client that comes here
-// says more than the addresses of the interfaces.
+// A machine cannot know of a load balancer in front of it. A client that
+// arrives is better evidence than the addresses of the interfaces.
 func TestAHandshakeOverrulesTheAddressesOfTheInterfaces(t *testing.T) {
 	var n atomic.Int64
 	var z zone
@@ -298,8 +298,7 @@ func TestAFloodOfHandshakesCausesFewLookUps(t *testing.T) {
 	})
 }
 
-// Hosts without records have workers of their own and take no place among the
-// orders.
+// Hosts without records have their own workers and do not block orders.
 func TestAThousandHostsWithoutRecordsDelayNoOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int64
@@ -319,7 +318,7 @@ func TestAThousandHostsWithoutRecordsDelayNoOrder(t *testing.T) {
 func TestAValidCertificateIsRenewedWithoutAPreflight(t *testing.T) {
 	var n atomic.Int64
 	var z zone
-	// another process, with the same place in storage
+	// from another process, with the same place in storage
 	before := newIssuer(t, letsEncrypt().IssuerKey(), 20*time.Minute)
 	before.age = 100 * time.Minute
 	kept := with(before)

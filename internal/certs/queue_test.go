@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// slowly is a hook that takes its time.
+// slowly returns a hook that takes some time.
 func slowly(d time.Duration) func(context.Context, string) error {
 	return func(ctx context.Context, _ string) error {
 		select {
@@ -35,14 +35,14 @@ func TestRenewalsNearerToExpiryGoFirst(t *testing.T) {
 		o.Storage = newMemStorage()
 		m, r := start(t, o, "h0.example.com")
 		require.NoError(t, m.Await(t.Context()))
-		for i := range 100 { // each expires a minute after the one before
+		for i := range 100 { // each expires a minute after the previous one
 			r.add(fmt.Sprintf("h%d.example.com", i+1))
 			time.Sleep(time.Minute)
 		}
 		require.NoError(t, m.Close())
 
-		// All are due when the next Manager starts, and a CA that is slow takes
-		// them in turn.
+		// All are due when the next Manager starts, and a slow CA takes them in
+		// turn.
 		time.Sleep(day(70))
 		issued := len(ca.issued())
 		ca.hook(slowly(time.Minute))
@@ -52,14 +52,14 @@ func TestRenewalsNearerToExpiryGoFirst(t *testing.T) {
 		time.Sleep(9 * time.Minute)
 		again := ca.issued()[issued:]
 		require.Greater(t, len(again), 101)
-		first := again[16:80] // up to sixteen start while storage is still being read
+		first := again[16:80] // up to sixteen start before storage is fully read
 		assert.NotContains(t, strings.Join(first, " "), "new", "no new host among them")
 		place := func(host string) (n int) {
 			_, err := fmt.Sscanf(host, "h%d.", &n)
 			require.NoError(t, err)
 			return n
 		}
-		for i := range len(first) - 16 { // as many are under way at a time
+		for i := range len(first) - 16 { // that many are in flight at a time
 			assert.Less(t, place(first[i]), place(first[i+16]), "the one that expires first")
 		}
 	})

@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// The README says what each failure looks like, in the status and in the log.
-// Files that cannot be read are in
+// The README describes each failure as the status and the log show it.
+// Unreadable files are tested in
 // TestCertificateFilesAreReadAgainWhenTheyChange.
 func TestFailuresLookAsTheReadmeSays(t *testing.T) {
 	broken := func(s *memStorage) *memStorage {
@@ -34,7 +34,7 @@ func TestFailuresLookAsTheReadmeSays(t *testing.T) {
 		issuer func(t *testing.T) certmagic.Issuer
 		store  *memStorage
 		cause  string        // in Err
-		within time.Duration // of the next try; 0 means that there is none
+		within time.Duration // until the next try; 0 means that there is none
 		log    string
 	}{
 		"the CA cannot reach the host": {"a.example.com", refusing("urn:ietf:params:acme:error:connection: 192.0.2.1: Timeout"), newMemStorage(),
@@ -69,7 +69,8 @@ func TestFailuresLookAsTheReadmeSays(t *testing.T) {
 	}
 }
 
-// refusing is an issuer that says why it does not sign, or one that signs.
+// refusing returns an issuer that refuses for the given reason, or one that
+// signs if why is "".
 func refusing(why string) func(*testing.T) certmagic.Issuer {
 	return func(t *testing.T) certmagic.Issuer {
 		ca := newIssuer(t, "ca", day(90))

@@ -44,8 +44,8 @@ func TestStoredHostsOnDemandShowAfterARestart(t *testing.T) {
 	})
 }
 
-// Storage may come later than the process: nobody has to ask for a host first
-// that storage has.
+// Storage may become available after the process starts: its hosts are served
+// without being requested first.
 func TestStoredHostsOnDemandShowAfterAStartWithoutStorage(t *testing.T) {
 	for what, c := range map[string]struct {
 		fails  func(verb string) bool
@@ -219,8 +219,8 @@ func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 	})
 }
 
-// What storage does not list of one issuer keeps nobody from what it lists of
-// another.
+// If storage cannot list the hosts of one issuer, those of another are still
+// found.
 func TestStoredHostsOfAnIssuerShowThoughThoseOfAnotherAreNotListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()

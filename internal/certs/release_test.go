@@ -47,7 +47,7 @@ func TestIssuersThatNoHostHasAnyMoreAreReleased(t *testing.T) {
 		assert.Less(t, runtime.NumGoroutine(), goroutines+10)
 
 		again := newIssuer(t, "again", day(90))
-		for range 3 { // comes and goes
+		for range 3 { // the host comes and goes
 			w.set("c.example.com", certs.Choice{Issuer: again})
 			r.add("c.example.com")
 			require.NoError(t, m.Await(t.Context(), "c.example.com"))
@@ -61,8 +61,8 @@ func TestIssuersThatNoHostHasAnyMoreAreReleased(t *testing.T) {
 	})
 }
 
-// A renewal that an issuer takes its time for ends with that issuer, and what
-// comes next is the new one's.
+// A slow renewal in progress ends with the old issuer; the next one uses the
+// new issuer.
 func TestAnIssuerIsNotReleasedUnderAStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, next, w := newIssuer(t, "slow", day(90)), newIssuer(t, "next", day(90)), newWishes()

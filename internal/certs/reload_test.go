@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// crowded starts a Manager that holds fewer certificates in memory than it has
+// crowded starts a Manager that keeps fewer certificates in memory than it has
 // hosts.
 func crowded(t *testing.T, o certs.Options, held int, r *routes) *certs.Manager {
 	t.Helper()
@@ -31,7 +31,7 @@ func crowded(t *testing.T, o certs.Options, held int, r *routes) *certs.Manager 
 	return m
 }
 
-// shakeFor is shake by a client that waits for no longer than d.
+// shakeFor is shake by a client that waits at most d.
 func shakeFor(t *testing.T, m *certs.Manager, host string, d time.Duration) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -40,7 +40,7 @@ func shakeFor(t *testing.T, m *certs.Manager, host string, d time.Duration) erro
 	return err
 }
 
-// Renewals come due faster than storage, which is slow, lets them be looked at.
+// Renewals become due faster than slow storage can be read.
 func TestAHostThatIsNotInMemoryIsServedWhileRenewalsQueueForStorage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestAHostThatIsNotInMemoryIsServedWhileRenewalsQueueForStorage(t *testing.T
 	})
 }
 
-// Its certificate is good while the CA that is to renew it hangs.
+// The host's certificate is good while the CA that should renew it hangs.
 func TestAHostThatIsNotInMemoryIsServedWhileItsRenewalHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(6))
@@ -90,14 +90,14 @@ func TestAHostThatIsNotInMemoryIsServedWhileItsRenewalHangs(t *testing.T) {
 	})
 }
 
-// A storage that fails is no reason to ask it for each handshake.
+// A storage that fails is not read again for each handshake.
 func TestAHostThatIsNotInMemoryIsLookedForOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Storage = storage
 		m := crowded(t, o, 1, routesOf("a.example.com", "b.example.com"))
-		require.NoError(t, shakeFor(t, m, "b.example.com", time.Second)) // so that a is not there
+		require.NoError(t, shakeFor(t, m, "b.example.com", time.Second)) // evicts a
 		time.Sleep(time.Hour)
 		var loads atomic.Int64
 		storage.hook(func(verb, key string) error {

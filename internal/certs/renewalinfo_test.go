@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// An adviser is a fakeIssuer that says when it wants its certificates renewed,
-// and that it is not to be asked again for a month.
+// An adviser is a fakeIssuer that has renewal information for its certificates,
+// and asks not to be asked again for a month.
 type adviser struct {
 	*fakeIssuer
 	revoked atomic.Bool
@@ -50,8 +50,8 @@ func (a *adviser) GetRenewalInfo(context.Context, certmagic.Certificate) (acme.R
 	return a.info(), nil
 }
 
-// A CA that revokes what it has said yes to a minute before must not have to
-// wait for a month, whatever it said about the next question.
+// If a CA revokes certificates a minute after its last answer, that is noticed
+// before a month is over, whatever it said about the next question.
 func TestRenewalInformationIsAskedForEverySixHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}

@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// letsEncrypt is a template that must never be used.
+// letsEncrypt is a template that must not be used for orders.
 func letsEncrypt() *certmagic.ACMEIssuer {
 	return &certmagic.ACMEIssuer{CA: certmagic.LetsEncryptProductionCA, DisableHTTPChallenge: true}
 }
@@ -67,7 +67,7 @@ func TestAPrivateIssuerSignsReservedNames(t *testing.T) {
 	})
 }
 
-// An onionCA says that it signs names of Tor.
+// An onionCA reports that it signs names under .onion.
 type onionCA struct{ *fakeIssuer }
 
 func (onionCA) IssuesOnion() bool { return true }
@@ -96,7 +96,7 @@ func TestALocalCASignsNoMoreThanInternalNames(t *testing.T) {
 		o.Choose = issuedBy(map[string]certmagic.Issuer{"nas.lan": local, "app.test": local, "db.internal": letsEncrypt()})
 		m, _ := start(t, o, "nas.lan", "app.test", "db.internal")
 		require.NoError(t, m.Await(t.Context(), "app.test"))
-		synctest.Wait() // for the others
+		synctest.Wait() // until the others have failed
 		for _, s := range m.Statuses() {
 			if s.Host != "app.test" {
 				assert.Error(t, s.Err, s.Host)
@@ -106,7 +106,7 @@ func TestALocalCASignsNoMoreThanInternalNames(t *testing.T) {
 	})
 }
 
-// An unknown directory belongs to a private CA, which may sign what it likes.
+// An unknown directory belongs to a private CA, which may sign any name.
 func TestAnUnknownDirectoryMaySignReservedNames(t *testing.T) {
 	asked := make(chan struct{})
 	ask := sync.OnceFunc(func() { close(asked) })

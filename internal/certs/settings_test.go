@@ -43,7 +43,7 @@ func TestSettingsThatNoRouteUsesAreWarnedAboutOncePerChange(t *testing.T) {
 		}
 		r.set("b.example.com", "*.example.org")
 		said()
-		for i := range 200 { // without a rest
+		for i := range 200 { // without a pause
 			r.set(names("h%d.example.com", i+1)...)
 			time.Sleep(100 * time.Millisecond)
 		}

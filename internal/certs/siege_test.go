@@ -17,8 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A wrongNames issues certificates for another name than the one that is
-// wanted.
+// A wrongNames issues certificates for another name than the requested one.
 type wrongNames struct{ *fakeIssuer }
 
 func (w wrongNames) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
@@ -27,7 +26,7 @@ func (w wrongNames) Issue(ctx context.Context, csr *x509.CertificateRequest) (*c
 	return w.fakeIssuer.Issue(ctx, &c)
 }
 
-// A host that is covered again has nothing to wait for.
+// A host that is covered again does not wait for a certificate of its own.
 func TestLazyHostsOutliveAWildcardThatGoesAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -53,7 +52,7 @@ func TestLazyHostsOutliveAWildcardThatGoesAndComesBack(t *testing.T) {
 	})
 }
 
-// One full disk must not be the end of it.
+// A full disk must not end it for good.
 func TestALazyHostIsServedAfterAnOutageOfStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -86,7 +85,7 @@ func TestALazyHostIsServedAfterAnOutageOfStorage(t *testing.T) {
 	})
 }
 
-// Neither must a limit of the CA.
+// Nor must a limit of the CA.
 func TestALazyHostIsServedAfterARateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -118,7 +117,7 @@ func TestALazyHostIsServedAfterARateLimit(t *testing.T) {
 	})
 }
 
-// The host itself goes when storage has nothing for it.
+// The host itself is removed when storage has nothing for it.
 func TestAHandshakeAtStartIsServedByTheWildcardAbove(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		t.Run(fmt.Sprint("restart ", again), func(t *testing.T) {
@@ -165,7 +164,7 @@ func TestClientsDriveNoOrdersAtAnIssuerThatErrs(t *testing.T) {
 	})
 }
 
-// Its hosts are due, and cannot be renewed.
+// The existing hosts are due, and cannot be renewed.
 func TestAPolicyThatIsDownKeepsNoNewHostFromItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
@@ -192,7 +191,7 @@ func TestAPolicyThatIsDownKeepsNoNewHostFromItsTurn(t *testing.T) {
 	})
 }
 
-// A route appears while the policy thinks.
+// A route is added while the policy decides.
 func TestHostsOnDemandThatBecomeCoveredFreeTheirPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -217,7 +216,7 @@ func TestHostsOnDemandThatBecomeCoveredFreeTheirPlaces(t *testing.T) {
 	})
 }
 
-// The key may have leaked.
+// The certificate's key may have leaked.
 func TestARenewalOnRequestOutlastsARateLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))

@@ -14,7 +14,7 @@ import (
 )
 
 // A host has a certificate for 90 days of one issuer, and a later one for six
-// of another, and then both fail.
+// days of another; then both fail.
 func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	t.Parallel()
 	for what, fails := range map[string]func(context.Context, string) error{
@@ -56,8 +56,7 @@ func TestAnOlderCertificateIsServedWhenTheOneInUseHasExpired(t *testing.T) {
 	}
 }
 
-// A wildcard has served a host that has a certificate of its own from earlier
-// days.
+// A wildcard has served a host that has an older certificate of its own.
 func TestAHostsOwnCertificateIsServedWhenThatOfItsWildcardHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, ca := newMemStorage(), newIssuer(t, "ca", day(90))

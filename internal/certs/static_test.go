@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// write puts a certificate into files that are n seconds old.
+// write writes a certificate to files that are n seconds old.
 func write(t testing.TB, p certs.KeyPair, c tls.Certificate, n int) {
 	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)

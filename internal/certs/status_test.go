@@ -51,7 +51,7 @@ func TestAStorageThatIsDownAtStartCostsSecondsWhenItReturns(t *testing.T) {
 		storage.hook(func(string, string) error { return nil })
 		back := time.Now()
 		_, err := shake(t, m, "h7.example.com")
-		if err != nil { // storage was looked at within the second
+		if err != nil { // storage was read less than a second ago
 			time.Sleep(time.Second)
 			_, err = shake(t, m, "h7.example.com")
 		}
@@ -212,14 +212,14 @@ func TestALazyHostThatIsNamedIsWaitedForAndNotOrdered(t *testing.T) {
 	})
 }
 
-// The list is allocated once, as long as it will be.
+// The list is allocated once, in its final size.
 func TestStatusesDoNotGrowTheirListByCopies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		allocations := func(hosts int) float64 {
 			o := with(newIssuer(t, "ca", day(90)))
 			o.Lazy = true
 			m, _ := start(t, o, names("h%d.example.com", hosts)...)
-			time.Sleep(time.Minute) // until storage has nothing for any
+			time.Sleep(time.Minute) // until storage was read for all
 			require.Len(t, m.Statuses(), hosts)
 			return testing.AllocsPerRun(10, func() { m.Statuses() })
 		}

@@ -36,7 +36,7 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 		}
 		assert.False(t, s.Exists(t.Context(), "k"))
 
-		// Those that hang keep their places; when there are none left, no more
+		// Operations that hang keep their slots; when none is left, no more
 		// begin.
 		for range 200 {
 			go func() { _, _ = s.Load(t.Context(), "k") }()
@@ -49,8 +49,8 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 	})
 }
 
-// A program that removes its files after Close must not find a write still
-// going on.
+// A program that removes its files after Close must not find a write in
+// progress.
 func TestTheEndWaitsForWhatWasGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := newMemStorage()
@@ -108,7 +108,7 @@ func TestALockThatComesTooLateIsGivenBack(t *testing.T) {
 		slow := make(chan struct{})
 		backend.hook(func(verb, _ string) error {
 			if verb == "lock" {
-				<-slow // deaf to the context
+				<-slow // ignores its context
 			}
 			return nil
 		})
@@ -160,8 +160,8 @@ func TestKeysOfCertificatesAreThoseOfCertmagic(t *testing.T) {
 	}
 }
 
-// An order is under way when storage begins to fail: neither its certificate
-// can be stored nor its lock be freed.
+// An order is in flight when storage begins to fail: neither can its
+// certificate be stored nor its lock be freed.
 func TestALockThatCouldNotBeFreedKeepsNoHostFromItsCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := &failingUnlock{memStorage: newMemStorage()}

@@ -39,9 +39,9 @@ func TestATableHoldsTheHostsThatAMapWould(t *testing.T) {
 	}
 }
 
-// A map of strings would need some 60 bytes.
+// A map with string keys would need some 60 bytes.
 func TestAHostCostsATableFewBytes(t *testing.T) {
-	const hosts, own = 200_000, 96 // own are those of the host itself
+	const hosts, own = 200_000, 96 // own is the size of the host itself
 	all := names("h%d.example.com", hosts)
 	used := func() int {
 		var s runtime.MemStats

@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// resumes makes a connection with the client's sessions and reports whether one
-// was resumed.
+// resumes makes a connection with the client's sessions and reports whether it
+// resumed one.
 func resumes(t testing.TB, server *tls.Config, sessions tls.ClientSessionCache) bool {
 	t.Helper()
 	c, s := net.Pipe()
@@ -27,7 +27,7 @@ func resumes(t testing.TB, server *tls.Config, sessions tls.ClientSessionCache) 
 	done := make(chan error, 1)
 	go func() {
 		defer s.Close()
-		conn := tls.Server(s, server.Clone()) // servers clone what they are given
+		conn := tls.Server(s, server.Clone()) // servers clone their config
 		if err := conn.Handshake(); err != nil {
 			done <- err
 			return
@@ -36,7 +36,7 @@ func resumes(t testing.TB, server *tls.Config, sessions tls.ClientSessionCache) 
 		done <- err
 	}()
 	client := tls.Client(c, &tls.Config{ServerName: "a.example.com", InsecureSkipVerify: true, ClientSessionCache: sessions})
-	_, err := io.ReadFull(client, make([]byte, 1)) // the ticket comes before it
+	_, err := io.ReadFull(client, make([]byte, 1)) // the ticket comes before this byte
 	require.NoError(t, err)
 	require.NoError(t, <-done)
 	return client.ConnectionState().DidResume
@@ -64,8 +64,8 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		third := again.TLSConfig()
 		assert.True(t, resumes(t, third, sessions))
 
-		// Across rotations a session of the day before resumes, and no key
-		// lives for ever.
+		// Across rotations, a session of the day before resumes, and no key
+		// lives forever.
 		for range 10 {
 			time.Sleep(20 * time.Hour)
 			assert.True(t, resumes(t, second, sessions))
@@ -76,7 +76,7 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 		time.Sleep(day(4.5))
 		assert.False(t, resumes(t, second, old), "the key is gone")
 
-		// Storage that fails changes nothing for now.
+		// A failing storage changes nothing for now.
 		require.False(t, resumes(t, second, tls.NewLRUClientSessionCache(1)))
 		storage.hook(func(string, string) error { return errors.New("no disk") })
 		time.Sleep(day(1.5))
@@ -86,8 +86,8 @@ func TestSessionsResumeOnEveryInstanceAndAfterARestart(t *testing.T) {
 	})
 }
 
-// roomy is a pipe whose writer does not wait for the reader, as one end of a
-// TCP connection.
+// roomy is a pipe whose writer does not wait for the reader, like a TCP
+// connection.
 type roomy struct {
 	net.Conn
 	out chan []byte
@@ -98,7 +98,7 @@ func (r roomy) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// send passes on what was written, until out is closed, and closes the pipe.
+// send passes on written data until out is closed, and then closes the pipe.
 func (r roomy) send() {
 	defer r.Conn.Close()
 	for p := range r.out {
@@ -107,7 +107,7 @@ func (r roomy) send() {
 }
 
 // meet makes a connection with the client's sessions and certificates, and
-// returns what the server knows of it.
+// returns the server's view of it.
 func meet(server *tls.Config, version uint16, sessions tls.ClientSessionCache, of ...tls.Certificate) (tls.ConnectionState, error) {
 	c, s := net.Pipe()
 	end := roomy{s, make(chan []byte, 16)}
@@ -121,15 +121,15 @@ func meet(server *tls.Config, version uint16, sessions tls.ClientSessionCache, o
 	client := tls.Client(c, &tls.Config{
 		ServerName: "a.example.com", InsecureSkipVerify: true, ClientSessionCache: sessions, Certificates: of, MaxVersion: version,
 	})
-	_, _ = io.ReadFull(client, make([]byte, 1)) // fails if the server refuses, which done says
+	_, _ = io.ReadFull(client, make([]byte, 1)) // fails if the server refuses; done has the error
 	c.Close()
 	err := <-done
 	return conn.ConnectionState(), err
 }
 
-// CVE-2025-68121: Config may ask for clients' certificates, and sessions last
-// longer than its CAs. crypto/tls looks at the certificate of a session again;
-// with our keys it is to do the same.
+// CVE-2025-68121: Config may require client certificates, and sessions may
+// outlive its CAs. crypto/tls verifies a session's certificate again; it must
+// do the same with our keys.
 func TestASharedSessionDoesNotOutliveTheCAOfItsClient(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {

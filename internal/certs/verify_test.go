@@ -28,7 +28,7 @@ import (
 )
 
 // A chainIssuer is a fakeIssuer whose certificates come with an intermediate,
-// unless edit makes something else of the chain.
+// unless edit changes the chain.
 type chainIssuer struct {
 	*fakeIssuer
 	root  *x509.Certificate
@@ -71,7 +71,7 @@ const (
 	siteMeta = "certificates/ca/a.example.com/a.example.com.json"
 )
 
-// change rewrites what is stored under key.
+// change rewrites the value under key.
 func (s *memStorage) change(t testing.TB, key string, by func([]byte) []byte) {
 	t.Helper()
 	s.mu.Lock()
@@ -92,7 +92,7 @@ func firstBlock(b []byte) []byte {
 	return b[:len(b)-len(rest)]
 }
 
-// otherKey is a good key, but not that of the certificate.
+// otherKey returns a good key that does not belong to the certificate.
 func otherKey(t testing.TB) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -142,7 +142,7 @@ func TestABadCertificateInStorageIsObtainedAnew(t *testing.T) {
 	}
 }
 
-// verifyShake makes a handshake as clients do that know the root alone.
+// verifyShake makes a handshake like a client that knows only the root.
 func verifyShake(t testing.TB, m *certs.Manager, root *x509.Certificate) {
 	t.Helper()
 	cert, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "a.example.com"})
@@ -158,7 +158,7 @@ func verifyShake(t testing.TB, m *certs.Manager, root *x509.Certificate) {
 	assert.NoError(t, err)
 }
 
-// What a CA really issues is no damage, however odd: it is ordered once.
+// What a CA really issues is not damage, however odd: it is ordered once.
 func TestWhatACAReallyIssuesIsNeverOrderedAgain(t *testing.T) {
 	stranger := newIssuer(t, "stranger", day(90))
 	for name, edit := range map[string]func([]byte) []byte{
@@ -186,7 +186,7 @@ func TestWhatACAReallyIssuesIsNeverOrderedAgain(t *testing.T) {
 	}
 }
 
-// After an upgrade nothing says what is normal. The first certificate does.
+// After an upgrade, no shape is known. The first certificate shows it.
 func TestACAThatIssuesShorterChainsThanBeforeIsBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
@@ -230,7 +230,7 @@ func TestAGoodPairWithoutMetadataIsServedAndItsMetadataRepaired(t *testing.T) {
 				var meta certmagic.CertificateResource
 				require.NoError(t, json.Unmarshal([]byte(storage.content(siteMeta)), &meta))
 				assert.Equal(t, []string{"a.example.com"}, meta.SANs)
-				synctest.Wait() // the identity of the storage is settled under a lock
+				synctest.Wait() // the storage's identity is set under a lock
 				assert.Empty(t, storage.locked())
 
 				ca.unhook()
@@ -241,8 +241,8 @@ func TestAGoodPairWithoutMetadataIsServedAndItsMetadataRepaired(t *testing.T) {
 	}
 }
 
-// Another process that writes its first certificate for the host has not come
-// to the metadata yet. Ours must not end up in the place of its.
+// Another process is writing its first certificate for the host and has not
+// written the metadata yet. Ours must not replace its metadata.
 func TestMetadataThatAnotherProcessIsWritingIsLeftToIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}
@@ -268,7 +268,7 @@ func TestMetadataThatAnotherProcessIsWritingIsLeftToIt(t *testing.T) {
 	})
 }
 
-// One whose metadata cannot be repaired for now is served nevertheless.
+// A certificate whose metadata cannot be repaired now is still served.
 func TestAPairIsServedThoughItsMetadataStaysDamaged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
@@ -314,8 +314,8 @@ func TestAPairThatIsBeingWrittenIsLookedAtAgain(t *testing.T) {
 	})
 }
 
-// Two members find the same damage. The second must not throw away what the
-// first has put in its place.
+// Two members find the same damage. The second must not discard the certificate
+// with which the first has replaced it.
 func TestDamageThatTwoMembersFindCostsOneOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// wipe empties the storage, and returns what was in it.
+// wipe empties the storage, and returns its previous content.
 func (s *memStorage) wipe() map[string][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +43,7 @@ func same(t testing.TB, want, got map[string][]byte) {
 		}
 		n++
 		if strings.HasSuffix(key, ".key") {
-			assert.NotEmpty(t, got[key], key) // in another encoding of PEM
+			assert.NotEmpty(t, got[key], key) // in another PEM encoding
 			continue
 		}
 		assert.Equal(t, string(value), string(got[key]), key)
@@ -51,7 +51,7 @@ func same(t testing.TB, want, got map[string][]byte) {
 	require.NotZero(t, n)
 }
 
-// A cluster of two members, whose hosts differ, over one storage.
+// cluster starts two members with different hosts over one storage.
 func cluster(t testing.TB, o certs.Options, logs *logBuffer) (one, two *certs.Manager) {
 	t.Helper()
 	o.Logger = logs.logger(slog.LevelInfo)
@@ -77,7 +77,7 @@ func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
 		o.Storage, o.ShareTickets = storage, true
 		var logs logBuffer
 		one, two := cluster(t, o, &logs)
-		time.Sleep(11 * time.Minute) // all know all, ticket keys included
+		time.Sleep(11 * time.Minute) // all know everything, ticket keys included
 		require.Len(t, ca.issued(), 3)
 		sessions := tls.NewLRUClientSessionCache(1)
 		config := one.TLSConfig()
@@ -109,7 +109,7 @@ func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
 	})
 }
 
-// An outage is the likeliest moment of all for a storage to lose what it held.
+// Storage is most likely to lose its content during an outage.
 func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -132,8 +132,8 @@ func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
 	})
 }
 
-// A member that starts on the empty storage may be faster than those that
-// remember.
+// A member that starts on the empty storage may be faster than the ones that
+// still hold the content.
 func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -142,7 +142,7 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 		o.Storage = storage
 		var logs logBuffer
 		one, two := cluster(t, o, &logs)
-		time.Sleep(11 * time.Minute) // all know all, ticket keys included
+		time.Sleep(11 * time.Minute) // all know everything, ticket keys included
 
 		old := storage.wipe()
 		third, _ := start(t, o, "a.example.com", "app.localhost", "*.localhost")
@@ -172,7 +172,7 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 	})
 }
 
-// Between the loss and the next look a host looks for its certificate.
+// A host reads its certificate between the loss and the next check.
 func TestAHostThatMissesItsCertificateWaitsForTheWriteBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}
@@ -181,7 +181,7 @@ func TestAHostThatMissesItsCertificateWaitsForTheWriteBack(t *testing.T) {
 		o.Storage = storage
 		m, _ := start(t, o, names("h%d.example.com", 20)...)
 		require.NoError(t, m.Await(t.Context()))
-		for range 10 { // every moment between two looks
+		for range 10 { // at various moments between two checks
 			time.Sleep(6*time.Hour + 7*time.Second)
 			storage.wipe()
 		}
@@ -190,7 +190,7 @@ func TestAHostThatMissesItsCertificateWaitsForTheWriteBack(t *testing.T) {
 	})
 }
 
-// The operator has deleted it to get another. That is no loss.
+// The operator has deleted it to get another one. That is not a loss.
 func TestACertificateThatIsDeletedOnPurposeStaysDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -223,7 +223,7 @@ func TestAMemberThatHoldsNothingSaysNothing(t *testing.T) {
 	})
 }
 
-// Storage may fail again while it is filled.
+// Storage may fail again while it is refilled.
 func TestAWriteBackThatFailsIsFinishedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -280,8 +280,8 @@ func TestAccountsAreWrittenBack(t *testing.T) {
 	})
 }
 
-// What the issuer's chains look like is as good as lost without this, and each
-// odd certificate would be ordered once more.
+// Otherwise the shape of the issuer's chains would be lost, and each odd
+// certificate would be ordered once more.
 func TestHabitsOfIssuersAreWrittenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
@@ -298,7 +298,7 @@ func TestHabitsOfIssuersAreWrittenBack(t *testing.T) {
 	})
 }
 
-// A LocalCA may have a storage of its own, and lose it alone.
+// A LocalCA may have its own storage, and only that one may lose its content.
 func TestTheStorageOfTheLocalCAAloneIsFilledToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
@@ -315,7 +315,7 @@ func TestTheStorageOfTheLocalCAAloneIsFilledToo(t *testing.T) {
 	})
 }
 
-// A root is two files, and the process that puts one back may die between them.
+// A root is two files, and the process that restores it may die between them.
 func TestARootThatIsHalfPutBackIsNotDamaged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))

@@ -22,68 +22,69 @@ var (
 	yearPrint   = flag.Int("year.print", 2, "failures printed in full for each rule")
 )
 
-// What the rules allow.
+// The limits of the rules.
 const (
-	askAgain    = 5 * 24 * time.Hour // between two looks at renewal information
+	askAgain    = 5 * 24 * time.Hour // between two requests for renewal information
 	prompt      = 10 * time.Millisecond
 	promptStale = 300 * time.Millisecond // for a host whose certificate has expired
 	patience    = 30*time.Second + 100*time.Millisecond
 	maxWaiting  = 64 // handshakes for one host
-	tries       = 10 // of a client that is one of too many
+	tries       = 10 // of a client that is refused because too many wait
 	warmUp      = time.Minute
 	chanceFor   = 8 * time.Hour
 	heldFor     = 2 * time.Hour
-	notice      = time.Second // from a refusal until all of a client knows it
+	notice      = time.Second // from a refusal until the whole client knows it
 	turnedFor   = 29 * time.Minute
-	warnings    = 8     // per host and day, and two more for each start of an instance
-	chatter     = 1_500 // warnings about no host, per day and instance: one a minute
+	warnings    = 8     // per host and day; two more for each start of an instance
+	chatter     = 1_500 // warnings without a host, per day and instance: one a minute
 	workers     = 150   // goroutines of an instance
-	refusals    = 20    // by a storage that is down, per host of the first day and minute
+	refusals    = 20    // by a storage that is down, per initial host and minute
 	racedDays   = 21    // under the race detector
 )
 
 // A year of a few hundred hosts, with everything that goes wrong in one: see
 // themes. By default it is a short one, in which each theme comes once; whole
-// ones are a step of .ci/run:
+// years are a step of .ci/run:
 //
 //	go test ./internal/certs -run TestAYearInAMinute -year.days 364 -year.hosts 500
 //
-// These are the rules, by the name that a failure shows:
+// The rules, by the name that a failure shows:
 //
 //   - expired: no certificate of a healthy host expires, and no healthy host
-//     stays without one. A host is healthy if there were 8 hours in one piece
-//     (but no more than a sixth of the certificate's life) in which its
-//     validation, the CA, the storage and the database of HostPolicy worked:
-//     since its certificate had a third of its life left, or a day and the time
-//     that the limit for the account takes since it came without one. What is
-//     due after an outage may take that limit's time too: the account has 300
-//     orders in three hours, whatever a client does.
-//   - handshake: what an instance has served, or found in storage a minute
-//     after both were up, it serves within 10 ms, until it expires or its host
-//     goes. What has expired is served too, within 300 ms, rather than nothing.
-//   - wait: any other handshake ends within 30 s, and no more than 64 wait for
-//     one host.
-//   - limit: after a refusal for the number of requests nothing else that this
-//     limit refuses is asked before the time it says, or the time that the
-//     limit counts, since it is whole again then, or 6 hours; renewals that are
-//     due may. Then one order looks whether it is over. A limit is none for
-//     what it is not about. Failed validations stay below theirs altogether. An
-//     order that was refused for a host is not repeated within 29 minutes,
-//     unless the limit ends earlier.
-//   - held: whatever the limits are, a renewal that is due is ordered within 2
-//     hours in which everything worked.
-//   - needless: nothing is ordered while the certificate of a host is good, in
-//     storage or, after storage was lost, in an instance.
-//   - removed: nothing is ordered for a host that has gone.
-//   - revoked: what the CA wants to be replaced is, in a week.
+//     stays without one. A host is healthy if its validation, the CA, the
+//     storage and the database of HostPolicy worked for 8 hours in one piece
+//     (but at most a sixth of the certificate's life): since its certificate
+//     had a third of its life left; or, if it came without one, for a day plus
+//     the time that the account's limit takes. Renewals that are due after an
+//     outage may take that limit's time too: the account has 300 orders in
+//     three hours, whatever a client does.
+//   - handshake: a certificate that an instance has served, or found in storage
+//     a minute after both were up, is served within 10 ms until it expires or
+//     its host is removed. An expired one is served within 300 ms, rather than
+//     none.
+//   - wait: any other handshake ends within 30 s, and at most 64 wait for one
+//     host.
+//   - limit: after a refusal by a limit, no other order that this limit refuses
+//     is sent before the time that the CA reported, the limit's own window,
+//     after which it is fully available again, or 6 hours, whichever is first;
+//     due renewals may be sent. Then one order tests whether the limit is over.
+//     A limit holds no order to which it does not apply. Failed validations
+//     never reach their limit. An order that was refused for a host is not
+//     repeated within 29 minutes, unless the limit ends earlier.
+//   - held: whatever the limits are, a due renewal is ordered within 2 hours in
+//     which everything worked.
+//   - needless: nothing is ordered while the host's certificate in storage is
+//     good or, after storage was lost, the one in an instance.
+//   - removed: nothing is ordered for a removed host.
+//   - revoked: a certificate that the CA wants replaced is replaced in a week.
 //   - root: the local CA keeps its root.
-//   - storage: while it is down, it is not asked again and again.
+//   - storage: while it is down, it gets few requests.
 //   - log: there are few warnings per host and day.
 //   - goroutines: there are few.
 //   - close: Close ends within a minute.
 //
-// The seed makes the world; what the Manager does in it also depends on chance.
-// Too much for every day:
+// The seed determines the world, but the Manager's behaviour in it also depends
+// on chance. Too much for every day:
 //
 //	go test ./internal/certs -run TestAYearInAMinute -timeout 2h -year.days 364 -year.hosts 10000 -year.restart 24h
 //
@@ -91,13 +92,13 @@ const (
 // certificates, 4,873 orders refused by a limit, 629 instances and 40,462,652
 // sampled handshakes, in 21 minutes of CPU and 2.0 GB.
 //
-// With -v it says how far it is. A test that hangs waits for a mutex: that
-// stops the clock of testing/synctest, if who holds the mutex sleeps.
+// With -v it reports its progress. If a test hangs, a goroutine waits for a
+// mutex whose holder sleeps: that stops the clock of testing/synctest.
 func TestAYearInAMinute(t *testing.T) {
 	eachSeed(t, func(t *testing.T, seed uint64) { newWorld(t, seed, *yearHosts).live() })
 }
 
-// eachSeed runs a simulation for each of the seeds.
+// eachSeed runs a simulation for each seed.
 func eachSeed(t *testing.T, run func(t *testing.T, seed uint64)) {
 	t.Helper()
 	for seed := *yearSeed; seed < *yearSeed+*yearSeeds; seed++ {
@@ -131,12 +132,12 @@ func (w *world) live() {
 	})
 }
 
-// run starts an instance, watches while what happens does, and reports.
+// run starts an instance, watches it while happens runs, and reports.
 func (w *world) run(happens func(done chan struct{})) {
-	// the heap is small, and garbage plenty
+	// the heap is small, but there is much garbage
 	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(2 << 30)) // unless there are 10,000 hosts
-	// who has nothing to do beside others need not be woken
+	// goroutines without parallel work need not wake other threads
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	goroutines := runtime.NumGoroutine()
 	w.launch()
@@ -154,7 +155,7 @@ func (w *world) run(happens func(done chan struct{})) {
 	report("seed %d: %s", w.seed, w.sum())
 }
 
-// sum is what there was so far.
+// sum returns the totals so far.
 func (w *world) sum() string {
 	w.ca.mu.Lock()
 	defer w.ca.mu.Unlock()
@@ -164,7 +165,7 @@ func (w *world) sum() string {
 		w.ca.asked.Load(), w.ca.signed, w.ca.limited, w.born, w.samples.Load(), w.failures)
 }
 
-// happens runs a theme, which must be over in its week.
+// happens runs a theme, which must end within its week.
 func (w *world) happens(x theme, end time.Time) {
 	w.mu.Lock()
 	w.say("theme %s", x.name)
@@ -180,12 +181,12 @@ func (w *world) happens(x theme, end time.Time) {
 
 // populate makes the hosts of the first day: most with 90 days, a fifth with
 // 45, a sixteenth with six, and a few with renewal information; wildcards, some
-// that come on demand, and one of the local CA.
+// hosts on demand, and one host of the local CA.
 func (w *world) populate() {
 	for n := range w.hosts {
 		w.add(w.newTenant(n))
 	}
-	// One only: LocalCA has its lock while it waits for storage, and a
+	// Only one: LocalCA holds its lock while it waits for storage, and a
 	// goroutine that waits for a mutex stops the clock.
 	w.add(tenant{name: "local.internal", life: 12 * time.Hour})
 }
@@ -205,7 +206,7 @@ func (w *world) newTenant(n int) tenant {
 	return s
 }
 
-// churn removes hosts and has them back, and breaks validations and mends them.
+// churn removes hosts and adds them again, and breaks and mends validations.
 func (w *world) churn(done chan struct{}) {
 	for {
 		select {
@@ -213,8 +214,8 @@ func (w *world) churn(done chan struct{}) {
 			return
 		case <-time.After(w.between(time.Hour, 11*time.Hour)):
 		}
-		// a wildcard of a theme has its own end, and 18 hours are too short for
-		// five a week
+		// wildcards of a theme are removed by it, and hosts with 18 hours live
+		// too short for the five orders a week
 		s := w.pick(func(s *tenant) bool {
 			return !strings.HasSuffix(s.name, ".internal") && !strings.HasPrefix(s.name, "*.site") && !strings.HasPrefix(s.name, "short")
 		})
@@ -229,7 +230,7 @@ func (w *world) churn(done chan struct{}) {
 	}
 }
 
-// pick returns a wanted tenant that ok likes.
+// pick returns a random wanted tenant for which ok is true.
 func (w *world) pick(ok func(*tenant) bool) *tenant {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -240,7 +241,7 @@ func (w *world) pick(ok func(*tenant) bool) *tenant {
 	}
 }
 
-// restarts restarts all instances now and then. Close and New, as a deployment.
+// restarts regularly restarts all instances, with Close and New, like a deploy.
 func (w *world) restarts(done chan struct{}, every time.Duration) {
 	next := time.After(12 * time.Hour)
 	for {
@@ -263,13 +264,13 @@ func (w *world) restart() {
 	}
 }
 
-// A theme is what goes wrong in a week.
+// A theme is what goes wrong in one week.
 type theme struct {
 	name string
 	run  func()
 }
 
-// themes returns a year's, in the seed's order, but for that each comes once
+// themes returns the themes of a year, shuffled by the seed. Each comes once
 // before any comes again.
 func (w *world) themes() []theme {
 	var once, more []theme
@@ -305,7 +306,7 @@ func (w *world) themes() []theme {
 	return append(once, more...)
 }
 
-// crowd has a CA that hangs while many clients want a new host.
+// crowd makes the CA hang while many clients request a new host.
 func (w *world) crowd() {
 	time.AfterFunc(time.Hour, func() {
 		fresh := w.add(tenant{name: fmt.Sprintf("crowd%d.com", w.roll(1e9)), life: day(90)})
@@ -335,14 +336,14 @@ func (w *world) outageAtStart() {
 	w.inspect()
 }
 
-// inspect looks at all hosts as soon as the rules allow.
+// inspect checks all hosts as soon as the rules allow.
 func (w *world) inspect() {
 	w.pass(warmUp + 5*time.Second)
 	w.lookAround()
 }
 
-// wipe empties the storage. What instances have by then they are to write back,
-// so nothing is lost when all are restarted a day later.
+// wipe empties the storage. Instances must write back what they hold, so
+// nothing is lost when all are restarted a day later.
 func (w *world) wipe() {
 	w.mu.Lock()
 	w.say("storage is emptied")
@@ -361,7 +362,7 @@ func (w *world) wipe() {
 }
 
 // flood adds many hosts of one registered domain, more than the CA signs in a
-// week, to stay for a month. Another domain's is not to notice.
+// week, for a month. A host of another domain must not be affected.
 func (w *world) flood() {
 	for n := range 80 {
 		s := w.add(tenant{name: fmt.Sprintf("t%d-%d.tenants.net", n, w.roll(1e9)), life: day(90), excused: true})
@@ -378,8 +379,8 @@ func (w *world) flood() {
 	}
 }
 
-// many adds more hosts than the CA takes orders for in three hours, just before
-// the renewal of another is due.
+// many adds more hosts than the CA accepts orders for in three hours, just
+// before another host's renewal is due.
 func (w *world) many() {
 	short := w.add(tenant{name: fmt.Sprintf("short%d.com", w.roll(1e9)), life: 18 * time.Hour})
 	time.AfterFunc(day(1.5), func() { w.unwant(short) })
@@ -390,7 +391,7 @@ func (w *world) many() {
 	}
 }
 
-// revocation has the CA want a fifth of its certificates replaced.
+// revocation makes the CA request a replacement of a fifth of its certificates.
 func (w *world) revocation() {
 	w.mu.Lock()
 	var hit []*tenant
@@ -407,7 +408,7 @@ func (w *world) revocation() {
 	}
 }
 
-// crashLoop restarts every few minutes, with hosts that cannot be validated.
+// crashLoop restarts every few minutes while some hosts cannot be validated.
 func (w *world) crashLoop() {
 	for n := range 5 {
 		s := w.add(tenant{name: fmt.Sprintf("loop%d-%d.com", n, w.roll(1e9)), life: day(90)})
@@ -420,7 +421,7 @@ func (w *world) crashLoop() {
 	}
 }
 
-// wildcard adds one that covers hosts with certificates, and whose validation
+// wildcard adds a wildcard that covers hosts with certificates. Its validation
 // fails for some days, with a restart meanwhile.
 func (w *world) wildcard() {
 	covered := w.pick(func(s *tenant) bool { return strings.Contains(s.name, ".site") })
@@ -443,8 +444,8 @@ func (w *world) wildcard() {
 	time.AfterFunc(day(30), func() { w.uncover(s) })
 }
 
-// uncover removes a wildcard. The hosts that it covered have to have their own
-// certificates again: that the wildcard's was served for them is forgotten.
+// uncover removes a wildcard. The hosts that it covered must get their own
+// certificates again; that they were served the wildcard's is forgotten.
 func (w *world) uncover(wildcard *tenant) {
 	w.unwant(wildcard)
 	w.mu.Lock()
@@ -462,7 +463,7 @@ func (w *world) uncover(wildcard *tenant) {
 	}
 }
 
-// killOne kills an instance and starts another, and does so again.
+// killOne kills an instance and starts another, several times.
 func (w *world) killOne() {
 	for range 3 {
 		w.pass(w.between(time.Hour, 12*time.Hour))

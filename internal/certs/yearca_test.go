@@ -22,12 +22,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pauseClamp is how long a client may leave a limit alone at most before it
-// looks again whether the limit is over.
+// pauseClamp is the longest time for which a client may wait for a limit before
+// it tests whether the limit is over.
 const pauseClamp = 6 * time.Hour
 
-// exaggeration is how much longer the CA says that the limit of the account
-// holds: such times have been seen. It says how long the limit counts, too.
+// exaggeration is how much too late the CA reports the end of the account's
+// limit: real CAs have done so. It also reports the limit's window.
 const exaggeration = 5 * 24 * time.Hour
 
 // A modelCA is a public CA in the process: real certificates over one
@@ -37,29 +37,28 @@ type modelCA struct {
 	fault fault
 	inter *x509.Certificate
 	chain []byte        // PEM of inter
-	least time.Duration // that an answer takes
+	least time.Duration // of an answer
 	most  time.Duration
-	// small, since most of a year would go into verifying what an elliptic
-	// curve has signed
+	// small: verifying elliptic-curve signatures would take most of a year's
+	// time
 	signer *rsa.PrivateKey
-	// renewals that follow renewal information count for no limit but that of
+	// renewals that follow renewal information count only for the limit of
 	// failed validations
 	exempt bool
 
 	mu      sync.Mutex
 	serial  int64
-	known   map[string]leaf      // by serial, all that were signed and have renewal information
+	known   map[string]leaf      // by serial: all signed certificates with renewal information
 	refused map[cause]*refusal   // the last one of each limit
 	orders  *window              // per account
 	domains *window              // certificates per registered domain
 	sets    *window              // certificates per exact set of names
 	failed  *window              // failed validations per host
-	revoked map[string]time.Time // by host: what was signed before is to be replaced
+	revoked map[string]time.Time // by host: certificates signed before this must be replaced
 	asked   atomic.Int64
 	signed  int
 	limited int
-	// until when one client is not to repeat an order that was refused for a
-	// host
+	// until when a client must not repeat an order that was refused for a host
 	turned map[cause]time.Time
 }
 
@@ -71,16 +70,16 @@ type leaf struct {
 
 func (l leaf) life() time.Duration { return l.to.Sub(l.from) }
 
-// A cause is why a CA refuses for the number of requests, seen by one client.
+// A cause is a limit that refuses requests of one client.
 type cause struct {
 	client string // name of the instance
 	limit  string
 }
 
-// A refusal is the answer to the first request that met a limit.
+// A refusal is the answer to the first request that a limit refused.
 type refusal struct {
 	at, until time.Time
-	look      bool // the request was to see whether an earlier refusal still holds
+	look      bool // the request tested whether an earlier refusal still holds
 }
 
 func newModelCA(t testing.TB, w *world) *modelCA {
@@ -106,7 +105,7 @@ func newModelCA(t testing.TB, w *world) *modelCA {
 	}
 }
 
-// A modelIssuer is the CA as one client has it.
+// A modelIssuer is the CA as one client sees it.
 type modelIssuer struct {
 	ca     *modelCA
 	client *instance
@@ -144,7 +143,7 @@ func (i *modelIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (
 	return i.ca.sign(s, csr)
 }
 
-// answer takes as long as the CA does today, and fails if it does.
+// answer takes as long as the CA does at the moment, and fails if the CA does.
 func (c *modelCA) answer(ctx context.Context) error {
 	kind, over := c.fault.now()
 	switch kind {
@@ -165,7 +164,7 @@ func (c *modelCA) answer(ctx context.Context) error {
 	return pause(ctx, c.world.between(c.least, c.most))
 }
 
-// order counts a new order, or says which limit refuses it.
+// order counts a new order, or returns the limit that refuses it.
 func (c *modelCA) order(client *instance, host string, began time.Time) (standing, *acme.Problem) {
 	s := c.world.standing(host)
 	c.mu.Lock()
@@ -200,7 +199,7 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 		}
 	}
 	for _, l := range limits {
-		delete(c.refused, cause{client.name, l.not}) // over, as the client sees
+		delete(c.refused, cause{client.name, l.not}) // over, from the client's point of view
 	}
 	if !c.exempt || !s.suggested {
 		c.orders.take("account")
@@ -208,10 +207,10 @@ func (c *modelCA) order(client *instance, host string, began time.Time) (standin
 	return s, nil
 }
 
-// refuse notes a refusal and judges the client: a limit is met once. What was
-// under way then, a look after pauseClamp and a renewal that is due are no
-// fault, as long as one order has that look; failed validations are to stay
-// below their limit altogether.
+// refuse notes a refusal and judges the client: a limit may refuse only once.
+// Requests that were in flight then, a test after pauseClamp, and due renewals
+// are allowed, but only one order may be the test. Failed validations must
+// never reach their limit.
 func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 	c.limited++
 	last := c.refused[why]
@@ -224,7 +223,8 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 		c.world.fail("limit", s.host, "%s asks again %s after %q, which holds until %s",
 			why.client, began.Sub(last.at).Round(time.Second), why.limit, c.world.stamp(last.until))
 	case !again && last.look && len(c.world.running()) == 1:
-		// another's certificate may have told one that it is over
+		// with several instances, another's certificate may have shown that it
+		// is over
 		c.world.fail("limit", s.host, "%s looks with more than one order whether it is over: %q", why.client, why.limit)
 	}
 	if last == nil || again {
@@ -233,7 +233,7 @@ func (c *modelCA) refuse(why cause, began, until time.Time, s standing) {
 }
 
 // turn notes that the order for a host is refused until then, and judges a
-// client that comes with it again and again.
+// client that repeats it too early.
 func (c *modelCA) turn(client string, until time.Time, s standing) {
 	why, now := cause{client, s.host}, time.Now()
 	if last := c.turned[why]; now.Before(last) {
@@ -267,7 +267,7 @@ func (c *modelCA) sign(s standing, csr *x509.CertificateRequest) (*certmagic.Iss
 	return &certmagic.IssuedCertificate{Certificate: chain, Metadata: issued}, nil
 }
 
-// register counts and remembers a certificate, and gives it a number.
+// register counts and records a certificate, and returns its serial number.
 func (c *modelCA) register(l leaf, s standing, ari bool) *big.Int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -286,7 +286,7 @@ func (c *modelCA) register(l leaf, s standing, ari bool) *big.Int {
 	return serial
 }
 
-// revoke says that what a host has now is to be replaced soon.
+// revoke notes that a host's current certificate must be replaced soon.
 func (c *modelCA) revoke(host string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -305,11 +305,11 @@ func (i *modelIssuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certifi
 		return acme.RenewalInfo{}, acme.ErrUnsupported
 	}
 	info := i.ca.suggest(l)
-	info.UniqueIdentifier, _ = acme.ARIUniqueIdentifier(cert.Leaf) // as the client of ACME does
+	info.UniqueIdentifier, _ = acme.ARIUniqueIdentifier(cert.Leaf) // as the ACME client does
 	return info, nil
 }
 
-// suggest returns when a certificate is to be renewed.
+// suggest returns when a certificate should be renewed.
 func (c *modelCA) suggest(l leaf) acme.RenewalInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -324,14 +324,14 @@ func (c *modelCA) suggest(l leaf) acme.RenewalInfo {
 	return info
 }
 
-// registered returns the registered domain of a name of the model.
+// registered returns the registered domain of a host in the model.
 func registered(host string) string {
 	labels := strings.Split(host, ".")
 	return strings.Join(labels[max(0, len(labels)-2):], ".")
 }
 
-// A window is a limit: so many in so much time, for each key. It slides, so
-// that a client waits as long as can be, up to the whole of it.
+// A window is a limit: n events in a length of time, for each key. It slides,
+// so a client waits as long as possible, up to the whole window.
 type window struct {
 	n      int
 	length time.Duration
@@ -344,8 +344,8 @@ func newWindow(n int, length time.Duration) *window {
 
 func (w *window) take(key string) { w.taken[key] = append(w.taken[key], time.Now()) }
 
-// full reports whether there is no more for key, and until when, rounded up to
-// a second as in the text of a refusal.
+// full reports whether key is used up, and until when, rounded up to a second
+// as in the text of a refusal.
 func (w *window) full(key string) (time.Time, bool) {
 	all := w.taken[key]
 	for len(all) > 0 && time.Since(all[0]) >= w.length {
@@ -358,7 +358,7 @@ func (w *window) full(key string) (time.Time, bool) {
 	return all[len(all)-w.n].Add(w.length + time.Second).Truncate(time.Second), true
 }
 
-// least is how long n requests take at least. A nil window allows any number.
+// least returns the least time for n requests. A nil window allows any number.
 func (w *window) least(n int) time.Duration {
 	if w == nil {
 		return 0
@@ -366,7 +366,7 @@ func (w *window) least(n int) time.Duration {
 	return time.Duration((n-1)/w.n) * w.length
 }
 
-// pause waits, as time.Sleep does, but no longer than ctx lasts.
+// pause is time.Sleep that ends early when ctx is done.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

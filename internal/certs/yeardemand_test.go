@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-const demandHosts = 300 // more than are decided about or ordered at a time
+const demandHosts = 300 // more than are decided or ordered at a time
 
 // Hundreds of hosts on demand have certificates of six days. The database of
-// HostPolicy fails for the three days in which all of them are to be renewed,
+// HostPolicy fails for the three days in which all of them are due for renewal,
 // and everything is restarted each day.
 //
 // The rules are those of TestAYearInAMinute.

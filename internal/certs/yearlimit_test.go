@@ -10,9 +10,9 @@ import (
 
 const limitedHosts = 60
 
-// All hosts are to be renewed in the same days, and the CA takes eight orders a
-// day. Renewals that are due are not held: each is asked for again and again.
-// How often that is, is one of the rules of TestAYearInAMinute.
+// All hosts are due for renewal in the same days, and the CA accepts eight
+// orders a day. Due renewals are not held: each is tried repeatedly. How often
+// is one of the rules of TestAYearInAMinute.
 func TestManyDueRenewalsAtTheLimitOfTheAccountAreAskedForInHours(t *testing.T) {
 	if yearRaced {
 		t.Skip("too slow under the race detector, which has TestAYearInAMinute")

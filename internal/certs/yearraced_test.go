@@ -2,6 +2,6 @@
 
 package certs_test
 
-// The race detector makes everything ten times slower: it sees a part of the
-// year.
+// The race detector makes everything ten times slower, so it gets only a part
+// of the year.
 const yearRaced = true

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// watch looks at everything every third hour.
+// watch checks everything every third hour.
 func (w *world) watch(done chan struct{}, goroutines int) {
 	today := 0
 	for {
@@ -31,7 +31,7 @@ func (w *world) watch(done chan struct{}, goroutines int) {
 	}
 }
 
-// lookAround looks at all hosts.
+// lookAround checks all hosts.
 func (w *world) lookAround() {
 	w.mu.Lock()
 	all := slices.Clone(w.all)
@@ -45,7 +45,7 @@ func (w *world) lookAround() {
 	}
 }
 
-// midnight begins to count anew.
+// midnight resets the daily counts.
 func (w *world) midnight() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,7 +55,7 @@ func (w *world) midnight() {
 	}
 }
 
-// warn counts a record of the log and judges it.
+// warn counts a log record and judges it.
 func (w *world) warn(i *instance, host, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,14 +90,14 @@ func (w *world) ordered(i *instance, host string) {
 	}
 }
 
-// has returns until when the certificate is good that i has served for s.
+// has returns the end of the certificate that i has last served for s.
 func (i *instance) has(s *tenant) time.Time {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	return i.served[s]
 }
 
-// warm reports whether an instance has had the time to read its storage.
+// warm reports whether an instance has had enough time to read its storage.
 func (w *world) warm(i *instance) bool {
 	return time.Since(i.begin) > warmUp && w.storage.fault.since() > warmUp
 }
@@ -152,7 +152,7 @@ func (w *world) judge(i *instance, s *tenant, cert *tls.Certificate, took time.D
 	i.note(s, cert)
 }
 
-// note remembers what was served.
+// note records what was served.
 func (i *instance) note(s *tenant, cert *tls.Certificate) {
 	if cert == nil {
 		return
@@ -175,17 +175,17 @@ func (i *instance) note(s *tenant, cert *tls.Certificate) {
 	}
 }
 
-// forget lets a failed handshake be judged once, not until the certificate that
-// was there before expires.
+// forget makes sure that a failed handshake is judged once, not again until the
+// previous certificate expires.
 func (i *instance) forget(s *tenant) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.served, s)
 }
 
-// impatient is a client of a host that may have no certificate yet. Nothing but
-// clients asks for a host on demand, of which all come at once here: one of too
-// many comes again.
+// impatient is a client of a host that may not have a certificate yet. A host
+// on demand is ordered only when clients request it, and here all are requested
+// at once: a client that is refused because of that retries.
 func (w *world) impatient(i *instance, s *tenant) {
 	w.asking.Add(1)
 	defer w.asking.Add(-1)
@@ -206,7 +206,7 @@ func (w *world) impatient(i *instance, s *tenant) {
 	}
 }
 
-// punctual judges whether a renewal has been ordered since it is due.
+// punctual judges whether a due renewal has been ordered.
 func (w *world) punctual(s *tenant) {
 	w.mu.Lock()
 	asked, to := s.asked, s.stored.to
@@ -228,8 +228,8 @@ func (w *world) punctual(s *tenant) {
 	}
 }
 
-// healthy judges whether a host without a certificate should have one, and one
-// with a revoked certificate another.
+// healthy judges whether a host without a certificate should have one, and
+// whether a revoked certificate should have been replaced.
 func (w *world) healthy(s *tenant) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -243,8 +243,8 @@ func (w *world) healthy(s *tenant) {
 	w.good(s)
 }
 
-// good judges whether a host had the time for a certificate, if it has no good
-// one. w.mu is held.
+// good judges a host without a good certificate: has it had enough time to get
+// one? w.mu is held.
 func (w *world) good(s *tenant) {
 	if s.wanted.IsZero() || s.covered != nil || time.Now().Before(s.stored.to) {
 		return
@@ -260,8 +260,8 @@ func (w *world) good(s *tenant) {
 	}
 }
 
-// backlog returns how many renewals are due that count for the limit of the
-// account. w.mu is held.
+// backlog returns the number of due renewals that count for the account's
+// limit. w.mu is held.
 func (w *world) backlog() (n int) {
 	for _, s := range w.all {
 		if !s.wanted.IsZero() && s.covered == nil && !s.stored.to.IsZero() && time.Until(s.stored.to) < s.life/3 && !s.ari {
@@ -271,11 +271,11 @@ func (w *world) backlog() (n int) {
 	return n
 }
 
-// hadChance reports whether everything that a tenant needs worked for a time in
-// one piece since then. With a limit, that of the account, it takes longer
-// after a trouble if more renewals are due by then than the limit allows at a
-// time: 1,300 renewals at 300 in 3 hours take 12 hours at least, whatever a
-// client does. w.mu is held.
+// hadChance reports whether everything that a tenant needs has worked for the
+// given time in one piece since then. limit is the account's: after a trouble
+// it adds time if more renewals are due than the limit allows at once: 1,300
+// renewals at 300 in 3 hours take at least 12 hours, whatever a client does.
+// w.mu is held.
 func (w *world) hadChance(s *tenant, since time.Time, chance time.Duration, limit *window) bool {
 	now := time.Now()
 	if now.Sub(since) < chance {

@@ -12,19 +12,19 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// lockLease is how long the lock of a client that was killed holds.
+// lockLease is how long a lock stays held after its client was killed.
 const lockLease = 10 * time.Second
 
 // A fault is what is wrong with a part of the world for a time. The zero value
-// is that nothing is.
+// means that all is well.
 type fault struct {
 	mu     sync.Mutex
-	kind   string // "" if nothing
+	kind   string // "" if all is well
 	over   chan struct{}
 	change time.Time // of kind
 }
 
-// begin begins a fault of a kind that the part knows.
+// begin begins a fault of the given kind.
 func (f *fault) begin(kind string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -38,14 +38,14 @@ func (f *fault) end() {
 	close(f.over)
 }
 
-// now returns the fault of now, and what is closed when it is over.
+// now returns the current fault, and a channel that is closed when it is over.
 func (f *fault) now() (string, <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.kind, f.over
 }
 
-// since returns how long the part works by now; 0 if it does not.
+// since returns for how long the part has worked; 0 if it does not.
 func (f *fault) since() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -55,8 +55,8 @@ func (f *fault) since() time.Duration {
 	return time.Since(f.change)
 }
 
-// A modelStorage is the storage of a cluster: in memory, with faults, and locks
-// that end with their client.
+// A modelStorage is the storage of a cluster: in memory, with faults, and with
+// locks that expire after their client ends.
 type modelStorage struct {
 	world *world
 	files *memStorage
@@ -76,7 +76,7 @@ func newModelStorage(w *world) *modelStorage {
 	return &modelStorage{world: w, files: newMemStorage(), locks: make(map[string]*modelLock)}
 }
 
-// wipe empties the storage, as a cache does that forgets or a disk that is new.
+// wipe empties the storage, like a cache that loses its content or a new disk.
 func (s *modelStorage) wipe() {
 	s.files.mu.Lock()
 	clear(s.files.files)
@@ -89,13 +89,13 @@ func (s *modelStorage) wipe() {
 	}
 }
 
-// A modelClient is the storage as one instance has it. It implements
+// A modelClient is the storage as one instance sees it. It implements
 // certmagic.Storage.
 type modelClient struct {
 	storage *modelStorage
 
 	mu     sync.Mutex
-	dead   time.Time // when it was killed; zero if it was not
+	dead   time.Time // when it was killed; otherwise zero
 	failed []time.Time
 }
 
@@ -111,7 +111,7 @@ func (c *modelClient) killed() time.Time {
 	return c.dead
 }
 
-// enter fails, hangs whatever the caller's context says, or takes its time.
+// enter fails, hangs regardless of the caller's context, or is slow.
 func (c *modelClient) enter() error {
 	if !c.killed().IsZero() {
 		return errors.New("the process was killed")
@@ -130,8 +130,8 @@ func (c *modelClient) enter() error {
 	return pause(context.Background(), time.Millisecond)
 }
 
-// refuse takes the time of a refused connection, and notices a client that asks
-// again and again. That one has to wait, or the test would never end.
+// refuse takes the time of a refused connection, and notices a client that
+// retries too often. Such a client must wait, or the test would never end.
 func (c *modelClient) refuse() {
 	_ = pause(context.Background(), time.Millisecond)
 	c.mu.Lock()
@@ -182,8 +182,8 @@ func (c *modelClient) Exists(ctx context.Context, key string) bool {
 	if c.enter() != nil {
 		return false
 	}
-	// nothing asks for directories, and to look for those takes a quarter of a
-	// test
+	// certmagic never looks up directories, and checking for them takes a
+	// quarter of the test's time
 	_, err := c.storage.files.Load(ctx, key)
 	return err == nil
 }
@@ -226,7 +226,7 @@ func (c *modelClient) Lock(ctx context.Context, name string) error {
 	}
 }
 
-// tryLock takes a lock and returns nil, or returns who has it.
+// tryLock takes a lock and returns nil, or returns the lock that is held.
 func (c *modelClient) tryLock(name string) *modelLock {
 	s := c.storage
 	s.mu.Lock()
@@ -259,8 +259,8 @@ func (c *modelClient) Unlock(_ context.Context, name string) error {
 	return nil
 }
 
-// hostOfKey reads the issuer and the host out of the key of a file of a
-// certificate.
+// hostOfKey extracts the issuer and the host from the storage key of a
+// certificate's file.
 func hostOfKey(key string) (issuer, host string, ok bool) {
 	parts := strings.Split(key, "/")
 	if len(parts) != 4 || parts[0] != "certificates" {

@@ -22,9 +22,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-// The calls of the Manager's API that the simulation makes are in this block.
+// All calls of the Manager's API by the simulation are in this block.
 
-// options are those of an instance.
+// options returns the options of an instance.
 func (i *instance) options() certs.Options {
 	return certs.Options{
 		Hosts: i.hosts, Wants: i.wants, Knows: i.knows, Storage: i.storage, Logger: slog.New(counter{i, ""}), Policy: i.world.policy,
@@ -32,14 +32,14 @@ func (i *instance) options() certs.Options {
 	}
 }
 
-// changed says that the routes of hosts have changed.
+// changed reports that the routes of hosts have changed.
 func (i *instance) changed(hosts ...string) { i.manager.Changed(hosts...) }
 
-// notAllowed is what a HostPolicy answers for "no"; any other error is "I don't
-// know".
+// notAllowed is the answer of a HostPolicy that means no; any other error means
+// that it cannot tell.
 func notAllowed() error { return certs.ErrNotAllowed }
 
-// shake is the part of a handshake that asks for a certificate.
+// shake is the part of a handshake that gets a certificate.
 func (i *instance) shake(name string) (*tls.Certificate, time.Duration, error) {
 	begin := time.Now()
 	cert, err := i.manager.GetCertificate(&tls.ClientHelloInfo{
@@ -49,14 +49,14 @@ func (i *instance) shake(name string) (*tls.Certificate, time.Duration, error) {
 	return cert, time.Since(begin), err
 }
 
-// A world is all that a simulated year consists of.
+// A world is everything in a simulated year.
 type world struct {
 	t         testing.TB
 	seed      uint64
 	days      int
 	hosts     int           // of the first day
-	fair      time.Duration // in one piece, that a host must have had to be healthy
-	first     time.Duration // likewise, if it came without a certificate
+	fair      time.Duration // time without trouble that makes a host healthy
+	first     time.Duration // the same, if it came without a certificate
 	start     time.Time
 	ca        *modelCA
 	storage   *modelStorage
@@ -65,61 +65,60 @@ type world struct {
 	crowds    atomic.Int64
 	localRoot []byte
 
-	turn chan struct{} // holds a token while instances come and go; a mutex would stop the clock
+	turn chan struct{} // token, held while instances start and end; a mutex would stop the clock
 	dice sync.Mutex    // guards rand
 	rand *rand.Rand
 
 	mu        sync.Mutex
 	tenants   map[string]*tenant
-	all       []*tenant // as they came
+	all       []*tenant // in the order of their arrival
 	instances []*instance
-	born      int // instances, so far
+	born      int // number of instances so far
 	starts    int // of instances, today
 	troubles  []trouble
 	history   []string // of the world
-	warned    int      // today, about no host
+	warned    int      // today, without a host
 	failures  map[string]int
 	told      map[string]bool
 	samples   atomic.Int64
 }
 
-// A tenant is a host of the world, or a wildcard, whether it has a route or
-// not.
+// A tenant is a host of the world, or a wildcard, with or without a route.
 type tenant struct {
 	name     string // as a pattern
-	ask      string // name that clients ask for
+	ask      string // name that clients request
 	life     time.Duration
 	ari      bool      // the CA has renewal information for it
-	demand   bool      // it has no route and comes with a handshake
-	excused  bool      // a limit of the CA may keep its first certificate away
-	wanted   time.Time // since when; zero if it is not
+	demand   bool      // it has no route; handshakes request it
+	excused  bool      // a limit of the CA may delay its first certificate
+	wanted   time.Time // since when; zero if it is not wanted
 	gone     time.Time // when it was removed
 	broken   bool      // its validation fails
-	pending  leaf      // the CA has signed
-	stored   leaf      // and storage has
-	lost     leaf      // storage had, and an instance may have yet
-	storedBy string    // name of the instance; "" if none is
+	pending  leaf      // signed by the CA
+	stored   leaf      // in storage
+	lost     leaf      // was in storage; an instance may still hold it
+	storedBy string    // name of the instance; "" if none
 	storedAt time.Time
-	asked    time.Time // the CA, last
-	revoked  time.Time // the certificate in use; zero if it is not
-	covered  *tenant   // a wildcard that came later; nil if none did
+	asked    time.Time // time of the last order
+	revoked  time.Time // when its certificate was revoked; otherwise zero
+	covered  *tenant   // a wildcard that was added later; nil if none
 	troubles []trouble
 	history  []string
 	warned   int // today
 }
 
-// A trouble is when something did not work, zero to if it still does not.
+// A trouble is a time in which something did not work; to is zero if it lasts.
 type trouble struct {
 	what     string
 	from, to time.Time
 	backlog  int // renewals that were due at its end
 }
 
-// A standing is what the CA has to know about the host of an order.
+// A standing is what the CA must know about the host of an order.
 type standing struct {
 	host      string
 	renewal   bool // it had a certificate for the same names before
-	suggested bool // and the CA has asked to renew it by now
+	suggested bool // and the CA has suggested to renew it by now
 	due       bool // less than a third of its life is left
 	left      time.Duration
 }
@@ -131,12 +130,12 @@ type instance struct {
 	manager *certs.Manager
 	storage *modelClient
 	begin   time.Time
-	lag     time.Duration // until it hears of a change of the routes
+	lag     time.Duration // delay until it learns of a route change
 	closing atomic.Bool
 
 	mu     sync.RWMutex
 	routes map[string]bool
-	served map[*tenant]time.Time // end of the certificate that was served last
+	served map[*tenant]time.Time // end of the certificate that was last served
 }
 
 func newWorld(t testing.TB, seed uint64, hosts int) *world {
@@ -170,12 +169,12 @@ func (w *world) between(a, b time.Duration) time.Duration {
 	return a + time.Duration(w.chance()*float64(b-a))
 }
 
-// stamp is a time as failures show it.
+// stamp formats a time for failures.
 func (w *world) stamp(t time.Time) string {
 	return fmt.Sprintf("day %d %s", int(t.Sub(w.start).Hours())/24, t.UTC().Format("15:04:05"))
 }
 
-// launch starts an instance with the routes of now.
+// launch starts an instance with the current routes.
 func (w *world) launch() *instance {
 	lag := w.between(0, time.Minute)
 	w.mu.Lock()
@@ -206,7 +205,7 @@ func (w *world) launch() *instance {
 	return i
 }
 
-// quit closes an instance, or kills it first.
+// quit closes an instance; with kill it is killed first.
 func (w *world) quit(i *instance, kill bool) {
 	i.closing.Store(true)
 	w.mu.Lock()
@@ -217,23 +216,23 @@ func (w *world) quit(i *instance, kill bool) {
 		i.storage.kill()
 	}
 	begin := time.Now()
-	// the locks of a killed process and of a storage that is down stay, for
+	// locks of a killed process, or of a storage that is down, stay for
 	// lockLease
 	_ = i.manager.Close()
-	i.storage.kill() // the end of a process that was not
+	i.storage.kill() // the process ends, if it was not killed before
 	if took := time.Since(begin); took > time.Minute {
 		w.fail("close", "", "%s needs %s to close", i.name, took)
 	}
 }
 
-// running returns the instances of now.
+// running returns the running instances.
 func (w *world) running() []*instance {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.instances)
 }
 
-// add makes a tenant, wanted from now on.
+// add makes a tenant that is wanted from now on.
 func (w *world) add(s tenant) *tenant {
 	w.mu.Lock()
 	s.ask = strings.Replace(s.name, "*", "www", 1)
@@ -244,8 +243,8 @@ func (w *world) add(s tenant) *tenant {
 	return &s
 }
 
-// want gives a tenant its route, and unwant takes it away. Instances hear of it
-// one after the other.
+// want adds the route of a tenant, and unwant removes it. Instances learn of it
+// one after another.
 func (w *world) want(s *tenant) {
 	w.mu.Lock()
 	s.wanted = time.Now()
@@ -278,7 +277,7 @@ func (w *world) reroute(s *tenant) {
 	}
 }
 
-// route gives an instance the route of a tenant, or takes it away.
+// route adds or removes the route of a tenant in an instance.
 func (i *instance) route(s *tenant) {
 	i.world.mu.Lock()
 	on := !s.wanted.IsZero()
@@ -329,7 +328,7 @@ func (w *world) policy(ctx context.Context, host string) error {
 	return notAllowed()
 }
 
-// breaks makes the validation of a tenant fail, and mends makes it work.
+// breaks makes the validation of a tenant fail, and mends repairs it.
 func (w *world) breaks(s *tenant) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -350,7 +349,7 @@ func (w *world) mends(s *tenant) {
 	}
 }
 
-// suffers has a fault of f for a time.
+// suffers lets f have a fault for a time.
 func (w *world) suffers(f *fault, what, kind string, length time.Duration) {
 	works := w.breaksDown(what, kind, length)
 	f.begin(kind)
@@ -359,8 +358,8 @@ func (w *world) suffers(f *fault, what, kind string, length time.Duration) {
 	works()
 }
 
-// breaksDown notes that a part of the world begins not to work; works that it
-// does again.
+// breaksDown notes that a part of the world stops working. Calling works notes
+// that it works again.
 func (w *world) breaksDown(what, kind string, length time.Duration) (works func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -386,7 +385,7 @@ func (w *world) validates(host string) bool {
 	return s != nil && !s.broken
 }
 
-// profile returns what certificates the CA gives a host.
+// profile returns which certificates the CA issues for a host.
 func (w *world) profile(host string) (life time.Duration, ari bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -409,7 +408,7 @@ func (w *world) standing(host string) standing {
 	return st
 }
 
-// issued, stored and deleted tell the world what became of an order.
+// issued, stored and deleted report the result of an order to the world.
 func (w *world) issued(l leaf) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -433,7 +432,7 @@ func (w *world) stored(c *modelClient, issuer, host string) {
 		s.pending = s.lost // written back
 	}
 	if s.stored == s.pending {
-		return // renewal information
+		return // only renewal information was written
 	}
 	w.good(s)
 	s.stored, s.storedAt, s.storedBy = s.pending, time.Now(), ""
@@ -456,8 +455,8 @@ func (w *world) deleted(host string) {
 	}
 }
 
-// lose notes that the certificate is gone: the tenant is as one that is new.
-// The world's lock is held.
+// lose notes that the certificate is gone: the tenant is like a new one. The
+// world's lock is held.
 func (s *tenant) lose() {
 	s.lost, s.stored, s.pending = s.stored, leaf{}, leaf{}
 	if !s.wanted.IsZero() {
@@ -486,14 +485,14 @@ func (w *world) note(host, format string, args ...any) {
 }
 
 // fail notes that a rule is broken, once per host and day, and prints the first
-// few of each rule.
+// few failures of each rule.
 func (w *world) fail(rule, host, format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.broken(rule, host, format, args...)
 }
 
-// broken is fail. w.mu is held.
+// broken is fail with w.mu held.
 func (w *world) broken(rule, host, format string, args ...any) {
 	now := time.Now()
 	key := fmt.Sprint(rule, host, int(now.Sub(w.start).Hours())/24)
@@ -520,7 +519,7 @@ func (w *world) broken(rule, host, format string, args ...any) {
 	w.t.Error(text)
 }
 
-// A counter is the slog.Handler of an instance: it counts what is a warning.
+// A counter is the slog.Handler of an instance: it counts warnings.
 type counter struct {
 	instance *instance
 	host     string
