@@ -1,5 +1,5 @@
-// Package hostname gives each host one spelling, and refuses what is not a
-// host.
+// Package hostname gives each host one spelling, and rejects everything that is
+// not a host.
 //
 // A canonical host is a lower case ASCII name without port and trailing dot,
 // with international labels in their xn-- form; or an IPv4 address; or an IPv6
@@ -20,18 +20,17 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// Hot path: a host that is canonical already, or needs lower case only, never
-// gets past parse in scan.go, and the former allocates nothing.
+// Hot path: parse in scan.go handles hosts that are canonical, or canonical in
+// lower case. Nothing is allocated for the former.
 
-// maxQuoted bounds how many runes of a refused host an error repeats.
+// maxQuoted limits how many runes of a rejected host an error quotes.
 const maxQuoted = 64
 
-// Canonical returns the canonical form of a host with or without a port, which
-// it drops.
+// Canonical returns the canonical form of a host. A port is dropped.
 //
-// Canonical accepts its own results, so unlike Split it takes an IPv6 address
-// without brackets, which has no port. A host as a peer sends it goes to Split.
-// The error quotes the input and says what was wanted.
+// Canonical accepts its own results: unlike Split, it accepts an IPv6 address
+// without brackets, which then has no port. Use Split for a host that a peer
+// has sent. The error quotes the input and states the rule.
 func Canonical(hostport string) (string, error) {
 	host, _, err := Split(hostport)
 	if err != nil && strings.Count(hostport, ":") > 1 {
@@ -43,9 +42,9 @@ func Canonical(hostport string) (string, error) {
 }
 
 // Split returns the canonical form of the host in a Host field or an authority
-// (RFC 9110, 7.2), and the port as it stands there, "" if there is none. A port
-// is a number from 1 to 65535 without leading zeros, or empty. An IPv6 address
-// is in brackets. The error quotes the input and says what was wanted.
+// (RFC 9110, 7.2), and the port as written, "" if there is none. A port is a
+// number from 1 to 65535 without leading zeros, or empty. An IPv6 address is in
+// brackets. The error quotes the input and states the rule.
 func Split(hostport string) (host, port string, err error) {
 	host, port, form := parse(hostport)
 	switch form {
@@ -57,11 +56,11 @@ func Split(hostport string) (host, port string, err error) {
 	return splitOther(hostport)
 }
 
-// AppendCanonical appends to dst the canonical form of a host with or without a
-// port, and reports whether it could. It knows plain ASCII names and IPv4
-// addresses. When it returns false dst is unchanged, and Split decides. What it
-// accepts, Split accepts with the same result. It allocates nothing but what
-// dst needs to grow.
+// AppendCanonical appends the canonical form of a host, with or without a port,
+// to dst and reports whether it could. It handles plain ASCII names and IPv4
+// addresses. If it returns false, dst is unchanged and Split decides. What it
+// accepts, Split accepts with the same result. It allocates only what dst needs
+// to grow.
 func AppendCanonical(dst, hostport []byte) ([]byte, bool) {
 	host, _, form := parse(hostport)
 	switch form {
@@ -79,8 +78,8 @@ func AppendCanonical(dst, hostport []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// splitOther splits what is not plain ASCII: an IPv6 address, an international
-// name, or nothing that is wanted.
+// splitOther splits a host that is not plain ASCII: an IPv6 address, an
+// international name, or no valid host.
 func splitOther(hostport string) (host, port string, err error) {
 	if strings.HasPrefix(hostport, "[") {
 		return splitBracketed(hostport)
@@ -120,9 +119,9 @@ func splitBracketed(hostport string) (host, port string, err error) {
 	return host, rest[1:], nil
 }
 
-// Addr returns the address that a host is, without brackets; false if it is a
-// name. It allocates nothing for names, unlike netip.ParseAddr, whose error is
-// made for each.
+// Addr returns the address of a host without brackets; false if the host is a
+// name. It does not allocate for names, unlike netip.ParseAddr, which makes an
+// error for each.
 func Addr(host string) (netip.Addr, bool) {
 	if host == "" || !isDigit(host[len(host)-1]) && !strings.Contains(host, ":") {
 		return netip.Addr{}, false
@@ -133,8 +132,8 @@ func Addr(host string) (netip.Addr, bool) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// parseIPv6 returns the canonical form of an IPv6 address. A zone means
-// something to one machine only: it has none.
+// parseIPv6 returns the canonical form of an IPv6 address. An address with a
+// zone has none: a zone is meaningful to one machine only.
 func parseIPv6(s string) (string, bool) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is6() || a.Zone() != "" {
@@ -144,17 +143,18 @@ func parseIPv6(s string) (string, bool) {
 }
 
 // international maps a name to ASCII as for look-up (RFC 5891, 5; UTS 46), but
-// lets labels have underscores, as service names do, and hyphens in third and
-// fourth place, as some hosts' names have. The error is the bare reason.
+// allows underscores in labels, as service names have them, and hyphens in
+// third and fourth place, as some hosts' names have them. The error is only the
+// reason.
 func international(name string) (string, error) {
 	if utf8.RuneCountInString(name) > maxName+1 {
-		return "", errLong // No rune takes less than a byte of the result.
+		return "", errLong // Each rune takes at least one byte of the result.
 	}
 	if isASCII(name) && !strings.Contains(strings.ToLower(name), "xn--") {
 		return "", fault(strings.TrimSuffix(name, "."))
 	}
 	if !utf8.ValidString(name) {
-		return "", errors.New("a name must be valid UTF-8") // ToASCII lets it pass.
+		return "", errors.New("a name must be valid UTF-8") // ToASCII accepts it.
 	}
 	p := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false), idna.CheckHyphens(false))
 	ascii, err := p.ToASCII(name)
@@ -181,7 +181,7 @@ var errLong = fmt.Errorf("a name has at most %d bytes", maxName)
 
 const badPort = "a port is a number from 1 to 65535 without leading zeros"
 
-// fault says why a name in ASCII, without port and trailing dot, is none.
+// fault returns why a name in ASCII, without port and trailing dot, is invalid.
 func fault(name string) error {
 	switch {
 	case name == "":
@@ -205,11 +205,11 @@ func fault(name string) error {
 	return errors.New("a name whose last label is a number must be an IPv4 address such as 192.0.2.1")
 }
 
-// A refusal says why the input is not a host. It becomes text only when it is
-// read: peers cause it at will.
+// A refusal says why the input is not a host. Its text is made only when
+// needed: peers can cause any number of refusals.
 type refusal struct{ input, reason string }
 
-// Rule returns the rule that is broken, without the input.
+// Rule returns the broken rule, without the input.
 func (r *refusal) Rule() string { return r.reason }
 
 func (r *refusal) Error() string {

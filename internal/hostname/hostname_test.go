@@ -17,8 +17,8 @@ var (
 	name253 = label63 + "." + label63 + "." + label63 + "." + strings.Repeat("b", 61)
 )
 
-// Each row is a forwarding.md "Hostile Hosts" or IDNA fact: what is another
-// spelling of a host.
+// Each row is another spelling of a host, from forwarding.md "Hostile Hosts" or
+// from IDNA.
 func TestSplitGivesEachHostOneSpelling(t *testing.T) {
 	for _, c := range []struct{ what, in, host, port string }{
 		{"a canonical name", "api.example.com", "api.example.com", ""},
@@ -73,7 +73,7 @@ func TestSplitGivesEachHostOneSpelling(t *testing.T) {
 	}
 }
 
-// The hostile hosts of forwarding.md "Abuse", and of threats.md: CVE-2025-47912
+// Hostile hosts from forwarding.md "Abuse" and from threats.md: CVE-2025-47912
 // and 2026-25679 (brackets), CVE-2026-39821 (xn-- that decodes to ASCII),
 // GO-2025-3503 (zones), CVE-2023-29406 (bytes that must not go upstream).
 func TestCanonicalAndSplitRefuse(t *testing.T) {
@@ -248,12 +248,12 @@ func FuzzCanonical(f *testing.F) {
 	})
 }
 
-// requireSameAsURL wants net/url to read the same host in an authority, where
-// it can tell: it leaves names as they are.
+// requireSameAsURL requires that net/url reads the same host in an authority,
+// as far as it can tell: it leaves names unchanged.
 func requireSameAsURL(t *testing.T, in, host string) {
 	_, port, err := hostname.Split(in)
 	if err != nil {
-		return // IPv6 without brackets is no authority.
+		return // IPv6 without brackets is not an authority.
 	}
 	u, err := url.Parse("http://" + in + "/")
 	require.NoError(t, err)

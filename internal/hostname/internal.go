@@ -2,14 +2,14 @@ package hostname
 
 import "net/netip"
 
-// internalNames are the names that belong to no public zone, with all below
-// them (RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of internal).
-// Read-only.
+// internalNames are the names that belong to no public zone, together with all
+// names below them (RFC 6761, RFC 6762, RFC 8375, and ICANN's reservation of
+// internal). Read-only.
 var internalNames = []string{"localhost", "test", "internal", "local", "home.arpa"}
 
-// internalPrefixes are the special-purpose addresses that are nobody's on the
-// Internet (RFC 6890, IANA registries), but for those that net/netip knows by
-// name. Read-only.
+// internalPrefixes are the special-purpose addresses that belong to no one on
+// the Internet (RFC 6890, IANA registries), except those that net/netip has
+// methods for. Read-only.
 var internalPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
@@ -26,10 +26,10 @@ var internalPrefixes = []netip.Prefix{
 	netip.MustParsePrefix("3fff::/20"),
 }
 
-// IsInternal reports whether no public CA signs a canonical host because it is
-// nobody's on the Internet: localhost, test, internal, local, home.arpa and
-// what is below them, and addresses that are private or special. It takes the
-// base of a wildcard as well as a host.
+// IsInternal reports whether a canonical host belongs to no one on the
+// Internet, so that no public CA signs it: localhost, test, internal, local,
+// home.arpa and the names below them, and addresses that are private or
+// special. It accepts the base of a wildcard as well as a host.
 func IsInternal(host string) bool {
 	if a, ok := Addr(host); ok {
 		return isInternalAddr(a.Unmap())

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// reservedNames are the names that no registry of the public DNS hands out,
-// with all below them. Names that are in use but may be delegated one day are
-// not here. Read-only.
+// reservedNames are the names that no registry of the public DNS assigns,
+// together with all names below them. Names in use that may be delegated one
+// day are not listed. Read-only.
 var reservedNames = []string{
 	"example", "invalid", // RFC 2606; RFC 6761
 	"onion",                      // RFC 7686
@@ -20,10 +20,10 @@ var reservedNames = []string{
 	"resolver.arpa", "ipv4only.arpa", // RFC 9462; RFC 8880
 }
 
-// Unsignable says why no public CA signs a canonical host or a wildcard, as a
-// clause about the name. It returns "" if one may: names outside the public
-// DNS, names with an underscore and labels of reserved forms are what the
-// CA/Browser Forum's Baseline Requirements exclude (4.2.2 and 7.1.2.7.12).
+// Unsignable returns why no public CA signs a canonical host or a wildcard, as
+// a clause about the name, or "" if one may. The Baseline Requirements of the
+// CA/Browser Forum (4.2.2 and 7.1.2.7.12) exclude names outside the public DNS,
+// names with an underscore and labels of reserved forms.
 func Unsignable(pattern string) string {
 	host := strings.TrimPrefix(pattern, "*.")
 	if a, ok := Addr(host); ok {
@@ -61,11 +61,12 @@ func unsignableName(pattern, host string) string {
 	return ""
 }
 
-// IsOnion reports whether a canonical host or a wildcard is a name of Tor (RFC
+// IsOnion reports whether a canonical host or a wildcard is a Tor name (RFC
 // 7686).
 func IsOnion(pattern string) bool { return strings.HasSuffix(pattern, ".onion") }
 
-// Below reports whether a canonical host is one of the domains or below one.
+// Below reports whether a canonical host is one of the domains or below one of
+// them.
 func Below(host string, domains ...string) bool {
 	return slices.ContainsFunc(domains, func(domain string) bool {
 		above, ok := strings.CutSuffix(host, domain)

@@ -9,17 +9,16 @@ const (
 	maxLabel = 63
 )
 
-// A form is what a look at the bytes of a host tells.
+// A form is what the bytes of a host tell about it.
 type form int
 
 const (
-	foreign   form = iota // not plain ASCII, or no host: not for this file
+	foreign   form = iota // not plain ASCII, or not a host: left to hostname.go
 	canonical             // a name in lower case, or an IPv4 address
 	mixedCase             // canonical in lower case
 )
 
-// What to do with labels that begin with xn--: those of a peer must be decoded
-// first.
+// What to do with labels that begin with xn--: a peer's must be decoded first.
 type labels int
 
 const (
@@ -34,7 +33,7 @@ const (
 	upper
 )
 
-// classes maps each byte to its class; dots are none. Read-only.
+// classes maps each byte to its class; dots have none. Read-only.
 var classes = [256]uint8{
 	'-': lower, '_': lower,
 	'0': lower, '1': lower, '2': lower, '3': lower, '4': lower, '5': lower, '6': lower, '7': lower, '8': lower, '9': lower,
@@ -46,8 +45,8 @@ var classes = [256]uint8{
 	'U': upper, 'V': upper, 'W': upper, 'X': upper, 'Y': upper, 'Z': upper,
 }
 
-// parse cuts the port and a trailing dot from a host and tells the form of the
-// rest. The port is valid unless foreign.
+// parse removes the port and a trailing dot from a host and returns the form of
+// the rest. The port is valid unless the form is foreign.
 func parse[S string | []byte](hostport S) (host, port S, f form) {
 	i := 0
 	for i < len(hostport) && hostport[i] != ':' {
@@ -76,7 +75,7 @@ func isPort[S string | []byte](s S) bool {
 	return ok && s[0] != '0' && n <= 65535
 }
 
-// number returns the value of one to most decimal digits.
+// number returns the value of a decimal number with one to most digits.
 func number[S string | []byte](s S, most int) (n int, ok bool) {
 	if len(s) == 0 || len(s) > most {
 		return 0, false
@@ -90,7 +89,7 @@ func number[S string | []byte](s S, most int) (n int, ok bool) {
 	return n, true
 }
 
-// judge tells the form of a host without port and trailing dot.
+// judge returns the form of a host without port and trailing dot.
 func judge[S string | []byte](host S, l labels) form {
 	if len(host) > maxName {
 		return foreign
@@ -115,7 +114,7 @@ func judge[S string | []byte](host S, l labels) form {
 }
 
 // isLabel reports whether a label of letters, digits, hyphens and underscores
-// is one to take as it is.
+// can be used as it is.
 func isLabel[S string | []byte](s S, l labels) bool {
 	n := len(s)
 	if n == 0 || n > maxLabel || s[0] == '-' || s[n-1] == '-' {
@@ -126,7 +125,7 @@ func isLabel[S string | []byte](s S, l labels) bool {
 }
 
 // isNumeric reports whether a name that ends in this label must be an IPv4
-// address or is none at all: others may read the label as decimal, octal or
+// address to be valid: other programs may read the label as decimal, octal or
 // hexadecimal (WHATWG URL, "ends in a number").
 func isNumeric[S string | []byte](label S) bool {
 	if label[0] < '0' || label[0] > '9' {
