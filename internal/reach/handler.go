@@ -7,12 +7,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/settings"
 )
 
-// maxWrapped limits how many handlers are looked for behind one: a handler may
-// lead to itself.
+// maxWrapped limits the number of handlers that Walk visits: a handler may lead
+// to itself.
 const maxWrapped = 100
 
-// Next returns the handler behind h, as its method Unwrap() http.Handler says,
-// or nil.
+// Next returns the handler behind h, from its method Unwrap() http.Handler, or
+// nil if it has none.
 func Next(h http.Handler) http.Handler {
 	if w, ok := h.(interface{ Unwrap() http.Handler }); ok {
 		return w.Unwrap()
@@ -28,8 +28,8 @@ func Walk(h http.Handler, f func(http.Handler) bool) {
 	}
 }
 
-// IsNil reports whether h is a nil of a type of net/http that cannot serve by
-// it. Other types may.
+// IsNil reports whether h is a nil value of a net/http type that cannot serve
+// as nil. Nil values of other types may be able to.
 func IsNil(h http.Handler) bool {
 	switch h := h.(type) {
 	case http.HandlerFunc:
@@ -40,7 +40,7 @@ func IsNil(h http.Handler) bool {
 	return false
 }
 
-// Alike reports whether a and b lead to the same handler in the end.
+// Alike reports whether a and b finally lead to the same handler.
 func Alike(a, b http.Handler) bool { return Same(last(a), last(b)) }
 
 func last(h http.Handler) (last http.Handler) {
@@ -48,9 +48,9 @@ func last(h http.Handler) (last http.Handler) {
 	return last
 }
 
-// Same compares handlers. Those that cannot be compared are different; an
-// http.HandlerFunc is the same if it is the same value, and not only of the
-// same code.
+// Same compares handlers. Handlers that cannot be compared are different. Two
+// http.HandlerFuncs are the same only if they are the same value; the same code
+// is not enough.
 func Same(a, b http.Handler) bool {
 	if f, ok := a.(http.HandlerFunc); ok {
 		g, ok := b.(http.HandlerFunc)

@@ -1,5 +1,5 @@
-// Package reach knows what routes lead to: which handler is behind a handler,
-// and which routes still need something that has work in the background.
+// Package reach knows where routes lead: which handler is behind a handler, and
+// which routes still need something with background work.
 package reach
 
 import (
@@ -15,7 +15,7 @@ type Map[T comparable] struct {
 	count map[T]int
 }
 
-// Add notes that one more route leads to t.
+// Add notes one more route that leads to t.
 func (m *Map[T]) Add(t T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -29,8 +29,8 @@ func (m *Map[T]) add(t T) {
 	m.count[t]++
 }
 
-// Remove notes that one route less leads to t, and reports whether none is
-// left.
+// Remove notes one route less that leads to t, and reports whether it was the
+// last one.
 func (m *Map[T]) Remove(t T) (last bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -48,7 +48,7 @@ func (m *Map[T]) Has(t T) bool {
 	return m.count[t] > 0
 }
 
-// All returns everything that a route leads to, in no order.
+// All returns everything that a route leads to, in no particular order.
 func (m *Map[T]) All() []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -60,19 +60,19 @@ func (m *Map[T]) All() []T {
 }
 
 // A Route is what one route leads to through other handlers, as far as it is
-// known: those may say it at once, or show it with the first request.
+// known: handlers may tell it in advance, or show it with the first request.
 type Route[T comparable] struct {
 	m     *Map[T]
 	known atomic.Pointer[[]T] // replaced with m.mu held
 	gone  bool                // guarded by m.mu
 }
 
-// NewRoute returns a Route that leads to nothing yet, and counts in m.
+// NewRoute returns a Route that leads to nothing yet, and is counted in m.
 func (m *Map[T]) NewRoute() *Route[T] { return &Route[T]{m: m} }
 
 // Meet notes that the route leads to t, and reports whether that is new. It is
-// called for each request: when it is not new, it takes no lock and allocates
-// nothing.
+// called for each request: if it is not new, it takes no lock and does not
+// allocate.
 func (r *Route[T]) Meet(t T) bool {
 	if slices.Contains(r.All(), t) {
 		return false
@@ -89,7 +89,7 @@ func (r *Route[T]) Meet(t T) bool {
 	return true
 }
 
-// All returns what the route is known to lead to. It is not to be changed.
+// All returns what the route is known to lead to. Do not change the result.
 func (r *Route[T]) All() []T {
 	if known := r.known.Load(); known != nil {
 		return *known
@@ -97,8 +97,8 @@ func (r *Route[T]) All() []T {
 	return nil
 }
 
-// Leave ends the route: what it leads to is known, and counted, no more. It
-// returns that to which no other route leads.
+// Leave ends the route: its destinations are forgotten, and no longer counted.
+// It returns those to which no other route leads.
 func (r *Route[T]) Leave() (last []T) {
 	r.m.mu.Lock()
 	known := r.All()

@@ -60,7 +60,7 @@ func TestMeetingAgainAllocatesNothing(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(100, func() { r.Meet(1) }))
 }
 
-// around leads to another handler.
+// around wraps another handler.
 type around struct{ http.Handler }
 
 func (a around) Unwrap() http.Handler { return a.Handler }
@@ -76,7 +76,7 @@ type list struct {
 	_ []int
 }
 
-// holder can be compared if what it holds can.
+// holder can be compared if its content can.
 type holder struct {
 	http.Handler
 	any
