@@ -29,8 +29,7 @@ func client(ca *acmetest.CA) *acme.Client {
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.HTTPS}, DisableKeepAlives: true}}}
 }
 
-// deactivate deactivates an account, as an operator does with a client of their
-// own.
+// deactivate deactivates an account, like an operator with an ACME client.
 func deactivate(t testing.TB, ca *acmetest.CA, account acme.Account) {
 	t.Helper()
 	account.Status = "deactivated"
@@ -56,7 +55,7 @@ func (p *proxy) account(t testing.TB) (account acme.Account) {
 }
 
 // An account may be deactivated by mistake, or because its key was lost. No
-// host may expire for that.
+// host may expire because of that.
 func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
 	var log logged
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com"}
@@ -87,7 +86,7 @@ func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
 	assert.Contains(t, log.String(), "account=https://")
 }
 
-// The program has chosen the key. There is no other account for it.
+// The program provides the key, so no other account can be used.
 func TestADeactivatedAccountWithAKeyOfTheProgramIsSaidToBeSo(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)

@@ -1,7 +1,7 @@
 // Package acmetest runs Pebble, the ACME test server of Let's Encrypt, in the
 // test process: real orders and real challenges against real listeners, without
-// a network. It is a module of its own, so that Pebble (MPL-2.0) and what it
-// needs stay out of everybody else's.
+// a network. It is a separate module, so that other modules need neither Pebble
+// (MPL-2.0) nor its dependencies.
 package acmetest
 
 import (
@@ -30,46 +30,46 @@ import (
 
 // Options configure a CA.
 type Options struct {
-	// HTTPPort and TLSPort are where the CA looks for answers to HTTP-01 and
-	// TLS-ALPN-01 challenges. Zero means nobody is there.
+	// HTTPPort and TLSPort are the ports at which the CA validates HTTP-01 and
+	// TLS-ALPN-01 challenges. Zero means that no listener is there.
 	HTTPPort, TLSPort int
 
-	// Lifetime is that of a certificate. Zero means 90 days.
+	// Lifetime is the lifetime of a certificate. Zero means 90 days.
 	Lifetime time.Duration
 
-	// EAB are the keys of external accounts, in base64url, by id. If there are
-	// any, an account needs one.
+	// EAB holds the keys of external accounts, in base64url, by ID. If there
+	// are any, each account must have one.
 	EAB map[string]string
 
-	// BadNonces is the percentage of good nonces that the CA rejects, in
-	// digits. "" means none.
+	// BadNonces is the percentage of good nonces that the CA rejects, as a
+	// decimal number. "" means none.
 	BadNonces string
 
-	// Blocked are domains the CA refuses.
+	// Blocked are domains that the CA refuses.
 	Blocked []string
 }
 
-// A CA is a Pebble.
+// A CA is a running Pebble.
 type CA struct {
 	URL   string         // of its directory
-	HTTPS *x509.CertPool // roots for talking to it
-	PEM   []byte         // the one in HTTPS
-	Roots *x509.CertPool // roots of what it issues
-	DNS   *DNS           // what it believes
+	HTTPS *x509.CertPool // roots for connections to the CA
+	PEM   []byte         // the certificate in HTTPS
+	Roots *x509.CertPool // roots of issued certificates
+	DNS   *DNS           // name server that the CA uses
 
 	options Options
 	open    atomic.Int64 // connections
 
 	mu     sync.Mutex
-	answer http.Handler // the CA's, until it forgets
+	answer http.Handler // Pebble's handler; Forget replaces it
 	manage http.Handler
 	down   bool
 	seen   map[string]int           // requests by path prefix
-	held   map[string]chan struct{} // closed when requests whose path contains the key may go on
-	no     map[string]acme.Problem  // the answer to requests whose path contains the key
+	held   map[string]chan struct{} // requests whose path contains the key wait for the channel
+	no     map[string]acme.Problem  // answer to requests whose path contains the key
 }
 
-// New starts a CA that ends with the test, but for one goroutine which Pebble
+// New starts a CA. It ends with the test, except for one goroutine that Pebble
 // never ends.
 func New(t testing.TB, o Options) *CA {
 	t.Helper()
@@ -93,20 +93,20 @@ func New(t testing.TB, o Options) *CA {
 	return c
 }
 
-// Forget makes the CA lose its accounts, orders and certificates, as after a
-// new installation at the same URL. It keeps its DNS, and has one more root.
+// Forget makes the CA lose its accounts, orders and certificates, like a new
+// installation at the same URL. It keeps its DNS, and gets an additional root.
 func (c *CA) Forget(t testing.TB) {
 	t.Helper()
 	c.begin(t)
 }
 
-// begin puts a CA that knows nothing behind the URL.
+// begin starts a new, empty Pebble at the URL.
 func (c *CA) begin(t testing.TB) {
 	t.Helper()
 	o := c.options
 	logger := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
-	// With more than one profile, Pebble picks any.
+	// With several profiles, Pebble picks any.
 	profile := map[string]ca.Profile{"default": {Description: "the only one", ValidityPeriod: uint64(o.Lifetime / time.Second)}}
 	issuer := ca.New(logger, store, "", "ecdsa", 0, 1, profile)
 	for id, key := range o.EAB {
@@ -132,10 +132,10 @@ func (c *CA) Issuer() *certmagic.ACMEIssuer {
 	return &certmagic.ACMEIssuer{CA: c.URL, TrustedRoots: c.HTTPS}
 }
 
-// Down makes the CA cut every connection.
+// Down makes the CA close every connection without an answer.
 func (c *CA) Down() { c.setDown(true) }
 
-// Up makes the CA answer again after Down.
+// Up ends Down.
 func (c *CA) Up() { c.setDown(false) }
 
 func (c *CA) setDown(down bool) {
@@ -158,7 +158,8 @@ func (c *CA) Hold(part string) (release func()) {
 	})
 }
 
-// Refuse makes requests whose path contains part fail with p, until the end.
+// Refuse makes requests whose path contains part fail with p, until end is
+// called.
 func (c *CA) Refuse(part string, p acme.Problem) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -170,7 +171,7 @@ func (c *CA) Refuse(part string, p acme.Problem) (end func()) {
 	}
 }
 
-// Conns returns how many connections are open.
+// Conns returns the number of open connections.
 func (c *CA) Conns() int { return int(c.open.Load()) }
 
 func (c *CA) count(_ net.Conn, s http.ConnState) {
@@ -182,7 +183,7 @@ func (c *CA) count(_ net.Conn, s http.ConnState) {
 	}
 }
 
-// Seen returns how many requests had a path that contains part.
+// Seen returns the number of requests whose path contained part.
 func (c *CA) Seen(part string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,7 +196,8 @@ func (c *CA) Seen(part string) int {
 	return n
 }
 
-// SuggestRenewal makes the CA want leaf renewed between two times (RFC 9773).
+// SuggestRenewal makes the CA suggest a renewal of leaf between two times (RFC
+// 9773).
 func (c *CA) SuggestRenewal(t testing.TB, leaf *x509.Certificate, from, to time.Time) {
 	t.Helper()
 	window, err := json.Marshal(map[string]any{"suggestedWindow": map[string]time.Time{"start": from, "end": to}})
@@ -211,7 +213,7 @@ func (c *CA) SuggestRenewal(t testing.TB, leaf *x509.Certificate, from, to time.
 	}
 	w := httptest.NewRecorder()
 	q := httptest.NewRequest("POST", "/set-renewal-info/", bytes.NewReader(body))
-	q.Header.Set("User-Agent", "acmetest") // Pebble wants one
+	q.Header.Set("User-Agent", "acmetest") // Pebble requires one
 	c.manage.ServeHTTP(w, q)
 	if w.Code != http.StatusOK {
 		t.Fatalf("acmetest: set renewal info: %d %s", w.Code, w.Body)

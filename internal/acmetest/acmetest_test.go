@@ -33,8 +33,8 @@ type proxy struct {
 	stop  func()
 }
 
-// run starts a proxy for hosts. o.HTTPPort and o.TLSPort are filled in unless
-// negative, which leaves nobody there.
+// run starts a proxy for hosts. o.HTTPPort and o.TLSPort are filled in if zero;
+// a negative value means that no listener is there.
 func run(t testing.TB, o acmetest.Options, set func(*hostproxy.Router, *acmetest.CA, acmetest.Options), hosts ...string) *proxy {
 	t.Helper()
 	https, plain := proxytest.Listen(t), proxytest.Listen(t)
@@ -73,8 +73,8 @@ func (p *proxy) serve(t testing.TB, https, plain net.Listener) {
 	t.Cleanup(p.stop)
 }
 
-// restart serves again after stop, where the CA looks, as another process
-// would: by a Router of its own, with the settings that p.r has by now.
+// restart serves again after stop, at the same addresses, like a new process:
+// with a new Router that has the current settings of p.r.
 func (p *proxy) restart(t testing.TB) {
 	t.Helper()
 	r := &hostproxy.Router{Logger: p.r.Logger, TLS: p.r.TLS}
@@ -89,7 +89,7 @@ func (p *proxy) restart(t testing.TB) {
 	p.serve(t, https, plain)
 }
 
-// shake makes one full handshake and returns the certificate, verified.
+// shake makes one full handshake, verifies the certificate and returns it.
 func (p *proxy) shake(host string) (*x509.Certificate, error) {
 	sni := host
 	if net.ParseIP(host) != nil {
@@ -174,7 +174,7 @@ func TestWildcardByDNS(t *testing.T) {
 }
 
 func TestAnAddressGetsACertificate(t *testing.T) {
-	// 127.0.0.1 is internal for us, and what Pebble can reach.
+	// We treat 127.0.0.1 as internal, but Pebble can reach it.
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) { r.TLS.Internal = ca.Issuer() }, "127.0.0.1")
 	p.await(t)
 	_, err := p.shake("127.0.0.1")
@@ -302,9 +302,8 @@ func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
 	assert.Equal(t, orders, p.ca.Seen("/order-plz"))
 }
 
-// Point 1: certmagic takes what is left zero from variables that any package
-// may change, and an issuer without an e-mail adopts the first one that the
-// process has used.
+// certmagic fills zero fields from variables that any package may change, and
+// an issuer without an e-mail adopts the first one that the process has used.
 func TestGlobalsOfCertmagicAndOtherIssuersDoNotReachUs(t *testing.T) {
 	defaults := certmagic.DefaultACME
 	storage := certmagic.Default.Storage
@@ -328,7 +327,7 @@ func TestGlobalsOfCertmagicAndOtherIssuersDoNotReachUs(t *testing.T) {
 	assert.Empty(t, contacts(t, nobody))
 }
 
-// contacts returns what the account in a proxy's storage says.
+// contacts returns the contacts of the account in a proxy's storage.
 func contacts(t testing.TB, p *proxy) []string {
 	t.Helper()
 	keys, err := p.r.TLS.Storage.List(t.Context(), "acme", true)
@@ -348,8 +347,8 @@ func contacts(t testing.TB, p *proxy) []string {
 	return nil
 }
 
-// RFC 9773: a CA that wants a certificate renewed, because it will revoke it,
-// say, is heard.
+// RFC 9773: a CA can request a renewal, for example before it revokes a
+// certificate.
 func TestRenewalInformationIsFollowed(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -358,8 +357,8 @@ func TestRenewalInformationIsFollowed(t *testing.T) {
 	assert.True(t, p.status("a.example.com").RenewAt.After(time.Now().Add(50*24*time.Hour)))
 	p.ca.SuggestRenewal(t, leaf, time.Now().Add(-time.Hour), time.Now().Add(-time.Minute))
 
-	// It is asked for again when its time has come; a restart finds that it
-	// has.
+	// Renewal information is fetched again when it is due; after the restart it
+	// is.
 	p.stop()
 	p.expireRenewalInfo(t)
 	p.restart(t)
@@ -372,8 +371,8 @@ func TestRenewalInformationIsFollowed(t *testing.T) {
 	})
 }
 
-// expireRenewalInfo makes the renewal information in storage due to be asked
-// for again.
+// expireRenewalInfo makes the renewal information in storage due to be fetched
+// again.
 func (p *proxy) expireRenewalInfo(t testing.TB) {
 	t.Helper()
 	keys, err := p.r.TLS.Storage.List(t.Context(), "certificates", true)
@@ -390,7 +389,7 @@ func (p *proxy) expireRenewalInfo(t testing.TB) {
 	}
 }
 
-// Renewal under load: no handshake fails, whatever is being renewed.
+// No handshake fails while certificates are renewed under load.
 func TestRenewalUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes about 40 s")

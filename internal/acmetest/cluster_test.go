@@ -24,16 +24,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// nodeEnv has the configuration of a proxy where this binary is to be one.
+// nodeEnv holds the configuration if this binary runs as a proxy.
 const nodeEnv = "ACMETEST_NODE"
 
-// A nodeConfig is what a proxy in a process of its own is told.
+// A nodeConfig is the configuration of a proxy in a process of its own.
 type nodeConfig struct {
 	Storage, CA  string
 	Root         []byte
 	HTTPS, Plain string
 	Hosts        []string
-	Heir         string // file for the number of the process that takes over at SIGHUP
+	Heir         string // file for the PID of the process that takes over at SIGHUP
 }
 
 func TestMain(m *testing.M) {
@@ -83,7 +83,7 @@ type node struct {
 	cmd *exec.Cmd
 }
 
-// spawn starts a proxy that ends with the test.
+// spawn starts a proxy. It is killed when the test ends.
 func spawn(t *testing.T, ca *acmetest.CA, c nodeConfig) *node {
 	t.Helper()
 	c.CA, c.Root = ca.URL, ca.PEM
@@ -110,7 +110,7 @@ func spawn(t *testing.T, ca *acmetest.CA, c nodeConfig) *node {
 	return n
 }
 
-// kill ends the process as a crash would.
+// kill ends the process like a crash.
 func (n *node) kill() {
 	_ = n.cmd.Process.Kill()
 	_ = n.cmd.Wait()
@@ -127,7 +127,7 @@ func (n *node) leaf(t *testing.T, host string) (leaf *x509.Certificate) {
 	return leaf
 }
 
-// locks are the names of the lock files in a file storage.
+// locks returns the lock files in a file storage.
 func locks(t testing.TB, storage string) (names []string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(storage, func(path string, d fs.DirEntry, err error) error {
@@ -139,7 +139,7 @@ func locks(t testing.TB, storage string) (names []string) {
 	return names
 }
 
-// pair is a CA that looks for answers at the second of two proxies, and the
+// pair returns a CA that validates at the second of two proxies, and the
 // configurations of both.
 func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmetest.CA, first, second nodeConfig) {
 	t.Helper()
@@ -161,8 +161,8 @@ func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmete
 	return acmetest.New(t, o), first, second
 }
 
-// certificates.md, 17: the proxies of one storage place one order, and each
-// answers for the others.
+// certificates.md, 17: proxies with the same storage place one order, and each
+// one answers for the others.
 func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
 	const host = "a.example.com"
 	ca, here, there := pair(t, host)
@@ -178,7 +178,7 @@ func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
 	assert.Equal(t, 1, ca.Seen("/finalize-order"))
 }
 
-// A member of a cluster that has not heard of a new host yet answers for the
+// A member of a cluster that has not learned of a new host yet answers for the
 // one that has.
 func TestAProxyWithoutTheRouteAnswersForOneThatHasIt(t *testing.T) {
 	const host = "a.example.com"
@@ -200,12 +200,12 @@ func TestAProxyWithoutTheRouteAnswersForOneThatHasIt(t *testing.T) {
 	}
 }
 
-// The process that obtains a certificate may die at any point: another one goes
-// on.
+// The process that obtains a certificate may die at any point: another one
+// continues.
 func TestAProxyThatIsKilledInTheMiddleOfAnOrderLosesNothing(t *testing.T) {
 	for name, tt := range map[string]struct {
 		part  string
-		asked bool // the CA looks for answers at the one that is killed
+		asked bool // the killed process is the one at which the CA validates
 	}{
 		"with a new order":       {"/order-plz", false},
 		"before its challenge":   {"/authZ/", false},

@@ -12,8 +12,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// A DNS is a name server that knows every name: it has the address 127.0.0.1.
-// TXT records come from its methods, which make it a provider of libdns.
+// A DNS is a name server in which every name has the address 127.0.0.1. TXT
+// records are added by its methods, which make it a libdns provider.
 type DNS struct {
 	Addr string // host:port, TCP and UDP
 
@@ -22,7 +22,7 @@ type DNS struct {
 	none map[string]bool     // names without an address
 }
 
-// NewDNS starts a DNS that ends with the test.
+// NewDNS starts a DNS. It is stopped when the test ends.
 func NewDNS(t testing.TB) *DNS {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -50,14 +50,14 @@ func NewDNS(t testing.TB) *DNS {
 	return d
 }
 
-// Forget makes a name have no address.
+// Forget removes the address of a name.
 func (d *DNS) Forget(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.none[dns.Fqdn(name)] = true
 }
 
-// Remember makes a name have its address again after Forget.
+// Remember restores the address of a name after Forget.
 func (d *DNS) Remember(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -19,13 +19,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// handOver hands s over at a SIGHUP, to a process that runs the same.
+// handOver hands s over at a SIGHUP, to a new process of the same program.
 func (c *nodeConfig) handOver(s *hostproxy.Server) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	<-hup
 	cmd := exec.Command(os.Args[0])
-	log, err := os.Create(c.Heir + ".log") // standard error would keep the test waiting
+	log, err := os.Create(c.Heir + ".log") // standard error would make the test wait
 	if err != nil {
 		panic(err)
 	}
@@ -38,9 +38,9 @@ func (c *nodeConfig) handOver(s *hostproxy.Server) {
 	}
 }
 
-// An order goes on while its process hands over: the new process answers the
-// challenge, and the handshake that waits for the certificate in the old one
-// gets it.
+// An order continues while its process hands over: the new process answers the
+// challenge, and a handshake that waits in the old process gets the
+// certificate.
 func TestAnOrderGoesOnOverAHandOver(t *testing.T) {
 	const host = "a.example.com"
 	ca, _, c := pair(t, host)

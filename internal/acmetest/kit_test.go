@@ -23,8 +23,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// command runs a program that ends with the test. What it says is logged if the
-// test fails.
+// command runs a program until the test ends. Its output is logged if the test
+// fails.
 func command(t *testing.T, path string, args ...string) (cmd *exec.Cmd, ended chan struct{}) {
 	t.Helper()
 	said := new(bytes.Buffer)
@@ -53,7 +53,7 @@ type member struct {
 	ended                chan struct{}
 }
 
-// start runs the member, for these hosts.
+// start runs the member for these hosts.
 func (m *member) start(t *testing.T, flags []string, hosts ...string) {
 	t.Helper()
 	args := append([]string{"-addr", m.https, "-http", m.http, "-ready", m.ready}, flags...)
@@ -71,7 +71,7 @@ func (m *member) start(t *testing.T, flags []string, hosts ...string) {
 	})
 }
 
-// stop ends it gracefully.
+// stop shuts the member down gracefully.
 func (m *member) stop(t *testing.T) {
 	t.Helper()
 	require.NoError(t, m.cmd.Process.Signal(syscall.SIGTERM))
@@ -79,7 +79,7 @@ func (m *member) stop(t *testing.T) {
 	assert.Equal(t, 0, m.cmd.ProcessState.ExitCode())
 }
 
-// haproxy spreads connections over the members that are ready.
+// haproxy distributes connections among the members that are ready.
 func haproxy(t *testing.T, members []*member) (https, plain, stats string) {
 	t.Helper()
 	https, plain, stats = proxytest.Free(t), proxytest.Free(t), proxytest.Free(t)
@@ -125,7 +125,7 @@ func used(t *testing.T, stats string, members []*member) {
 }
 
 // A host is added to one of three proxies behind a load balancer, which sends
-// the CA's questions to all of them: the others answer for it, and later serve
+// the CA's requests to all of them. The others answer for it, and later serve
 // its certificate, which was ordered once.
 func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "proxy")
@@ -172,16 +172,16 @@ func TestAHostMayBeAddedToOneMemberFirst(t *testing.T) {
 	assert.Equal(t, added, behind.leaf(t, second).SerialNumber.String())
 }
 
-// stable returns an address that stays free while nothing listens there: no
-// connection of this machine begins there.
+// stable returns an address that stays free while nothing listens there: this
+// machine makes no outgoing connections from it.
 func stable(t *testing.T) string {
 	t.Helper()
 	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
 }
 
 // direct waits for the certificate that one member serves, and returns its
-// serial number. Members want the header of the PROXY protocol from this
-// machine, as HAProxy sends it.
+// serial number. Members require a PROXY protocol header from this machine, as
+// HAProxy sends it.
 func direct(t *testing.T, m *member, host string) (serial string) {
 	t.Helper()
 	proxytest.Eventually(t, "the member has the certificate", func() bool {

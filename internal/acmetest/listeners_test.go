@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The CA may come to any listener for TLS, and to any for redirects.
+// The CA may use any TLS listener, and any listener for redirects.
 func TestEachListenerAnswersItsChallenges(t *testing.T) {
 	for name, reach := range map[string]func(o *acmetest.Options, second, redirects int){
 		"TLS-ALPN-01": func(o *acmetest.Options, second, _ int) { o.TLSPort, o.HTTPPort = second, -1 },

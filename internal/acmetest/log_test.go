@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A journal is somewhere for slog to write that tests may read meanwhile.
+// A journal is a destination for slog that tests can read at the same time.
 type journal struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -40,7 +40,7 @@ func (p *proxy) files(t testing.TB, part string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// locks are those in a proxy's storage.
+// locks returns the lock files in a proxy's storage.
 func (p *proxy) locks(t testing.TB) []string {
 	return locks(t, p.r.TLS.Storage.(*certmagic.FileStorage).Path)
 }
@@ -77,8 +77,8 @@ func (p *proxy) renewed(t testing.TB, host string, old *x509.Certificate) (leaf 
 	return leaf
 }
 
-// TLS.Email may be set after the first run. The account is another one then,
-// and a CA refuses an order that replaces the certificate of the first one.
+// TLS.Email may be set after the first run. The account is then another one,
+// and a CA refuses an order that replaces a certificate of the first account.
 func TestAnEmailSetAfterTheFirstRunRenews(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -95,7 +95,7 @@ func TestAnEmailSetAfterTheFirstRunRenews(t *testing.T) {
 	assert.Equal(t, 2, p.ca.Seen("/order-plz")-orders, "one that is refused, one without replaces")
 }
 
-// A CA that was installed anew knows neither account nor certificates.
+// A CA that was installed again knows neither the account nor the certificates.
 func TestAForgottenAccountIsMadeAnewOnce(t *testing.T) {
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com"}
 	p := run(t, acmetest.Options{}, nil, hosts...)
@@ -119,7 +119,8 @@ func TestAForgottenAccountIsMadeAnewOnce(t *testing.T) {
 	assert.Len(t, p.files(t, "/users/"), 2, "a registration and its key")
 }
 
-// Two processes find out at once that the CA has forgotten their account.
+// Two processes find out at the same time that the CA has forgotten their
+// account.
 func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com"}
 	p := run(t, acmetest.Options{}, nil, hosts...)
@@ -132,7 +133,7 @@ func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
 	accounts, orders := p.ca.Seen("/sign-me-up"), p.ca.Seen("/finalize-order")
 	q := &proxy{r: new(hostproxy.Router), ca: p.ca}
 	q.r.Logger, q.r.TLS = p.r.Logger, p.r.TLS
-	slices.Reverse(hosts) // the other one begins at the other end
+	slices.Reverse(hosts) // the other process begins at the other end
 	for _, host := range hosts {
 		q.r.Handle(host, http.NotFoundHandler())
 	}
@@ -147,14 +148,14 @@ func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
 	assert.Equal(t, len(hosts), p.ca.Seen("/finalize-order")-orders, "each is renewed once")
 }
 
-// issuedBy is a TLS.Host hook that says who issues for some hosts.
+// issuedBy is a TLS.Host hook that sets the issuers of some hosts.
 func issuedBy(issuers map[string]certmagic.Issuer) func(string) (hostproxy.HostTLS, error) {
 	return func(pattern string) (hostproxy.HostTLS, error) {
 		return hostproxy.HostTLS{Issuer: issuers[pattern]}, nil
 	}
 }
 
-// External accounts at one CA work side by side, with the same e-mail.
+// External accounts at one CA work side by side, even with the same e-mail.
 func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 	eab := map[string]string{
 		"kid-1": "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W",
@@ -175,8 +176,8 @@ func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 	assert.Len(t, p.files(t, "hostmaster"), 4, "two registrations and their keys")
 }
 
-// A certificate that another template of the same CA issues is not one of the
-// first's.
+// Templates of the same CA may differ in any setting, and each is used for its
+// own hosts only.
 func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 0}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		byDNS := ca.Issuer()
@@ -201,7 +202,7 @@ func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 
 // One attempt is one order and one failed validation, whatever the CA offers.
 // No port answers: after that failure the ACME client would try the next type
-// of challenge, if it had another.
+// of challenge, if it had one.
 func TestOneAttemptIsOneFailedValidation(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 1}, nil, "a.example.com")
 	proxytest.Eventually(t, "the first failure", func() bool { return p.status("a.example.com").Attempts == 1 })
@@ -213,8 +214,8 @@ func TestOneAttemptIsOneFailedValidation(t *testing.T) {
 	assert.NotContains(t, p.status("a.example.com").Err.Error(), "\n")
 }
 
-// runUnseen starts a proxy for a host that neither its CA nor the staging
-// directory of that can reach, and waits for the first failure.
+// runUnseen starts a proxy for a host that neither its CA nor the CA's staging
+// directory can reach, and waits for the first failure.
 func runUnseen(t *testing.T, host string) (p *proxy, staging *acmetest.CA) {
 	t.Helper()
 	p = run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, o acmetest.Options) {
@@ -234,13 +235,13 @@ func runUnseen(t *testing.T, host string) (p *proxy, staging *acmetest.CA) {
 	return p, staging
 }
 
-// After a failed validation the staging directory is asked, until it has
+// After a failed validation, orders go to the staging directory until it has
 // validated the host.
 func TestRetriesGoToTheStagingDirectory(t *testing.T) {
 	const host = "a.example.com"
 	p, staging := runUnseen(t, host)
 
-	for range 2 { // a restart forgets nothing
+	for range 2 { // a restart does not change that
 		p.stop()
 		orders := staging.Seen("/order-plz")
 		p.restart(t)
@@ -260,7 +261,8 @@ func TestRetriesGoToTheStagingDirectory(t *testing.T) {
 	assert.Len(t, p.files(t, "certificates/"), 3, "those of the probe are not kept")
 }
 
-// The staging directory is a help. While it is down, the CA itself is asked.
+// The staging directory is optional. While it is down, orders go to the CA
+// itself.
 func TestAStagingDirectoryThatIsDownHoldsNothingUp(t *testing.T) {
 	const host = "a.example.com"
 	p, staging := runUnseen(t, host)
@@ -272,7 +274,7 @@ func TestAStagingDirectoryThatIsDownHoldsNothingUp(t *testing.T) {
 	assert.Equal(t, 2, p.ca.Seen("/order-plz"))
 }
 
-// The challenge type that fails is not the one that is tried next.
+// After a challenge type has failed, another one is tried.
 func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 	for what, o := range map[string]acmetest.Options{"TLS-ALPN-01": {HTTPPort: 1}, "HTTP-01": {TLSPort: 1}} {
 		t.Run(what, func(t *testing.T) {
@@ -283,7 +285,7 @@ func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 			leaf, err := p.shake("a.example.com")
 			require.NoError(t, err)
 
-			// What worked is what the next one takes.
+			// The next order uses the type that worked.
 			p.stop()
 			p.makeDue(t)
 			p.restart(t)
@@ -293,8 +295,8 @@ func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 	}
 }
 
-// An address has made too many accounts: one host finds out. It concerns nobody
-// who has one.
+// Too many accounts were created from an address: one host finds out. Hosts
+// that have an account are not affected.
 func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
 	limit := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 		Detail: "too many new registrations (10) from this IP address in the last 3h0m0s, retry after " +
@@ -337,7 +339,7 @@ func TestWithoutRenewalInformationTheDatesCount(t *testing.T) {
 	assert.Equal(t, asked, p.ca.Seen("/draft-ietf-acme-ari"))
 }
 
-// A failure is one line, and what it says can be read.
+// A failure is one readable line.
 func TestAFailedValidationIsOneLineInTheLog(t *testing.T) {
 	var log logged
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
@@ -350,7 +352,7 @@ func TestAFailedValidationIsOneLineInTheLog(t *testing.T) {
 	assert.NotContains(t, log.String(), "map[")
 }
 
-// logged is a log that may be read meanwhile.
+// logged is a log that can be read at the same time.
 type logged struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -368,8 +370,8 @@ func (l *logged) String() string {
 	return l.buf.String()
 }
 
-// The clients of a new host fill no room that the CA needs when it comes to the
-// same listener for the answer to its challenge.
+// The clients of a new host must not use up the capacity that the CA needs when
+// it validates at the same listener.
 func TestAChallengeIsAnsweredAmongHundredsOfClientsOfANewHost(t *testing.T) {
 	const clients, host = 600, "a.example.com"
 	var release func()

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// rewrite changes the files of certificates whose names end in suffix.
+// rewrite changes certificate files whose names end in suffix.
 func (p *proxy) rewrite(t testing.TB, suffix string, by func([]byte) []byte) {
 	t.Helper()
 	keys, err := p.r.TLS.Storage.List(t.Context(), "certificates", true)
@@ -31,8 +31,8 @@ func (p *proxy) rewrite(t testing.TB, suffix string, by func([]byte) []byte) {
 	require.NotZero(t, n)
 }
 
-// certificates.md, 27: a chain whose intermediate is gone is ordered anew,
-// once.
+// certificates.md, 27: if the intermediate is missing, the chain is ordered
+// again, once.
 func TestAChainThatIsCutOffIsOrderedAnew(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -57,8 +57,8 @@ func TestAChainThatIsCutOffIsOrderedAnew(t *testing.T) {
 	assert.Equal(t, orders+1, p.ca.Seen("/order-plz"))
 }
 
-// certificates.md, 27: damaged metadata costs no order, and what is put in its
-// place lets the CA be asked when it wants the renewal, and certmagic renew.
+// certificates.md, 27: damaged metadata costs no order. The repaired metadata
+// allows the CA to be asked when it wants the renewal, and certmagic to renew.
 func TestDamagedMetadataCostsNoOrderAndNoRenewal(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
