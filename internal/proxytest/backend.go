@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// A Backend is an upstream that speaks raw bytes: what it received is kept,
-// what it answers is a script.
+// A Backend is an upstream at the level of raw bytes: it records what it
+// receives, and a script answers.
 type Backend struct {
 	t      testing.TB
 	ln     net.Listener
 	script func(*BackendConn)
-	done   chan struct{} // closed when the test is over
+	done   chan struct{} // closed when the test ends
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex
@@ -26,22 +26,22 @@ type Backend struct {
 	arrived  chan struct{} // closed and replaced at each new request or connection
 }
 
-// A BackendConn is one accepted connection, in the hands of the script.
+// A BackendConn is one accepted connection, used by the script.
 type BackendConn struct {
 	*Conn
-	Number int // counted from 0 in order of accept
+	Number int // from 0, in order of accept
 
 	backend *Backend
 }
 
-// NewBackend starts a Backend that runs script on each connection, in a
-// goroutine of its own, and closes the connection when script returns.
+// NewBackend starts a Backend that runs script on each connection, in its own
+// goroutine, and closes the connection when script returns.
 func NewBackend(t testing.TB, script func(*BackendConn)) *Backend {
 	t.Helper()
 	return NewBackendOn(t, Listen(t), script)
 }
 
-// NewBackendOn is NewBackend on a listener that is there already.
+// NewBackendOn is NewBackend on an existing listener.
 func NewBackendOn(t testing.TB, ln net.Listener, script func(*BackendConn)) *Backend {
 	b := &Backend{t: t, ln: ln, script: script, done: make(chan struct{}), arrived: make(chan struct{})}
 	b.wg.Go(b.accept)
@@ -49,9 +49,9 @@ func NewBackendOn(t testing.TB, ln net.Listener, script func(*BackendConn)) *Bac
 	return b
 }
 
-// Reply is a script that answers the requests of a connection with raw, in
-// turn, the last one for all that follow. An empty string closes the
-// connection.
+// Reply returns a script that answers the requests of a connection with the
+// elements of raw, in turn; the last one is repeated. An empty string closes
+// the connection.
 func Reply(raw ...string) func(*BackendConn) {
 	return func(c *BackendConn) {
 		for i := 0; ; i++ {
@@ -90,7 +90,7 @@ func (b *Backend) WaitRequests(n int) []*Request {
 	return b.Requests()
 }
 
-// WaitConns waits until n connections were accepted.
+// WaitConns waits until n connections have been accepted.
 func (b *Backend) WaitConns(n int) {
 	b.t.Helper()
 	b.wait("connections", func() bool { return len(b.conns) >= n })
@@ -110,8 +110,8 @@ func (c *BackendConn) ReadRequest() (*Request, error) {
 	return q, err
 }
 
-// Wait waits until ch is closed or has a value; it reports false when the test
-// ended instead.
+// Wait waits until ch is closed or has a value. It returns false if the test
+// ends first.
 func (c *BackendConn) Wait(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
@@ -179,7 +179,7 @@ func (b *Backend) close() {
 	b.wg.Wait()
 }
 
-// Accept returns the Sec-WebSocket-Accept for a request with the fields h (RFC
+// Accept returns the Sec-WebSocket-Accept for a request with the header h (RFC
 // 6455, 4.2.2).
 func Accept(h http.Header) string {
 	sum := sha1.Sum([]byte(h.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// A Client is a raw client connection. Its methods fail the test, at once, on
-// whatever goes wrong; those of the embedded [Conn] that it does not redefine
-// return their errors.
+// A Client is a raw client connection. Its methods fail the test immediately on
+// any error; methods of the embedded [Conn] that it does not redefine return
+// their errors.
 type Client struct {
 	*Conn
 	t testing.TB
@@ -29,7 +29,7 @@ func Dial(t testing.TB, addr string) *Client {
 	return &Client{Conn: NewConn(nc), t: t}
 }
 
-// DialTLS connects to addr over TCP and shakes hands with config.
+// DialTLS connects to addr over TCP and makes a TLS handshake with config.
 func DialTLS(t testing.TB, addr string, config *tls.Config) *Client {
 	t.Helper()
 	c := Dial(t, addr)
@@ -49,8 +49,8 @@ func (c *Client) Send(s string) {
 	}
 }
 
-// Response reads one whole response to a request of the given method, a 1xx
-// too.
+// Response reads one whole response to a request of the given method; it may be
+// a 1xx.
 func (c *Client) Response(method string) *Response {
 	c.t.Helper()
 	p, err := c.ReadResponse(method)
@@ -60,8 +60,8 @@ func (c *Client) Response(method string) *Response {
 	return p
 }
 
-// Do sends raw and reads the response to it, past any 1xx. The method is raw's
-// first word.
+// Do sends raw and reads its final response, skipping any 1xx. The method is
+// raw's first word.
 func (c *Client) Do(raw string) *Response {
 	c.t.Helper()
 	c.Send(raw)
@@ -83,7 +83,7 @@ func (c *Client) Head() string {
 	return head
 }
 
-// Expect reads len(want) bytes, which must be want.
+// Expect reads len(want) bytes and fails the test if they differ from want.
 func (c *Client) Expect(want string) {
 	c.t.Helper()
 	if got, err := c.ReadString(len(want)); got != want {
@@ -92,7 +92,7 @@ func (c *Client) Expect(want string) {
 }
 
 // Rest reads until the other end closes the connection, with a FIN or a reset,
-// and returns what came before.
+// and returns what was read.
 func (c *Client) Rest() string {
 	c.t.Helper()
 	rest, err := c.ReadAll()

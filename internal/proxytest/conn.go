@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// A Conn is one end of a TCP or TLS connection that keeps the bytes of what it
-// reads. Each of its methods that reads or writes fails after [Patience], or at
-// the deadline that the test has set. One goroutine reads and one writes at a
+// A Conn is one end of a TCP or TLS connection that keeps the raw bytes that it
+// reads. Each method that reads or writes fails after [Patience], or at the
+// deadline that the test has set. One goroutine may read and one may write at a
 // time.
 type Conn struct {
 	net.Conn
 	own atomic.Bool // the test has set a deadline
 	r   *bufio.Reader
-	raw *bytes.Buffer // what r took from the connection, the unread part of r's buffer included
+	raw *bytes.Buffer // all bytes that r has read, including the unread part of r's buffer
 }
 
 // NewConn wraps c.
@@ -31,7 +31,7 @@ func NewConn(c net.Conn) *Conn {
 	return &Conn{Conn: c, r: bufio.NewReader(io.TeeReader(c, raw)), raw: raw}
 }
 
-// SetDeadline sets the deadline of all that follows.
+// SetDeadline sets the deadline of all later calls.
 func (c *Conn) SetDeadline(at time.Time) error {
 	c.own.Store(true)
 	return c.Conn.SetDeadline(at)
@@ -43,32 +43,32 @@ func (c *Conn) SetReadDeadline(at time.Time) error {
 	return c.Conn.SetReadDeadline(at)
 }
 
-// begin gives a method its time: a connection does not fail for its age. The
-// time is for both directions, since a TLS handshake that is left to the first
-// read writes too.
+// begin sets the deadline of one method: a connection must not fail because of
+// its age. It is set for both directions, since the first read may start a TLS
+// handshake, which also writes.
 func (c *Conn) begin() {
 	if !c.own.Load() {
 		_ = c.Conn.SetDeadline(time.Now().Add(Patience))
 	}
 }
 
-// A Request is a request as it came off the wire.
+// A Request is a request as it was received.
 type Request struct {
 	*http.Request        // as net/http reads it; its Body is consumed
-	Conn          int    // the connection it came on, counted from 0 in order of accept
+	Conn          int    // its connection, counted from 0 in order of accept
 	Raw           []byte // every byte of it: head, body and trailers
 	Content       []byte // the body without its framing
 }
 
-// A Response is a response as it came off the wire.
+// A Response is a response as it was received.
 type Response struct {
 	*http.Response        // as net/http reads it; its Body is consumed
 	Raw            []byte // every byte of it: head, body and trailers
 	Content        []byte // the body without its framing
 }
 
-// ReadRequest reads one whole request. At the end of the connection the error
-// is io.EOF.
+// ReadRequest reads one whole request. At the end of the connection it returns
+// io.EOF.
 func (c *Conn) ReadRequest() (*Request, error) {
 	c.begin()
 	q, err := http.ReadRequest(c.r)
@@ -79,8 +79,8 @@ func (c *Conn) ReadRequest() (*Request, error) {
 	return &Request{Request: q, Raw: c.take(), Content: content}, err
 }
 
-// ReadHead reads up to and including the next empty line and returns it as it
-// came.
+// ReadHead reads up to and including the next empty line and returns these
+// bytes unchanged.
 func (c *Conn) ReadHead() (string, error) {
 	c.begin()
 	var head []byte
@@ -95,9 +95,9 @@ func (c *Conn) ReadHead() (string, error) {
 	return string(head), nil
 }
 
-// ReadResponse reads one whole response to a request of the given method, a 1xx
-// too. With an error, the Response holds what had come before it, and is nil
-// when not even a head had.
+// ReadResponse reads one whole response to a request of the given method; it
+// may be a 1xx. On an error, the Response holds what was read before it, and is
+// nil if not even the head was read.
 func (c *Conn) ReadResponse(method string) (*Response, error) {
 	c.begin()
 	p, err := http.ReadResponse(c.r, &http.Request{Method: method})
@@ -108,7 +108,7 @@ func (c *Conn) ReadResponse(method string) (*Response, error) {
 	return &Response{Response: p, Raw: c.take(), Content: content}, err
 }
 
-// Read reads what is buffered first, then from the connection.
+// Read returns buffered bytes first, then reads from the connection.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.begin()
 	n, err := c.r.Read(p)
@@ -125,8 +125,8 @@ func (c *Conn) ReadString(n int) (string, error) {
 	return string(p[:n]), err
 }
 
-// ReadAll reads until the other end closes. A reset counts as an end, a timeout
-// is an error.
+// ReadAll reads until the other end closes the connection. A reset counts as
+// the end; a timeout is an error.
 func (c *Conn) ReadAll() (string, error) {
 	c.begin()
 	p, err := io.ReadAll(c.r)
@@ -144,7 +144,8 @@ func (c *Conn) Send(s string) error {
 	return err
 }
 
-// CloseWrite ends the writing side: a FIN, and close_notify over TLS.
+// CloseWrite closes the writing side: it sends a FIN, after close_notify over
+// TLS.
 func (c *Conn) CloseWrite() error {
 	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
@@ -159,8 +160,8 @@ func (c *Conn) Reset() error {
 	return errors.Join(under.(*net.TCPConn).SetLinger(0), under.Close())
 }
 
-// take returns the bytes read since the last take, without those that r holds
-// unread.
+// take returns the bytes read since the last take, without those still unread
+// in r.
 func (c *Conn) take() []byte {
 	return bytes.Clone(c.raw.Next(c.raw.Len() - c.r.Buffered()))
 }

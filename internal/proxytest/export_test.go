@@ -2,8 +2,8 @@ package proxytest
 
 import "time"
 
-// NoLeaksWithin is NoLeaks with a patience of the caller's.
+// NoLeaksWithin is NoLeaks with another patience.
 var NoLeaksWithin = noLeaks
 
-// UnkeptStandstills returns a watch that only its own callers keep.
+// UnkeptStandstills returns a watch without a goroutine of its own.
 func UnkeptStandstills() *Standstills { return &Standstills{last: time.Now()} }

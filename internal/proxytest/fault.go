@@ -10,26 +10,26 @@ import (
 	"time"
 )
 
-// A FaultMode is what a Fault does to the bytes that pass.
+// A FaultMode is what a Fault does to the bytes that it forwards.
 type FaultMode int32
 
-// The modes of a Fault. Each decides at the bytes of a request, on connections
-// that are open already too.
+// The modes of a Fault. A mode applies when the bytes of a request arrive, on
+// open connections too.
 const (
 	Pass       FaultMode = iota // nothing
-	Refuse                      // nobody listens
-	Hang                        // requests are taken, and nothing comes back
+	Refuse                      // connections are refused
+	Hang                        // requests are read but not answered
 	Reset                       // the connection is reset at the request
 	ResetLate                   // the connection is reset within the response
 	Truncate                    // the connection ends within the response
-	Garbage                     // something that is not HTTP is the answer
-	HalfClose                   // the answer's direction is closed at the request
-	Slow                        // each piece waits for a while
-	faultModes                  // how many there are
+	Garbage                     // the answer is not HTTP
+	HalfClose                   // the answering direction is closed at the request
+	Slow                        // each piece is delayed
+	faultModes                  // number of modes
 )
 
-// A Fault is a listener in front of a server that passes bytes both ways, and
-// does what goes wrong in networks.
+// A Fault is a listener in front of a server. It forwards bytes both ways, and
+// simulates network failures.
 type Fault struct {
 	addr string
 	to   string
@@ -38,16 +38,16 @@ type Fault struct {
 	failed, cut atomic.Int64 // see Harm
 
 	work sync.WaitGroup
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the rest
 	ln   net.Listener
-	open map[net.Conn]*pulse // nil towards the server
+	open map[net.Conn]*pulse // value is nil for a connection to the server
 	over bool
 }
 
-// A pulse is when bytes passed over a connection.
+// A pulse records when bytes passed over a connection.
 type pulse struct {
-	asked atomic.Bool  // for an answer that has not begun
-	last  atomic.Int64 // in nanoseconds of the wall clock
+	asked atomic.Bool  // an answer is expected and has not begun
+	last  atomic.Int64 // nanoseconds of the wall clock
 }
 
 func (p *pulse) beat(asked bool) {
@@ -55,13 +55,14 @@ func (p *pulse) beat(asked bool) {
 	p.last.Store(time.Now().UnixNano())
 }
 
-// busy reports whether an exchange may be under way: with an answer that has
-// begun, bytes pass all the time.
+// busy reports whether an exchange may be in progress: once an answer has
+// begun, bytes pass continuously.
 func (p *pulse) busy() bool {
 	return p != nil && (p.asked.Load() || time.Now().UnixNano()-p.last.Load() < int64(100*time.Millisecond))
 }
 
-// NewFault starts a Fault in front of the server at to. It ends with the test.
+// NewFault starts a Fault in front of the server at to. It is closed when the
+// test ends.
 func NewFault(t testing.TB, to string) *Fault {
 	t.Helper()
 	ln := Listen(t)
@@ -71,10 +72,10 @@ func NewFault(t testing.TB, to string) *Fault {
 	return f
 }
 
-// Addr returns the host:port on which f listens, unless it refuses.
+// Addr returns the host:port on which f listens, except while it refuses.
 func (f *Fault) Addr() string { return f.addr }
 
-// Set changes what goes wrong.
+// Set changes the mode.
 func (f *Fault) Set(m FaultMode) {
 	f.mode.Store(int32(m))
 	f.mu.Lock()
@@ -95,21 +96,21 @@ func (f *Fault) Set(m FaultMode) {
 	case f.ln == nil:
 		ln, err := net.Listen("tcp", f.addr)
 		if err != nil {
-			return // somebody has the port: it goes on refusing
+			return // the port is taken: keep refusing
 		}
 		f.ln = ln
 		f.work.Go(func() { f.accept(ln) })
 	}
 }
 
-// Change sets a mode drawn by r.
+// Change sets a random mode, drawn from r.
 func (f *Fault) Change(r *rand.Rand) { f.Set(FaultMode(r.IntN(int(faultModes)))) }
 
-// Harm returns how many connections failed by f's doing, refused ones left out,
-// and on how many of them an answer may have been cut off.
+// Harm returns how many connections f has made fail, except refused ones, and
+// how many of them may have had an answer cut off.
 func (f *Fault) Harm() (failed, cut int64) { return f.failed.Load(), f.cut.Load() }
 
-// cutOff notes that a connection ends while an answer may be under way.
+// cutOff notes that a connection ends while an answer may be in progress.
 func (f *Fault) cutOff() {
 	f.failed.Add(1)
 	f.cut.Add(1)
@@ -127,7 +128,7 @@ func (f *Fault) accept(ln net.Listener) {
 	}
 }
 
-// keep notes an open connection, or closes it if there is to be none.
+// keep records an open connection, or closes it if none is allowed.
 func (f *Fault) keep(c net.Conn, p *pulse) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -146,7 +147,7 @@ func (f *Fault) forget(c net.Conn) {
 	delete(f.open, c)
 }
 
-// pass carries bytes between c and the server, as the mode says.
+// pass forwards bytes between c and the server, according to the mode.
 func (f *Fault) pass(c net.Conn, p *pulse) {
 	defer f.forget(c)
 	up, err := net.DialTimeout("tcp", f.to, Patience)
@@ -157,7 +158,7 @@ func (f *Fault) pass(c net.Conn, p *pulse) {
 		return
 	}
 	defer f.forget(up)
-	var late atomic.Bool // the response is to be cut off
+	var late atomic.Bool // the response must be cut off
 	f.work.Go(func() {
 		defer c.Close()
 		f.answers(c, up, p, &late)
@@ -199,7 +200,7 @@ func (f *Fault) pass(c net.Conn, p *pulse) {
 	}
 }
 
-// answers carries the server's bytes to c.
+// answers forwards the server's bytes to c.
 func (f *Fault) answers(c, up net.Conn, p *pulse, late *atomic.Bool) {
 	buf := make([]byte, 16<<10)
 	for {

@@ -46,7 +46,7 @@ func TestAFaultDoesWhatItSays(t *testing.T) {
 			proxytest.Eventually(t, "the request to be taken", func() bool { taken, _ := f.Harm(); return taken > failed })
 		}
 		if n > 0 || mode == proxytest.Hang {
-			// there is nothing to come
+			// nothing more is expected
 			_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 		}
 		rest, err := io.ReadFull(c, buf[n:])

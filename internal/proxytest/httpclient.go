@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// HTTPClient returns a client that connects to addr whatever the URL's host is,
-// trusts roots, and follows no redirects. The protocol is "h1", "h2" (over TLS)
-// or "h2c" (prior knowledge). Its connections are closed at the end of the
-// test, busy ones too: a server that drains waits for them.
+// HTTPClient returns a client that connects to addr regardless of the URL's
+// host, trusts roots, and follows no redirects. The protocol is "h1", "h2"
+// (over TLS) or "h2c" (prior knowledge). Its connections are closed at the end
+// of the test, even busy ones, since a draining server waits for them.
 func HTTPClient(t testing.TB, addr string, roots *x509.CertPool, protocol string) *http.Client {
 	t.Helper()
 	speaks := new(http.Protocols)

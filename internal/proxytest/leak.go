@@ -15,24 +15,24 @@ import (
 	"time"
 )
 
-// settled names functions whose goroutines may stay: those of the runtime and
-// the testing package, and certmagic's watch over a lock file, which sees only
-// every 5 s that its file is gone, and then ends. Read-only.
+// settled names functions whose goroutines may remain: those of the runtime and
+// the testing package, and certmagic's watch over a lock file, which checks
+// only every 5 s whether its file is gone, and then ends. Read-only.
 var settled = []string{
 	"github.com/caddyserver/certmagic.keepLockfileFresh(",
 	"testing.(*M).", "testing.(*T).Run(", "testing.(*T).Parallel(", "testing.(*F).Fuzz(", "testing.runFuzz", "testing.runTests(",
 	"testing.tRunner.func", "internal/fuzz.", "os/signal.loop(", "os/signal.signal_recv(", "runtime.ensureSigM(", "runtime/trace.",
 }
 
-// NoLeaks fails the test when a goroutine started during it is still running at
+// NoLeaks fails the test if a goroutine started during it is still running at
 // its end, and prints its stack.
 //
-// Call it first: Cleanup runs in reverse order, so that whatever the test opens
-// later is closed before the check. Under [Main] it fits parallel tests:
-// goroutines that another test has started are left to that one, and to the
-// look at the end of the run. It looks at all of them, though, which takes
-// milliseconds beside many tests: once for each is enough. A [testing/synctest]
-// bubble checks itself.
+// Call it first: Cleanup runs in reverse order, so everything that the test
+// opens later is closed before the check. Under [Main] it works for parallel
+// tests: goroutines of another test are left to that test, and to the check at
+// the end of the run. It reads all stacks, though, which takes milliseconds
+// beside many tests: one call per test is enough. A [testing/synctest] bubble
+// checks itself.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	noLeaks(t, Patience)
@@ -50,25 +50,25 @@ func noLeaks(t testing.TB, patience time.Duration) {
 	})
 }
 
-// ownerLabel names the test in the profiler labels of its goroutines. What a
-// goroutine starts inherits them.
+// ownerLabel is the profiler label with the test's name. A goroutine passes its
+// labels on to the goroutines that it starts.
 const ownerLabel = "test"
 
-// own labels the calling goroutine, and all that it starts from now on, as
-// owner's.
+// own labels the calling goroutine, and all that it starts from now on, with
+// the owner's name.
 func own(owner string) {
 	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels(ownerLabel, owner)))
 }
 
-// Main runs the tests of a package and exits with their code, or with 1 when
-// they pass but leave goroutines behind:
+// Main runs the tests of a package and exits with their code, or with 1 if they
+// pass but goroutines remain:
 //
 //	func TestMain(m *testing.M) { proxytest.Main(m) }
 //
-// The user's data directory is an empty one meanwhile: no test touches the
-// certificates of the user who runs it, nor those of another package's tests.
-// GODEBUG has one more setting, in the processes that tests start too. Garbage
-// is collected less often than usual, unless GOGC is set.
+// During the run the user's data directory is an empty one, so no test touches
+// the certificates of the user, or of another package's tests. GODEBUG gets one
+// more setting, also for processes that tests start. Garbage is collected less
+// often than usual, unless GOGC is set.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "proxytest")
 	if err == nil {
@@ -81,17 +81,17 @@ func Main(m *testing.M) {
 	// Stacks show the labels.
 	_ = os.Setenv("GODEBUG", strings.TrimPrefix(os.Getenv("GODEBUG")+",tracebacklabels=1", ","))
 	if os.Getenv("GOGC") == "" {
-		// tests keep little and make plenty of garbage: collections would be an
-		// eighth of their work
+		// tests keep little memory and make much garbage: collections would be
+		// an eighth of their work
 		debug.SetGCPercent(400)
 	}
-	own("-") // neither of a test that looks for leaks, nor of none
+	own("-") // for goroutines of tests without NoLeaks
 	code := runAndLook(m)
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
 
-// runAndLook runs the tests and looks for goroutines that outlive them.
+// runAndLook runs the tests and checks for goroutines that outlive them.
 func runAndLook(m *testing.M) int {
 	before := goroutines()
 	code := m.Run()
@@ -104,11 +104,11 @@ func runAndLook(m *testing.M) int {
 	return code
 }
 
-// leaked waits until no goroutine is left that is not in before, and returns
-// the stacks of those that stay: all, or those of the test owner and its
-// subtests, and those that no goroutine has started but a timer. Timers of
-// other tests start new ones all the time: of these, only those of the first
-// look count.
+// leaked waits until no goroutines are left except those in before, and returns
+// the stacks of those that remain. If owner is "", it returns all; otherwise
+// those of the test owner and its subtests, and those started by timers. Timers
+// of other tests may start new ones all the time, so of these only those in the
+// first check count.
 func leaked(before map[string]string, owner string, patience time.Duration) []string {
 	var left []string
 	var first map[string]string
@@ -128,9 +128,9 @@ func leaked(before map[string]string, owner string, patience time.Duration) []st
 	return left
 }
 
-// isOf reports whether a goroutine can be one that owner, or a subtest of it,
-// has started. All are of "". What only a timer has started can be if it is in
-// first.
+// isOf reports whether owner, or a subtest of it, may have started a goroutine.
+// It is true if owner is "". A goroutine that a timer started counts if it is
+// in first.
 func isOf(owner, id, stack string, first map[string]string) bool {
 	head, _, _ := strings.Cut(stack, "\n")
 	_, label, labelled := strings.Cut(head, `labels:{"`+ownerLabel+`": `)
@@ -146,11 +146,11 @@ func isOf(owner, id, stack string, first map[string]string) bool {
 	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
-// buffers are for the text of all stacks: a test may look for leaks a hundred
+// buffers hold the text of all stacks: a test may check for leaks a hundred
 // times.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 1<<20)) }}
 
-// goroutines returns the stacks of all goroutines but the caller's and the
+// goroutines returns the stacks of all goroutines except the caller's and the
 // settled ones, by goroutine number.
 func goroutines() map[string]string {
 	buf := buffers.Get().(*[]byte)

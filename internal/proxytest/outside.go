@@ -9,11 +9,10 @@ import (
 	"testing"
 )
 
-// BuildOutside builds a program from the text of its main.go in a module of its
-// own, outside the tree. The module requires this one and the nested one that
-// the test belongs to, as a user's module would. The test fails if the program
-// needs a module that the nested one's go.mod does not name, or another version
-// of one.
+// BuildOutside builds a program from the text of its main.go in a separate
+// module outside the tree. Like a user's module, it requires this module and
+// the nested one that the test belongs to. The test fails if the program needs
+// a module that the nested go.mod does not list, or another version of one.
 func BuildOutside(t testing.TB, text string) {
 	t.Helper()
 	const root = "github.com/hostproxy/hostproxy"

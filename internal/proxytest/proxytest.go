@@ -3,7 +3,7 @@
 // goroutine outlives its test. It is imported by tests only.
 //
 // Everything takes a [testing.TB], listens on a free loopback port, and is
-// taken down by Cleanup. Nothing waits longer than [Patience].
+// closed by Cleanup. Nothing waits longer than [Patience].
 package proxytest
 
 import (
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Patience bounds every wait in the kit: a test that needs longer has hung.
+// Patience limits every wait in the kit: a test that needs longer hangs.
 const Patience = 15 * time.Second
 
 // Listen opens a TCP listener on a free port of 127.0.0.1 and closes it at the
@@ -28,8 +28,8 @@ func Listen(t testing.TB) net.Listener {
 }
 
 // Free returns a loopback address that was free a moment ago, for another
-// process to listen on. A third one may take it in the meantime: prefer
-// [Listen], or [Reserve].
+// process to listen on. A third process may take it in the meantime: prefer
+// [Listen] or [Reserve].
 func Free(t testing.TB) string {
 	t.Helper()
 	ln := Listen(t)
@@ -37,8 +37,8 @@ func Free(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// Refused returns a loopback address where every dial is refused, until the
-// test ends.
+// Refused returns a loopback address where every dial is refused until the test
+// ends.
 func Refused(t testing.TB) string {
 	t.Helper()
 	addr, _ := Reserve(t)
@@ -46,14 +46,13 @@ func Refused(t testing.TB) string {
 }
 
 // Reserve returns a loopback address where every dial is refused until release
-// was called. Then it can be listened on. Until then the port is the client's
-// end of an open connection, so that no other process can begin to listen on
-// it.
+// is called. After that, the test can listen on it. Before, the port is the
+// client's end of an open connection, so no other process can listen on it.
 func Reserve(t testing.TB) (addr string, release func()) {
 	t.Helper()
 	ln := Listen(t)
 	defer ln.Close()
-	// or others would share the port, and keep it
+	// without it, others could share the port, and keep it
 	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
 	c, err := bound.Dial("tcp", ln.Addr().String())
 	if err != nil {
@@ -66,13 +65,13 @@ func Reserve(t testing.TB) (addr string, release func()) {
 	}
 	t.Cleanup(func() { other.Close() })
 	return c.LocalAddr().String(), func() {
-		_ = c.(*net.TCPConn).SetLinger(0) // a reset: nothing of the connection stays behind
+		_ = c.(*net.TCPConn).SetLinger(0) // a reset leaves nothing of the connection behind
 		c.Close()
 	}
 }
 
-// Eventually waits until done reports true, and fails the test after [Patience]
-// with what was waited for. It polls: prefer a channel where there is one.
+// Eventually waits until done returns true. After [Patience] it fails the test
+// and prints what. It polls: prefer a channel where there is one.
 func Eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	if !poll(Patience, done) {
@@ -80,7 +79,7 @@ func Eventually(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// poll asks done every few milliseconds until it reports true or patience is
+// poll calls done every few milliseconds until it returns true or patience is
 // over.
 func poll(patience time.Duration, done func() bool) bool {
 	tick := time.NewTicker(2 * time.Millisecond)
@@ -93,8 +92,8 @@ func poll(patience time.Duration, done func() bool) bool {
 	return true
 }
 
-// pollSlower is poll for what is costly to ask: each pause is twice as long as
-// the one before, up to 100 ms.
+// pollSlower is poll for costly checks: each pause is twice as long as the
+// previous one, up to 100 ms.
 func pollSlower(patience time.Duration, done func() bool) bool {
 	pause := 2 * time.Millisecond
 	tick := time.NewTicker(pause)

@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// recorder is a testing.TB that keeps what is reported to it and runs Cleanup
-// when told.
+// recorder is a testing.TB that records errors and cleanups. The test runs the
+// cleanups.
 type recorder struct {
 	testing.TB
 	errors   []string
@@ -58,7 +58,7 @@ func TestNoLeaksWaitsForAGoroutineThatEnds(t *testing.T) {
 	assert.Empty(t, r.errors)
 }
 
-// staying starts a goroutine, by start, that stays until the test ends.
+// staying uses start to start a goroutine that stays until the test ends.
 func staying(t *testing.T, start func(func())) {
 	stop, begun, gone := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	start(func() {
@@ -74,7 +74,7 @@ func TestNoLeaksLeavesEachTestItsOwnGoroutines(t *testing.T) {
 	directly := func(f func()) { go f() }
 	for _, tt := range []struct {
 		about string
-		other func(*testing.T) // goes on in another test meanwhile
+		other func(*testing.T) // runs in another test at the same time
 		want  int
 	}{
 		{"another test's", func(t *testing.T) { staying(t, directly) }, 0},
@@ -109,7 +109,7 @@ func TestNoLeaksDoesNotWaitForWhatTimersStartMeanwhile(t *testing.T) {
 	proxytest.NoLeaksWithin(r, proxytest.Patience)
 	stop, gone := make(chan struct{}), make(chan struct{})
 	var relay func(release func())
-	relay = func(release func()) { // there is always one, and it is another each time
+	relay = func(release func()) { // there is always one, and each time another one
 		release()
 		select {
 		case <-stop:
@@ -289,7 +289,7 @@ func TestCertificateVerifiesForItsHostsOnly(t *testing.T) {
 	assert.False(t, roots.Equal(other))
 }
 
-// server is an http.Server as a Runner.
+// server is a Runner with an http.Server.
 type server struct{ fail error }
 
 func (s server) Serve(ctx context.Context, https, plain net.Listener) error {

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// A Server is an HTTP backend that records what it is asked.
+// A Server is an HTTP backend that records its requests.
 type Server struct {
 	*httptest.Server
 
@@ -21,14 +21,15 @@ type Server struct {
 }
 
 // A Seen is one request as the handler saw it. Content and Trailer hold what
-// the handler read of them; with Expect there is no Content.
+// the handler read of them; Content is empty for requests with Expect.
 type Seen struct {
 	Method, Target, Host, Proto, RemoteAddr string
 	Header, Trailer                         http.Header
 	Content                                 string
 }
 
-// seen is a request while its body may still be coming; mu is the server's.
+// seen is a request whose body may still be arriving. The server's mu guards
+// it.
 type seen struct {
 	Seen
 	content bytes.Buffer
@@ -43,8 +44,8 @@ func NewServer(t testing.TB, h http.Handler) *Server {
 	return s
 }
 
-// NewH2CServer starts a backend that speaks HTTP/2 with prior knowledge over
-// plain TCP, and nothing else.
+// NewH2CServer starts a backend that serves only HTTP/2 with prior knowledge
+// over plain TCP.
 func NewH2CServer(t testing.TB, h http.Handler) *Server {
 	t.Helper()
 	s := newServer(t, h)
@@ -54,14 +55,14 @@ func NewH2CServer(t testing.TB, h http.Handler) *Server {
 	return s
 }
 
-// NewTLSServer starts a backend that speaks HTTP/1.1 and HTTP/2 over TLS, with
-// a certificate that roots verifies for the loopback addresses and localhost.
+// NewTLSServer starts a backend that serves HTTP/1.1 and HTTP/2 over TLS. roots
+// verifies its certificate for the loopback addresses and localhost.
 func NewTLSServer(t testing.TB, h http.Handler) (s *Server, roots *x509.CertPool) {
 	t.Helper()
 	s = newServer(t, h)
 	config, roots := TLS(t)
 	s.TLS = config
-	// as an http.Server has it; httptest would leave the latter out
+	// like an http.Server; httptest would omit the latter
 	s.TLS.NextProtos = []string{"h2", "http/1.1"}
 	s.EnableHTTP2 = true
 	s.StartTLS()
@@ -98,7 +99,7 @@ func newServer(t testing.TB, h http.Handler) *Server {
 // Addr returns the host:port on which s listens.
 func (s *Server) Addr() string { return s.Listener.Addr().String() }
 
-// Seen returns the requests so far, those still being served included.
+// Seen returns all requests so far, including those still being served.
 func (s *Server) Seen() []Seen {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +111,7 @@ func (s *Server) Seen() []Seen {
 	return all
 }
 
-// Last returns the newest request. The test fails when there is none.
+// Last returns the newest request. The test fails if there is none.
 func (s *Server) Last(t testing.TB) Seen {
 	t.Helper()
 	all := s.Seen()
@@ -134,8 +135,8 @@ func (s *Server) record(h http.Handler) http.Handler {
 			r.Trailer = q.Trailer.Clone()
 			s.mu.Unlock()
 		}()
-		// net/http asks for a body that it does not know the type of, even if
-		// nobody reads it
+		// net/http requests a body whose type it does not know, even if the
+		// handler does not read it
 		if q.Header.Get("Expect") != "" {
 			h.ServeHTTP(w, q)
 			return
@@ -160,8 +161,7 @@ func (b *recordedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// close ends the server even when a handler hangs: its connections are cut
-// first.
+// close closes the connections first, so that it ends even if a handler hangs.
 func (s *Server) close() {
 	s.CloseClientConnections()
 	s.Close()

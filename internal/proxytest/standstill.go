@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// standstill is how late a goroutine that wakes all the time may be before the
-// machine is said to have stood still.
+// standstill is how late a goroutine that wakes regularly may be before the
+// machine counts as standing still.
 const standstill = 50 * time.Millisecond
 
-// Standstills sees for how long the machine, or the process, stands still. A
-// test that measures time can allow for as much.
+// Standstills measures how long the machine, or the process, stands still, so
+// that a test that measures time can allow for it.
 type Standstills struct {
 	mu    sync.Mutex
 	last  time.Time
@@ -42,7 +42,7 @@ func (s *Standstills) watch(done <-chan struct{}) {
 	}
 }
 
-// Total returns for how long the machine has stood still since the watch began.
+// Total returns how long the machine has stood still since the watch began.
 func (s *Standstills) Total() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

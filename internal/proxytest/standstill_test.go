@@ -18,13 +18,13 @@ func TestAMachineThatKeepsTimeNeverStandsStill(t *testing.T) {
 	})
 }
 
-// A watch that nobody keeps is one of a process that stands still.
+// A watch without a running goroutine is like a process that stands still.
 func TestAStandstillIsSeenByWhoeverAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := proxytest.UnkeptStandstills()
 		time.Sleep(time.Second)
 		assert.Equal(t, time.Second, s.Total())
-		time.Sleep(20 * time.Millisecond) // may be the scheduler
+		time.Sleep(20 * time.Millisecond) // could be the scheduler
 		assert.Equal(t, time.Second, s.Total())
 		time.Sleep(2 * time.Second)
 		assert.Equal(t, 3*time.Second, s.Total())

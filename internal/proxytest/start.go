@@ -7,30 +7,30 @@ import (
 	"time"
 )
 
-// A Runner is what runs a proxy on two listeners until ctx is done, as
-// hostproxy.Server does.
+// A Runner runs a proxy on two listeners until ctx is done, like
+// hostproxy.Server.
 type Runner interface {
 	Serve(ctx context.Context, https, plain net.Listener) error
 }
 
 // A Running is a proxy under test.
 type Running struct {
-	HTTPS, Plain string // host:port of each listener; HTTPS is "" when there is none
+	HTTPS, Plain string // host:port of each listener; HTTPS is "" if there is none
 
 	t      testing.TB
 	cancel context.CancelFunc
-	done   chan struct{} // closed when Serve returned
-	err    error         // what it returned, once done is closed
+	done   chan struct{} // closed when Serve has returned
+	err    error         // error of Serve, once done is closed
 }
 
-// Start runs r with a listener for HTTPS and a plain one for redirects.
-// At the end of the test it is stopped and must end without an error.
+// Start runs r with a listener for HTTPS and a plain one for redirects. It is
+// stopped at the end of the test, and must end without an error.
 func Start(t testing.TB, r Runner) *Running {
 	t.Helper()
 	return start(t, r, Listen(t))
 }
 
-// StartPlain runs r with the plain listener only, on which it serves its
+// StartPlain runs r with only the plain listener, on which it serves its
 // routes.
 func StartPlain(t testing.TB, r Runner) *Running {
 	t.Helper()
@@ -58,10 +58,10 @@ func start(t testing.TB, r Runner, https net.Listener) *Running {
 	return s
 }
 
-// Drain tells the server to end, and does not wait.
+// Drain tells the server to shut down, and does not wait.
 func (s *Running) Drain() { s.cancel() }
 
-// Stop tells the server to end, waits until it did and returns its error. It
+// Stop tells the server to shut down, waits for that and returns its error. It
 // may be called again.
 func (s *Running) Stop() error {
 	s.t.Helper()
@@ -75,7 +75,7 @@ func (s *Running) Stop() error {
 	}
 }
 
-// StopLate is Stop for a server that cannot end in time. Its error is expected,
+// StopLate is Stop for a server that cannot end in time. Its error is expected
 // and does not fail the test.
 func (s *Running) StopLate() error {
 	s.t.Helper()

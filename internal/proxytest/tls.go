@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// Certificate makes a self-signed certificate for hosts, names and IP addresses
-// alike, and the pool that verifies it. With no hosts it is for localhost,
-// 127.0.0.1 and ::1.
+// Certificate makes a self-signed certificate for hosts, which may be names or
+// IP addresses, and the pool that verifies it. Without hosts it is for
+// localhost, 127.0.0.1 and ::1.
 func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	if len(hosts) == 0 {
@@ -27,7 +27,7 @@ func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		// curl refuses an issuer without a name
+		// curl rejects an issuer without a name
 		Subject:               pkix.Name{CommonName: "proxytest"},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
@@ -56,8 +56,8 @@ func Certificate(t testing.TB, hosts ...string) (tls.Certificate, *x509.CertPool
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: parsed}, roots
 }
 
-// TLS returns a server's config with a certificate as [Certificate] makes it,
-// and the pool that verifies it.
+// TLS returns a server's config with a certificate from [Certificate], and the
+// pool that verifies it.
 func TLS(t testing.TB, hosts ...string) (*tls.Config, *x509.CertPool) {
 	t.Helper()
 	cert, roots := Certificate(t, hosts...)
