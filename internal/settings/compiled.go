@@ -5,18 +5,19 @@ import (
 	"sync/atomic"
 )
 
-// A Compiled is what the fields of a struct compile to: once, at first use. Its
-// zero value is ready to use, and its methods may be called concurrently. Each
-// takes the struct's address and what compiles it; the two are always the same.
+// A Compiled is the compiled form of a struct's fields, made once, at first
+// use. Its zero value is ready to use, and its methods may be called
+// concurrently. Each takes the struct's address and the function that compiles
+// it; these two must always be the same.
 type Compiled[T any] struct {
 	inUse atomic.Pointer[T]
 
 	mu    sync.Mutex
 	draft *T       // compiled, but not in use yet
-	from  Snapshot // the fields that draft or inUse was compiled from
+	from  Snapshot // the fields from which draft or inUse was compiled
 }
 
-// Check reports what is wrong with the fields, unless they are in use already.
+// Check returns the errors of the fields; nil once they are in use.
 func (c *Compiled[T]) Check(fields any, compile func() (*T, error)) error {
 	if c.inUse.Load() != nil {
 		return nil
@@ -29,8 +30,8 @@ func (c *Compiled[T]) Check(fields any, compile func() (*T, error)) error {
 	return c.prepare(fields, compile)
 }
 
-// Use returns what is in use; the first call puts the fields in force. An error
-// is not kept: the next call tries again.
+// Use returns the compiled form; the first call puts the fields in force. An
+// error is not kept: the next call tries again.
 //
 // Hot path: one atomic load.
 func (c *Compiled[T]) Use(fields any, compile func() (*T, error)) (*T, error) {
@@ -49,7 +50,7 @@ func (c *Compiled[T]) Use(fields any, compile func() (*T, error)) (*T, error) {
 	return c.draft, nil
 }
 
-// prepare makes draft what the fields compile to. c.mu is held.
+// prepare sets draft to the compiled form of the fields. c.mu is held.
 func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
 	if c.draft != nil && len(c.from.Changed(fields)) == 0 {
 		return nil
@@ -62,8 +63,8 @@ func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
 	return nil
 }
 
-// Peek returns what is in use or, if nothing is, what the fields compile to
-// now, without putting them in force.
+// Peek returns the compiled form in use. If there is none, it compiles the
+// fields as they are now, without putting them in force.
 func (c *Compiled[T]) Peek(fields any, compile func() (*T, error)) (*T, error) {
 	if t := c.inUse.Load(); t != nil {
 		return t, nil
@@ -79,11 +80,11 @@ func (c *Compiled[T]) Peek(fields any, compile func() (*T, error)) (*T, error) {
 	return c.draft, nil
 }
 
-// InUse returns what is in use, or nil.
+// InUse returns the compiled form in use, or nil.
 func (c *Compiled[T]) InUse() *T { return c.inUse.Load() }
 
-// Late returns the names of the fields that have changed since they were put in
-// force: they are not in force.
+// Late returns the names of the fields that have changed since the fields were
+// put in force: these changes have no effect.
 func (c *Compiled[T]) Late(fields any) []string {
 	if c.inUse.Load() == nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 // doubler compiles to twice its N, which must not be negative.
 type doubler struct {
 	N     int
-	made  int // how many times it was compiled
+	made  int // number of compilations
 	twice settings.Compiled[int]
 }
 

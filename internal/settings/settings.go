@@ -13,8 +13,8 @@ import (
 	"unsafe"
 )
 
-// A Snapshot is what the exported fields of a struct held at one time. It takes
-// memory for those that were not zero. The zero Snapshot is that of a zero
+// A Snapshot is the content of a struct's exported fields at one time. Only
+// fields that are not zero take memory. The zero Snapshot is that of a zero
 // struct.
 type Snapshot struct {
 	seed maphash.Seed
@@ -29,9 +29,9 @@ type held struct {
 
 // Take returns a snapshot of the struct that v points to.
 //
-// Fields are compared by what they hold: through slices, maps, structs and
-// pointers to structs that have exported fields only. Other pointers, funcs,
-// channels and what is in an interface are compared by identity.
+// Fields are compared by content: through slices, maps, structs, and pointers
+// to structs with only exported fields. Other pointers, funcs, channels and
+// values in interfaces are compared by identity.
 func Take(v any) Snapshot {
 	s := Snapshot{seed: maphash.MakeSeed()}
 	i := 0
@@ -45,8 +45,8 @@ func Take(v any) Snapshot {
 }
 
 // Changed returns the names of the fields that differ from the snapshot, which
-// is of a struct of the same type. A field of a struct within it has the names
-// of both, as in Retry.Attempts.
+// must be of a struct of the same type. A field of a nested struct is named
+// with both names, as in Retry.Attempts.
 func (s Snapshot) Changed(v any) (names []string) {
 	record := reflect.ValueOf(v).Elem()
 	i, left := 0, s.held
@@ -63,15 +63,15 @@ func (s Snapshot) Changed(v any) (names []string) {
 	return names
 }
 
-// each calls do with each exported field of v, and with those of structs within
-// it that have exported fields only.
+// each calls do with each exported field of v, and with those of nested structs
+// that have only exported fields.
 func each(v reflect.Value, do func(reflect.Value)) {
 	for i := range v.NumField() {
 		f := v.Field(i)
 		switch {
 		case !f.CanInterface():
-			// not exported; this way asks for no reflect.StructField, which
-			// takes memory
+			// not exported; unlike a reflect.StructField, CanInterface does not
+			// allocate
 		case open(f.Type()):
 			each(f, do)
 		default:
@@ -80,7 +80,7 @@ func each(v reflect.Value, do func(reflect.Value)) {
 	}
 }
 
-// name returns the name of the field that is the i-th of each.
+// name returns the name of the i-th field that each visits.
 func name(t reflect.Type, i int) string { return names(t, "")[i] }
 
 func names(t reflect.Type, prefix string) (all []string) {
@@ -97,7 +97,7 @@ func names(t reflect.Type, prefix string) (all []string) {
 	return all
 }
 
-// open reports whether t is a struct all of whose fields are exported.
+// open reports whether t is a struct with only exported fields.
 func open(t reflect.Type) bool {
 	if t.Kind() != reflect.Struct || t.NumField() == 0 {
 		return false
@@ -117,10 +117,10 @@ func (s *Snapshot) hash(v reflect.Value) uint64 {
 	return h.Sum64()
 }
 
-// maxDepth limits what is followed: a value may lead to itself.
+// maxDepth limits the nesting that is followed: a value may lead to itself.
 const maxDepth = 10
 
-// write adds what v, at that depth, holds to h.
+// write adds the content of v to h. depth is the nesting of v.
 func (s *Snapshot) write(h *maphash.Hash, v reflect.Value, depth int) {
 	if depth++; depth > maxDepth {
 		return
@@ -151,7 +151,7 @@ func (s *Snapshot) write(h *maphash.Hash, v reflect.Value, depth int) {
 	}
 }
 
-// writeInterface adds the identity of v: what it holds belongs to another
+// writeInterface adds the identity of v: its content belongs to another
 // package, which may change it at any time.
 func (s *Snapshot) writeInterface(h *maphash.Hash, v reflect.Value) {
 	maphash.WriteComparable(h, v.Type())
@@ -163,7 +163,7 @@ func (s *Snapshot) writeInterface(h *maphash.Hash, v reflect.Value) {
 	}
 }
 
-// writeMap adds the entries of v in no order.
+// writeMap adds the entries of v, independent of their order.
 func (s *Snapshot) writeMap(h *maphash.Hash, v reflect.Value, depth int) {
 	sum := uint64(0)
 	for entries := v.MapRange(); entries.Next(); {
@@ -199,8 +199,9 @@ func (s *Snapshot) writeStruct(h *maphash.Hash, v reflect.Value, depth int) {
 	}
 }
 
-// Closure is the identity of a func value, which package reflect does not give:
-// its Pointer is that of the code, the same for all closures of a func literal.
+// Closure returns the identity of a func value. Package reflect does not
+// provide it: its Pointer is that of the code, which all closures of a func
+// literal share.
 func Closure(f reflect.Value) unsafe.Pointer {
 	p := reflect.New(f.Type())
 	p.Elem().Set(f)

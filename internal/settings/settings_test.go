@@ -13,13 +13,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/settings"
 )
 
-// plain has exported fields only.
+// plain has only exported fields.
 type plain struct {
 	N    int
 	Each []string
 }
 
-// guarded has not.
+// guarded has an unexported field too.
 type guarded struct {
 	N int
 	n int
@@ -65,7 +65,7 @@ func TestAChangeNamesItsField(t *testing.T) {
 		"Time":       func(s *all) { s.Time = time.Second },
 		"Text":       func(s *all) { s.Text = "" },
 		"Float":      func(s *all) { s.Float = 0.5 },
-		"Func":       func(s *all) { s.Func = counter(2) }, // of the same code
+		"Func":       func(s *all) { s.Func = counter(2) }, // with the same code
 		"Prefix":     func(s *all) { s.Prefix[0] = netip.MustParsePrefix("10.0.0.0/9") },
 		"URLs":       func(s *all) { s.URLs[0].Host = "b" },
 		"Fields":     func(s *all) { s.Fields.Add("A", "2") },
@@ -73,7 +73,7 @@ func TestAChangeNamesItsField(t *testing.T) {
 		"Foreign":    func(s *all) { s.Foreign = &tls.Config{} },
 		"Guarded":    func(s *all) { s.Guarded = &guarded{} },
 		"Value.N":    func(s *all) { s.Value.N++ },
-		"Value.Each": func(s *all) { s.Value.Each = []string{} }, // nil is another
+		"Value.Each": func(s *all) { s.Value.Each = []string{} }, // differs from nil
 		"Any":        func(s *all) { s.Any = &plain{N: 1} },
 		"Time0":      func(s *all) { s.Time0 = time.Unix(1, 0) },
 		"Ch":         func(s *all) { s.Ch = nil },
@@ -91,9 +91,9 @@ func TestWhatIsTheSameIsNoChange(t *testing.T) {
 	s := sample()
 	taken := settings.Take(s)
 	s.hidden++
-	s.Guarded.N++ // by identity: it has a life of its own
+	s.Guarded.N++ // by identity: it has a state of its own
 	s.Guarded.n++
-	s.Any.(*plain).N++ // somebody else's
+	s.Any.(*plain).N++ // another package's content
 	s.Foreign.MinVersion = tls.VersionTLS13
 	p, u := *s.Pointer, *s.URLs[0]
 	s.Pointer, s.URLs = &p, []*url.URL{&u}

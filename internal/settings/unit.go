@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// TooShort returns an error for each exported duration in the struct that
-// fields points to, and in structs of the same package below it, that is above
-// zero and below a microsecond: its unit was forgotten. prefix comes before
-// their names.
+// TooShort returns an error for each exported duration above zero and below a
+// microsecond, since its unit was probably forgotten. It checks the struct that
+// fields points to and nested structs of the same package. prefix is put before
+// the fields' names.
 func TooShort(prefix string, fields any) (errs []error) {
 	v := reflect.ValueOf(fields).Elem()
 	for i := range v.NumField() {
@@ -20,7 +20,7 @@ func TooShort(prefix string, fields any) (errs []error) {
 	return errs
 }
 
-// tooShort is TooShort for the field f of that name in a struct of the package
+// tooShort is TooShort for a field f with the given name in a struct of package
 // home.
 func tooShort(name string, f reflect.Value, home string) (errs []error) {
 	if d, ok := f.Interface().(time.Duration); ok {
