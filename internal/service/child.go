@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// exitTime is how long a process that has closed its pipe has to end by itself.
+// exitTime is how long a process that has closed its pipe may take to end.
 const exitTime = time.Second
 
-// A child is a process that is to take over.
+// A child is a new process that should take over.
 type child struct {
 	cmd  *exec.Cmd
 	hear *os.File
 	say  *os.File
 }
 
-// expect reads a word.
+// expect reads a line and returns an error if it is not word.
 func (c *child) expect(word string) error {
 	line := make([]byte, len(word)+1)
 	if _, err := io.ReadFull(c.hear, line); err != nil {
@@ -35,11 +35,11 @@ func (c *child) expect(word string) error {
 	return nil
 }
 
-// fail ends the child and returns why it has not taken over; err is how the
-// talk ended, and cause is why this process stopped it, if it did.
+// fail kills the child and returns why it has not taken over. err is how the
+// exchange ended, and cause is why this process stopped it, if it did.
 func (c *child) fail(err, cause error) error {
 	if c.cmd.WaitDelay == 0 {
-		c.cmd.WaitDelay = exitTime // children of its own may have its output open
+		c.cmd.WaitDelay = exitTime // its own children may keep its output open
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- c.cmd.Wait() }()
@@ -65,5 +65,5 @@ func (c *child) fail(err, cause error) error {
 	return fmt.Errorf("the new process was killed: %w", err)
 }
 
-// errClean is how a process has ended that reports no error.
+// errClean is the error of a process that ended without one.
 var errClean = errors.New("exit status 0")

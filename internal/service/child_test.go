@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-// childEnv is set in a process that is the child of a test; its value says what
-// it does.
+// childEnv is set in a child process of a test; its value says what the child
+// does.
 const childEnv = "HOSTPROXY_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// child does what a test wants of its child.
+// child does what its test requests.
 func child(what string) {
 	switch what {
 	case "exit":
@@ -43,22 +43,22 @@ func child(what string) {
 		os.NewFile(4, "say").Close()
 	case "garbage":
 		fmt.Fprintln(os.NewFile(4, "say"), "hello, proxy")
-	case "leave": // after the old one was told
+	case "leave": // after the old process has let it accept
 		fmt.Fprintln(os.NewFile(4, "say"), "ready")
 		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
 		os.Exit(4)
-	case "ponder": // takes over when the test lets it
+	case "ponder": // takes over when the test allows it
 		fmt.Fprintln(os.NewFile(4, "say"), "ready")
 		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
 		fmt.Println("told")
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 		fmt.Fprintln(os.NewFile(4, "say"), "serving")
-	case "brief": // takes over, and ends
+	case "brief": // takes over and ends
 		fmt.Fprintln(os.NewFile(4, "say"), "ready")
 		_, _ = bufio.NewReader(os.NewFile(5, "hear")).ReadString('\n')
 		fmt.Fprintln(os.NewFile(4, "say"), "serving")
 		return
-	case "half": // serves one of two
+	case "half": // serves one of two sockets
 		all, err := service.Inherit()
 		if err == nil {
 			var ln net.Listener
@@ -75,10 +75,10 @@ func child(what string) {
 	default:
 		serve(strings.Fields(what))
 	}
-	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends, or kills it
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test ends or kills it
 }
 
-// list prints what is inherited.
+// list prints the inherited sockets.
 func list() {
 	if os.Getenv("LISTEN_PID") == "mine" {
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
@@ -110,8 +110,7 @@ func list() {
 	}
 }
 
-// serve answers each connection of the sockets names with the number of the
-// process.
+// serve answers each connection to the named sockets with the process ID.
 func serve(names []string) {
 	all, err := service.Inherit()
 	if err != nil {
@@ -149,8 +148,8 @@ func answer(ln net.Listener) {
 	}
 }
 
-// program returns a command that runs child, whose standard input ends with the
-// test.
+// program returns a command that runs child. Its standard input is closed when
+// the test ends.
 func program(t *testing.T, what string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -161,7 +160,7 @@ func program(t *testing.T, what string) *exec.Cmd {
 	return cmd
 }
 
-// asked returns what answers at addr, the number of a process.
+// asked returns the ID of the process that answers at addr.
 func asked(t *testing.T, network, addr string) int {
 	t.Helper()
 	c, err := net.Dial(network, addr)
@@ -174,7 +173,7 @@ func asked(t *testing.T, network, addr string) int {
 	return pid
 }
 
-// begun returns the turns of one server with the sockets, until the test ends.
+// begun begins the turn of one server with the sockets. It ends with the test.
 func begun(t *testing.T, sockets ...service.Socket) (turns *service.Turns, passed context.Context) {
 	t.Helper()
 	turns = new(service.Turns)

@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// monotonic returns CLOCK_MONOTONIC in microseconds; 0 if it cannot be read.
-// The service manager compares it with its own.
+// monotonic returns CLOCK_MONOTONIC in microseconds, or 0 if it cannot be read.
+// The service manager compares it with its own clock.
 func monotonic() int64 {
 	const clockMonotonic = 1
 	var now syscall.Timespec

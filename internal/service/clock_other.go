@@ -2,5 +2,5 @@
 
 package service
 
-// monotonic is 0: there is no service manager of that kind.
+// monotonic returns 0: systemd runs on Linux only.
 func monotonic() int64 { return 0 }

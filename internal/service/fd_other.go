@@ -8,16 +8,16 @@ import (
 	"syscall"
 )
 
-// errNotHere: what cannot be done in portable code.
+// errNotHere means that portable code cannot do this.
 var errNotHere = errors.New("inherited sockets are not supported on this system")
 
-// inspect: no portable way is known to look at a file descriptor.
+// inspect always fails: there is no portable way to inspect a file descriptor.
 func inspect(int) (fault string, err error) { return "", errNotHere }
 
 func closeOnExec(int) {}
 
-// fileOf: no portable way is known to copy a file descriptor that does not make
-// it block.
+// fileOf always fails: there is no portable way to copy a file descriptor
+// without making it blocking.
 func fileOf(syscall.Conn) (*os.File, error) { return nil, errNotHere }
 
 func openPipe(int) (*os.File, error) { return nil, errNotHere }

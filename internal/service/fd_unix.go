@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// inspect returns why fd, which another process says is a socket, cannot be
-// listened on; "" if it can. It returns an error if it is no socket at all.
+// inspect returns why the inherited socket fd cannot be used as a listener, ""
+// if it can. It returns an error if fd is not a socket.
 func inspect(fd int) (fault string, err error) {
 	var stat syscall.Stat_t
 	if err := syscall.Fstat(fd, &stat); err != nil {
@@ -36,9 +36,9 @@ func inspect(fd int) (fault string, err error) {
 
 func closeOnExec(fd int) { syscall.CloseOnExec(fd) }
 
-// fileOf returns a copy of the file descriptor of c. The method File of
-// listeners will not do: os/exec would make its copy block, and c with it, for
-// they share that flag.
+// fileOf returns a copy of the file descriptor of c. The File method of
+// listeners cannot be used: os/exec would make its copy blocking, and also c,
+// since both share that flag.
 func fileOf(c syscall.Conn) (*os.File, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -62,7 +62,7 @@ func fileOf(c syscall.Conn) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "socket"), nil
 }
 
-// openPipe returns a pipe that was inherited.
+// openPipe returns an inherited pipe.
 func openPipe(fd int) (*os.File, error) {
 	var stat syscall.Stat_t
 	if err := syscall.Fstat(fd, &stat); err != nil || stat.Mode&syscall.S_IFMT != syscall.S_IFIFO {

@@ -11,24 +11,23 @@ import (
 	"sync"
 )
 
-// The words between the process that hands over and the one that takes over,
-// each a line on a pipe. Before the second, either may end without harm:
-// nothing was accepted.
+// The messages between the old and the new process, each a line on a pipe.
+// Until the second one, either process may end without harm: no connection was
+// accepted.
 const (
-	wordReady = "ready" // to the old: all sockets are waited on
-	// to the new: accept; with the numbers of the sockets whose files are now
-	// its own
+	wordReady = "ready" // to the old process: Accept waits on all sockets
+	// to the new process: accept; followed by the numbers of the sockets whose
+	// files it owns from now on
 	wordGo      = "go"
-	wordServing = "serving" // to the old: stop accepting
+	wordServing = "serving" // to the old process: stop accepting
 )
 
-// errWithdrawn is what Accept returns if the other process has decided
-// otherwise, or ended.
+// errWithdrawn is returned by Accept if the other process has called off the
+// hand-over, or has ended.
 var errWithdrawn = errors.New("the process that was to hand over goes on instead, or has ended")
 
-// A gate keeps the sockets of a process that takes over from accepting anything
-// before the old process lets it: until then the old one can still go on
-// instead.
+// A gate keeps a process that takes over from accepting connections until the
+// old process allows it: until then the old process can still continue instead.
 type gate struct {
 	say, hear *os.File
 	opened    chan struct{} // closed when err is known
@@ -40,7 +39,7 @@ type gate struct {
 	reported bool
 }
 
-// openGate returns the gate whose pipes are the file descriptors from fd on.
+// openGate returns the gate whose pipes start at file descriptor fd.
 func openGate(fd int) (*gate, error) {
 	say, err := openPipe(fd)
 	if err != nil {
@@ -53,13 +52,13 @@ func openGate(fd int) (*gate, error) {
 	return &gate{say: say, hear: hear, opened: make(chan struct{})}, nil
 }
 
-// start waits for the word of the other process, for the sockets s.
+// start begins to wait for the message of the other process. s are the sockets.
 func (g *gate) start(s *Sockets) {
 	g.sockets = s
 	go g.wait()
 }
 
-// wait ends when the other process speaks or ends.
+// wait ends when the other process sends its message or ends.
 func (g *gate) wait() {
 	line, err := bufio.NewReader(io.LimitReader(g.hear, maxLine)).ReadString('\n')
 	words := strings.Fields(line)
@@ -80,7 +79,8 @@ func (g *gate) wait() {
 	g.hear.Close()
 }
 
-// own makes the unix socket with that number this process's own. g.mu is held.
+// own makes this process the owner of the unix socket with that number. g.mu is
+// held.
 func (g *gate) own(number string) {
 	n, err := strconv.Atoi(number)
 	for _, l := range g.all {
@@ -90,7 +90,7 @@ func (g *gate) own(number string) {
 	}
 }
 
-// add makes l one that is waited for.
+// add adds l to the listeners that must be waited on.
 func (g *gate) add(l *Listener) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -106,11 +106,11 @@ func (g *gate) pass(l *Listener) error {
 	case <-g.opened:
 		return g.err
 	case <-l.closed:
-		return nil // Accept says so
+		return nil // Accept reports that
 	}
 }
 
-// look reports to the other process when each socket is waited on or closed.
+// look tells the other process once each socket is waited on or closed.
 func (g *gate) look() {
 	left := g.sockets.rest()
 	g.mu.Lock()
@@ -127,11 +127,11 @@ func (g *gate) look() {
 	}
 	if waited && left == 0 && !g.reported {
 		g.reported = true
-		_, _ = fmt.Fprintln(g.say, wordReady) // if that fails, there is nothing to hear either
+		_, _ = fmt.Fprintln(g.say, wordReady) // if this fails, there will be no answer either
 	}
 }
 
-// waits reports whether the other process has yet to speak.
+// waits reports whether the message of the other process has not come yet.
 func (g *gate) waits() bool {
 	select {
 	case <-g.opened:
@@ -141,5 +141,5 @@ func (g *gate) waits() bool {
 	}
 }
 
-// maxLine limits what is read of the other process.
+// maxLine limits what is read from the other process.
 const maxLine = 64 << 10

@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// Patience is how long a new process has to become ready, if the context has no
-// deadline.
+// Patience is how long a new process may take to become ready, if the context
+// has no deadline.
 const Patience = time.Minute
 
-// A Socket is one that is handed over.
+// A Socket is a listener to hand over, with its name.
 type Socket struct {
 	name string
 	ln   net.Listener
 }
 
-// SocketOf returns ln as a Socket. One of Sockets keeps its name; any other is
-// called name.
+// SocketOf returns ln as a Socket. A *Listener keeps its own name; any other
+// gets the given one.
 func SocketOf(ln net.Listener, name string) Socket {
 	if l, ok := ln.(*Listener); ok {
 		name = l.name
@@ -32,9 +32,9 @@ func SocketOf(ln net.Listener, name string) Socket {
 	return Socket{name, ln}
 }
 
-// handOver starts cmd, which takes over the sockets. It returns nil when the
-// new process serves them. After an error there is no new process, and it has
-// accepted nothing.
+// handOver starts cmd, which takes over the sockets. It returns nil once the
+// new process serves them. After an error there is no new process, and none of
+// its connections were accepted.
 func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	c, err := launch(cmd, sockets)
 	if err != nil {
@@ -62,10 +62,10 @@ func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	return nil
 }
 
-// giveFiles leaves the files of the unix sockets to the new process, before
-// that is let to accept: a shutdown may close the sockets at any time. It
-// returns the numbers of those that are to be the new process's own, and what
-// undoes it.
+// giveFiles makes the new process the owner of the unix sockets' files, before
+// it may accept: a shutdown of this process may close the sockets at any time.
+// It returns the numbers of those sockets that the new process must own, and a
+// function that undoes the change.
 func giveFiles(sockets []Socket) (owned string, keep func()) {
 	var undo []func()
 	for i, s := range sockets {
@@ -87,7 +87,7 @@ func giveFiles(sockets []Socket) (owned string, keep func()) {
 	}
 }
 
-// beginTime is how long a process that was ready has to begin.
+// beginTime is how long a process that was ready may take to start serving.
 const beginTime = 10 * time.Second
 
 // launch starts cmd with the sockets.
@@ -137,8 +137,8 @@ func launch(cmd *exec.Cmd, sockets []Socket) (c *child, err error) {
 	return c, nil
 }
 
-// environ returns the environment of a process that takes the named sockets
-// over.
+// environ returns the environment of a process that takes over the named
+// sockets.
 func environ(env, names []string) []string {
 	kept := make([]string, 0, len(env)+3)
 	for _, v := range env {

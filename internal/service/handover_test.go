@@ -24,7 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-// discard is a log that is not read. Read-only.
+// discard is a logger that discards everything. Read-only.
 var discard = slog.New(slog.DiscardHandler)
 
 func TestHandOverPassesTheSockets(t *testing.T) {
@@ -110,8 +110,8 @@ func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL)) // the sleep
 }
 
-// A process that takes over serves one of two sockets: it is not ready, and
-// accepts nothing.
+// A new process that serves only one of two sockets is not ready, and accepts
+// no connection.
 func TestAProcessAcceptsNothingBeforeItIsReady(t *testing.T) {
 	a, b := proxytest.Listen(t), proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(a, "a"), service.SocketOf(b, "b"))
@@ -154,7 +154,7 @@ func TestTwoHandOversAtATimeAreRefused(t *testing.T) {
 	assert.ErrorContains(t, turns.HandOver(t.Context(), "server", program(t, "a")), "call it while Serve is in progress")
 }
 
-// A server may begin anew before its last turn has ended altogether.
+// A server may start again before its last turn has ended completely.
 func TestTheEndOfATurnLeavesTheNextOne(t *testing.T) {
 	turns := new(service.Turns)
 	sockets := []service.Socket{service.SocketOf(proxytest.Listen(t), "a")}
@@ -201,7 +201,7 @@ func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-// A shutdown may close the socket of a process that has let the new one accept.
+// A shutdown may close the socket after the new process was allowed to accept.
 func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	ln, err := net.Listen("unix", path)

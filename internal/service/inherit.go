@@ -13,8 +13,8 @@ import (
 const maxSockets = 1024
 
 // Inherit returns the sockets that this process has inherited, and removes the
-// variables that name them from the environment. On an error it leaves all file
-// descriptors open.
+// variables that describe them from the environment. After an error all file
+// descriptors stay open.
 func Inherit() (*Sockets, error) {
 	count, pid, names, parent := os.Getenv(envCount), os.Getenv(envPID), os.Getenv(envNames), os.Getenv(envParent)
 	defer unset()
@@ -58,14 +58,14 @@ func Inherit() (*Sockets, error) {
 	return s, nil
 }
 
-// parse returns the sockets that the variables name.
+// parse returns the sockets that the variables describe.
 func parse(count, names string) ([]*inherited, error) {
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 1 || n > maxSockets {
 		return nil, fmt.Errorf("%s is %q: want a number from 1 to %d", envCount, count, maxSockets)
 	}
 	words := strings.Split(names, ":")
-	if names == "" { // sd_listen_fds_with_names(3) calls them so
+	if names == "" { // the default of sd_listen_fds_with_names(3)
 		words = strings.Split(strings.Repeat(":unknown", n)[1:], ":")
 	}
 	if len(words) != n {
@@ -78,16 +78,16 @@ func parse(count, names string) ([]*inherited, error) {
 	return all, nil
 }
 
-// An inherited is a file descriptor that was inherited.
+// An inherited is an inherited file descriptor.
 type inherited struct {
 	fd    int
 	name  string
-	fault string // why it cannot be listened on; "" if it can
+	fault string // why it cannot be used as a listener; "" if it can
 	taken bool
 }
 
-// listener returns k as a listener, and closes the file descriptor, which that
-// has a copy of.
+// listener returns k as a listener, which has a copy of the file descriptor,
+// and closes the original.
 func (k *inherited) listener() (net.Listener, error) {
 	if k.fault != "" {
 		return nil, fmt.Errorf("the inherited socket %q (file descriptor %d) is %s", k.name, k.fd, k.fault)

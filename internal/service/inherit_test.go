@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-// filed is what a socket has for os/exec.
+// filed returns the file of a socket, for os/exec.
 func filed(t *testing.T, s interface{ File() (*os.File, error) }) *os.File {
 	t.Helper()
 	f, err := s.File()
@@ -26,8 +26,8 @@ func filed(t *testing.T, s interface{ File() (*os.File, error) }) *os.File {
 	return f
 }
 
-// inherits returns what a process prints that inherits the files, under these
-// variables.
+// inherits returns the output of a process that inherits the files, with these
+// environment variables.
 func inherits(t *testing.T, env string, files ...*os.File) string {
 	t.Helper()
 	cmd := program(t, "list")

@@ -11,26 +11,26 @@ import (
 	"time"
 )
 
-// The variables of the environment about the watchdog (sd_watchdog_enabled(3)).
+// The environment variables of the watchdog (sd_watchdog_enabled(3)).
 const (
 	envWatchdog    = "WATCHDOG_USEC"
 	envWatchdogPID = "WATCHDOG_PID"
 )
 
-// Notices tell the service manager about the servers of a process: READY=1 when
-// the first begins, STOPPING=1 when the last shuts down, and WATCHDOG=1 in
-// between. Its methods may be called concurrently.
+// notices inform the service manager about the servers of a process: READY=1
+// when the first one begins, STOPPING=1 when the last one shuts down, and
+// WATCHDOG=1 in between. The methods may be called concurrently.
 type notices struct {
 	mu       sync.Mutex
 	log      *slog.Logger
-	serving  int  // servers that do not shut down
-	running  int  // servers, with those that do
-	passed   bool // another process is the service now
+	serving  int  // servers that are not shutting down
+	running  int  // all servers
+	passed   bool // another process has become the service
 	watchdog *watchdog
 }
 
-// serve says that a server begins with the sockets. One that takes over leaves
-// it to the old process to say so.
+// serve reports that a server with the sockets begins. If it is taking over,
+// the old process reports that instead.
 func (n *notices) serve(log *slog.Logger, sockets []Socket) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -49,7 +49,7 @@ func (n *notices) serve(log *slog.Logger, sockets []Socket) {
 	n.watch()
 }
 
-// stop says that a server shuts down.
+// stop reports that a server shuts down.
 func (n *notices) stop() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,7 +58,7 @@ func (n *notices) stop() {
 	}
 }
 
-// end says that a server has shut down.
+// end notes that a server has shut down.
 func (n *notices) end() {
 	n.mu.Lock()
 	var w *watchdog
@@ -69,15 +69,15 @@ func (n *notices) end() {
 	w.end()
 }
 
-// reloading says that a hand-over begins.
+// reloading reports that a hand-over begins.
 func (n *notices) reloading() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tell("RELOADING=1")
 }
 
-// pass says that the process pid is the service from now on, and is silent from
-// then on.
+// pass reports that the process pid is the service from now on. After that
+// nothing more is reported.
 func (n *notices) pass(pid int) {
 	n.mu.Lock()
 	n.tell(fmt.Sprintf("MAINPID=%d\nREADY=1", pid))
@@ -88,7 +88,8 @@ func (n *notices) pass(pid int) {
 	w.end()
 }
 
-// keep says that this process goes on, since err has ended the hand-over.
+// keep reports that this process continues, since the hand-over failed with
+// err.
 func (n *notices) keep(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -97,7 +98,7 @@ func (n *notices) keep(err error) {
 	}
 }
 
-// printable replaces what would end a line.
+// printable replaces control characters, which could end a line.
 func printable(r rune) rune {
 	if r < ' ' {
 		return ' '
@@ -105,7 +106,7 @@ func printable(r rune) rune {
 	return r
 }
 
-// tell sends state, or logs why it cannot. n.mu is held.
+// tell sends state, or logs why that failed. n.mu is held.
 func (n *notices) tell(state string) {
 	if n.passed {
 		return
@@ -115,7 +116,7 @@ func (n *notices) tell(state string) {
 	}
 }
 
-// watch starts the watchdog's signs of life, if they are wanted. n.mu is held.
+// watch starts sending watchdog messages, if they are expected. n.mu is held.
 func (n *notices) watch() {
 	limit, err := watchdogLimit()
 	if err != nil {
@@ -128,8 +129,8 @@ func (n *notices) watch() {
 	go n.watchdog.feed()
 }
 
-// watchdogLimit returns how long the service manager waits for a sign of life;
-// 0 if it waits for none of this process.
+// watchdogLimit returns how long the service manager waits for a watchdog
+// message; 0 if it expects none from this process.
 func watchdogLimit() (time.Duration, error) {
 	limit, pid := os.Getenv(envWatchdog), os.Getenv(envWatchdogPID)
 	if limit == "" || os.Getenv(envNotify) == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
@@ -142,17 +143,17 @@ func watchdogLimit() (time.Duration, error) {
 	return time.Duration(n) * time.Microsecond, nil
 }
 
-// maxWatchdog keeps a limit within what a Duration holds.
+// maxWatchdog keeps a limit within the range of a Duration.
 const maxWatchdog = 365 * 24 * time.Hour
 
-// A watchdog sends signs of life.
+// A watchdog sends watchdog messages.
 type watchdog struct {
 	log        *slog.Logger
 	each       time.Duration
 	stop, done chan struct{}
 }
 
-// feed sends them until stop is closed.
+// feed sends messages until stop is closed.
 func (w *watchdog) feed() {
 	defer close(w.done)
 	tick := time.NewTicker(w.each)
@@ -165,14 +166,14 @@ func (w *watchdog) feed() {
 		case <-tick.C:
 		}
 		err := Notify("WATCHDOG=1")
-		if err != nil && !failed { // once: there may be many a second
+		if err != nil && !failed { // once: there may be many per second
 			w.log.Warn("service manager not notified", "state", "WATCHDOG=1", "cause", err)
 		}
 		failed = err != nil
 	}
 }
 
-// end ends feed and waits for it; nil has none.
+// end ends feed and waits for it. w may be nil.
 func (w *watchdog) end() {
 	if w != nil {
 		close(w.stop)

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// envNotify is where the service manager listens (sd_notify(3)).
+// envNotify holds the address of the service manager's socket (sd_notify(3)).
 const envNotify = "NOTIFY_SOCKET"
 
 // notifyTime limits a write to a service manager that does not read.
 const notifyTime = 2 * time.Second
 
 // Notify sends state, lines of KEY=value, to the service manager. It does
-// nothing if there is none. RELOADING=1 gets the time that it needs beside it.
+// nothing if there is none. The time that RELOADING=1 requires is added.
 func Notify(state string) error {
 	state = strings.TrimSuffix(state, "\n")
 	clock := ""

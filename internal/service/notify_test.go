@@ -22,13 +22,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-// A manager is a service manager that only listens.
+// A manager is a service manager that only receives.
 type manager struct {
 	*net.UnixConn
 	t *testing.T
 }
 
-// manage makes a manager that of this process.
+// manage makes a manager and registers it for this process.
 func manage(t *testing.T) *manager {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "notify")
@@ -49,7 +49,7 @@ func (m *manager) heard() string {
 	return string(b[:n])
 }
 
-// silent checks that no more has been said.
+// silent checks that nothing more was sent.
 func (m *manager) silent() {
 	m.t.Helper()
 	_ = m.SetReadDeadline(time.Now().Add(20 * time.Millisecond))

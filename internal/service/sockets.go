@@ -11,17 +11,18 @@ import (
 	"syscall"
 )
 
-// Sockets are those that a process has inherited, or opened in their stead. The
-// zero value is none. Its methods may be called concurrently.
+// Sockets are the sockets that a process has inherited, and those opened in
+// place of missing ones. The zero value has none. Its methods may be called
+// concurrently.
 type Sockets struct {
 	absent string // why no sockets were inherited; "" if none were announced
-	gate   *gate  // nil if nothing has to be waited for
+	gate   *gate  // nil if Accept need not wait
 
 	mu        sync.Mutex
 	inherited []*inherited
 }
 
-// Listener returns the first socket called name that was not returned yet.
+// Listener returns the first socket called name that was not returned before.
 func (s *Sockets) Listener(name string) (*Listener, error) {
 	ln, err := s.take(name)
 	if ln == nil && err == nil {
@@ -30,7 +31,7 @@ func (s *Sockets) Listener(name string) (*Listener, error) {
 	return ln, err
 }
 
-// Listen is Listener. If there is no such socket, it calls open.
+// Listen is like Listener, but calls open if there is no such socket.
 func (s *Sockets) Listen(name string, open func() (net.Listener, error)) (*Listener, error) {
 	if name == "" || strings.Contains(name, ":") {
 		return nil, fmt.Errorf("socket name %q: want one or more characters other than a colon", name)
@@ -45,8 +46,8 @@ func (s *Sockets) Listen(name string, open func() (net.Listener, error)) (*Liste
 	return s.wrap(ln, name, true), nil
 }
 
-// hint adds to err, of a socket that could not be opened, which inherited
-// sockets are not in use: the address may be that of one with another name.
+// hint adds the unused inherited sockets to err, the error of opening a socket:
+// one of them may have the address under another name.
 func (s *Sockets) hint(name string, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +58,7 @@ func (s *Sockets) hint(name string, err error) error {
 	return fmt.Errorf("%w; no socket %q was inherited, but %s", err, name, strings.Join(names, " and "))
 }
 
-// take is Listener, but returns nil if there is none.
+// take is like Listener, but returns nil if there is no such socket.
 func (s *Sockets) take(name string) (*Listener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +78,7 @@ func (s *Sockets) take(name string) (*Listener, error) {
 	return nil, nil
 }
 
-// wrap makes ln one of s.
+// wrap makes a Listener of s from ln.
 func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
 	l := &Listener{Listener: ln, name: name, gate: s.gate, number: -1, closed: make(chan struct{})}
 	l.owns.Store(owns)
@@ -87,11 +88,11 @@ func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
 	return l
 }
 
-// Own returns ln, a unix socket called name, as one of Sockets: the last
-// process that it is handed over to removes its file.
+// Own returns ln, a unix socket, as a Listener called name: the last process to
+// which it is handed over removes its file.
 func Own(ln net.Listener, name string) *Listener { return new(Sockets).wrap(ln, name, true) }
 
-// others says what there is, for an error about what there is not.
+// others describes the other sockets, for an error about a missing one.
 func (s *Sockets) others() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +108,7 @@ func (s *Sockets) others() string {
 	}
 }
 
-// left returns the names of the sockets that were not returned, quoted. s.mu is
+// left returns the quoted names of the sockets that were not returned. s.mu is
 // held.
 func (s *Sockets) left() (names []string) {
 	for _, k := range s.inherited {
@@ -139,20 +140,20 @@ func (s *Sockets) Close() error {
 	return fmt.Errorf("inherited sockets that the program does not use: %s: remove them from the socket unit, or use them", strings.Join(names, ", "))
 }
 
-// rest returns how many were not returned.
+// rest returns the number of sockets that were not returned.
 func (s *Sockets) rest() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.left())
 }
 
-// A Listener is one of Sockets.
+// A Listener is a socket of Sockets.
 type Listener struct {
 	net.Listener
 	name   string
-	number int         // among those inherited; negative if it is not
-	gate   *gate       // nil if nothing has to be waited for
-	owns   atomic.Bool // of a unix socket: Close removes the file
+	number int         // index among the inherited sockets; negative if not inherited
+	gate   *gate       // nil if Accept need not wait
+	owns   atomic.Bool // for a unix socket: Close removes its file
 
 	arrived atomic.Bool // Accept was called
 	once    sync.Once
@@ -160,7 +161,7 @@ type Listener struct {
 }
 
 // Accept implements net.Listener. In a process that takes over from another, it
-// waits until that lets it.
+// waits until that process allows it.
 func (l *Listener) Accept() (net.Conn, error) {
 	if l.gate != nil {
 		if err := l.gate.pass(l); err != nil {
@@ -170,8 +171,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return l.Listener.Accept()
 }
 
-// Close implements net.Listener. The other processes that have the socket keep
-// it.
+// Close implements net.Listener. Other processes with the socket keep it open.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
 		close(l.closed)

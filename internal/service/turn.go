@@ -16,8 +16,8 @@ var (
 	errStopping = errors.New("the Server is shutting down")
 )
 
-// Turns are the times of servers with their sockets, each from Begin to its
-// end. The zero value has none. Its methods may be called concurrently.
+// Turns are the times during which servers use their sockets, each from Begin
+// to its end. The zero value has none. Its methods may be called concurrently.
 type Turns struct {
 	notices notices
 
@@ -25,10 +25,10 @@ type Turns struct {
 	all map[any]*turn // by server
 }
 
-// Begin begins the turn of a server, which is a key, that shuts down when ctx
-// is done. It tells the service manager. The context that it returns is done
-// when the sockets have been handed over. The caller calls end when the server
-// has ended.
+// Begin begins the turn of a server and notifies the service manager. server is
+// a key. The server shuts down when ctx is done. The returned context is done
+// when the sockets have been handed over. The caller must call end when the
+// server has ended.
 func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets []Socket) (passed context.Context, end func()) {
 	passed, pass := context.WithCancel(context.Background())
 	t := &turn{sockets: sockets, pass: pass}
@@ -49,7 +49,7 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 		stop()
 		pass()
 		l.mu.Lock()
-		if l.all[server] == t { // or the next one has begun
+		if l.all[server] == t { // otherwise the next turn has begun
 			delete(l.all, server)
 		}
 		l.mu.Unlock()
@@ -57,8 +57,8 @@ func (l *Turns) Begin(ctx context.Context, server any, log *slog.Logger, sockets
 	}
 }
 
-// HandOver hands the sockets of a server over to the process of cmd, or to one
-// that runs this program again if cmd is nil. It tells the service manager.
+// HandOver hands the sockets of a server over to the process of cmd; if cmd is
+// nil, to a new process of this program. It notifies the service manager.
 func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
 	own := cmd == nil
 	if own {
@@ -95,22 +95,22 @@ func (l *Turns) HandOver(ctx context.Context, server any, cmd *exec.Cmd) error {
 	return err
 }
 
-// reap waits for a process that nobody else can wait for: this one may outlive
-// it, which would leave a zombie.
+// reap waits for a process that has no other waiter: if this process outlives
+// it, it would stay a zombie.
 func reap(cmd *exec.Cmd) { _ = cmd.Wait() }
 
-// A turn is a server's time with its sockets.
+// A turn is the time during which a server uses its sockets.
 type turn struct {
 	sockets []Socket
-	pass    context.CancelFunc // says that they have been handed over
+	pass    context.CancelFunc // reports that they have been handed over
 
 	mu    sync.Mutex
 	state error                   // why they cannot be handed over; nil if they can
 	stop  context.CancelCauseFunc // ends the hand-over in progress; nil if there is none
 }
 
-// shut says that the server shuts down. It ends a hand-over in progress whose
-// process is not ready yet.
+// shut notes that the server shuts down. It ends a hand-over in progress if the
+// new process is not ready yet.
 func (t *turn) shut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -122,7 +122,7 @@ func (t *turn) shut() {
 	}
 }
 
-// enter begins a hand-over, which stop ends.
+// enter begins a hand-over. stop can end it.
 func (t *turn) enter(stop context.CancelCauseFunc) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -133,7 +133,7 @@ func (t *turn) enter(stop context.CancelCauseFunc) error {
 	return nil
 }
 
-// leave ends it.
+// leave ends the hand-over.
 func (t *turn) leave(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
