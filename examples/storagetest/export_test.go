@@ -7,10 +7,10 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// Killed is the check of RunKilled, for a storage at an address.
+// Killed is the check of RunKilled for a storage at an address.
 var Killed = killed
 
-// Check runs one property of s, with less patience than Run has.
+// Check checks one property of s, with less patience than Run.
 func Check(t testing.TB, name string, s certmagic.Storage) {
 	for _, c := range checks {
 		if c.name == name {

@@ -15,24 +15,24 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// What a process that is to hold a lock finds in its environment.
+// The environment variables of a process that must hold a lock.
 const (
 	addressEnv = "STORAGETEST_ADDRESS"
 	lockEnv    = "STORAGETEST_LOCK"
 )
 
-// locked is the line by which that process says that it does.
+// locked is the line that this process prints once it holds the lock.
 const locked = "storagetest: locked"
 
-// RunKilled checks that a lock is held while the process that holds it lives,
-// and that another process gets the lock within limit after that process was
-// killed.
+// RunKilled checks that a lock is held as long as the process that holds it
+// lives, and that another process gets the lock within limit after that process
+// is killed.
 //
 // The process that holds the lock runs the same test of the same test binary.
-// There, the first call of RunKilled takes the lock and does not return. start
-// is called in the first process only, and returns the address of the storage.
-// open opens the storage at that address, in both processes. A test that needs
-// something before, such as a server, starts it in start.
+// In it, the first call of RunKilled takes the lock and does not return. start
+// is called only in the first process, and returns the address of the storage.
+// open opens the storage at that address, in both processes. If a test needs
+// anything before that, such as a server, start must start it.
 func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (address string), open func(t *testing.T, address string) certmagic.Storage) {
 	t.Helper()
 	if name := os.Getenv(lockEnv); name != "" {
@@ -42,8 +42,8 @@ func RunKilled(t *testing.T, limit time.Duration, start func(t *testing.T) (addr
 	killed(t, limit, address, open(t, address))
 }
 
-// hold locks name, says so, and waits until this process is killed or has no
-// parent any more.
+// hold locks name, reports that, and waits until this process is killed or its
+// parent has ended.
 func hold(t *testing.T, s certmagic.Storage, name string) {
 	t.Helper()
 	if err := s.Lock(t.Context(), name); err != nil {
@@ -54,7 +54,7 @@ func hold(t *testing.T, s certmagic.Storage, name string) {
 	t.SkipNow()
 }
 
-// killed has a process take a lock, kills it and waits for the lock.
+// killed lets another process take a lock, kills it, and waits for the lock.
 func killed(t testing.TB, limit time.Duration, address string, s certmagic.Storage) {
 	t.Helper()
 	name := unique()
@@ -73,8 +73,8 @@ func killed(t testing.TB, limit time.Duration, address string, s certmagic.Stora
 	}
 }
 
-// holder starts this test in another process, waits until it holds the lock,
-// and returns what kills it with SIGKILL.
+// holder starts this test in another process, waits until that holds the lock,
+// and returns a function that kills it with SIGKILL.
 func holder(t testing.TB, address, name string) (kill func()) {
 	t.Helper()
 	levels := strings.Split(t.Name(), "/")
@@ -84,7 +84,7 @@ func holder(t testing.TB, address, name string) (kill func()) {
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+strings.Join(levels, "/"), "-test.count=1")
 	cmd.Env = append(os.Environ(), addressEnv+"="+address, lockEnv+"="+name)
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe() // which ends with this process, and ends that one
+	in, err := cmd.StdinPipe() // closed when this process ends, which ends the other one
 	if err != nil {
 		t.Fatalf("storagetest: %v", err)
 	}
@@ -97,7 +97,7 @@ func holder(t testing.TB, address, name string) (kill func()) {
 	}
 	kill = func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // that it was killed is no news
+		_ = cmd.Wait() // its error only says that it was killed
 		_ = in.Close()
 	}
 	t.Cleanup(kill)

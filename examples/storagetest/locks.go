@@ -10,8 +10,8 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// lock takes a lock that is free or about to be, or fails. It is freed at the
-// end of the check if it is still held.
+// lock takes a lock that is free or will be soon, or fails the test. It is
+// freed at the end of the check if it is still held.
 func (r *rig) lock(s certmagic.Storage, name string) (unlock func()) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), r.patience)
@@ -20,7 +20,7 @@ func (r *rig) lock(s certmagic.Storage, name string) (unlock func()) {
 		r.Fatalf("Lock(%q), which nobody holds: %v", name, err)
 	}
 	free := sync.OnceValue(func() error { return s.Unlock(context.WithoutCancel(ctx), name) })
-	// the check itself has looked at the error, if it came that far
+	// if the check called unlock, it has already reported the error
 	r.Cleanup(func() { _ = free() })
 	return func() {
 		r.Helper()
@@ -30,7 +30,7 @@ func (r *rig) lock(s certmagic.Storage, name string) (unlock func()) {
 	}
 }
 
-// isHeld wants Lock to wait, and to leave when ctx ends.
+// isHeld checks that Lock waits, and that it returns when its context ends.
 func (r *rig) isHeld(s certmagic.Storage, name string) {
 	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), glance)
@@ -38,11 +38,11 @@ func (r *rig) isHeld(s certmagic.Storage, name string) {
 	begin := time.Now()
 	switch err := s.Lock(ctx, name); {
 	case err == nil:
-		_ = s.Unlock(r.Context(), name) // it is too late to be right
+		_ = s.Unlock(r.Context(), name) // too late to be correct
 		r.Fatalf("Lock(%q) succeeds, but it is held", name)
 	case !errors.Is(err, context.DeadlineExceeded):
 		r.Fatalf("Lock(%q) = %v, want it to wait until its context ends", name, err)
-	case time.Since(begin) < glance/2: // a connection may give up a little before its deadline
+	case time.Since(begin) < glance/2: // a connection may give up just before its deadline
 		r.Fatalf("Lock(%q) gives up after %v, want it to wait until its context ends", name, time.Since(begin))
 	case time.Since(begin) > glance+r.patience/3:
 		r.Fatalf("Lock(%q) outlives its context by %v", name, time.Since(begin)-glance)
@@ -81,7 +81,7 @@ func (r *rig) waiterLeaves() {
 		r.Fatalf("Lock(%q) waits although its context is cancelled", name)
 	}
 	unlock()
-	r.lock(r.a, name)() // the waiter that left did not take it
+	r.lock(r.a, name)() // the waiter that gave up did not take it
 }
 
 func (r *rig) lockIsFreed() {
@@ -158,8 +158,8 @@ func (r *rig) turns() {
 	wg.Wait()
 }
 
-// tryLock looks at storages that offer TryLock only: certmagic uses it where it
-// is.
+// tryLock checks TryLock if the storage has it: certmagic uses it if it is
+// there.
 func (r *rig) tryLock() {
 	s, ok := r.b.(certmagic.TryLocker)
 	if !ok {

@@ -1,19 +1,18 @@
-// Package storagetest checks a certmagic.Storage of yours: that it does what
-// certmagic and hostproxy rely on. That is what the interface documents and,
-// where the interface is silent, what certmagic.FileStorage does. A test of
-// yours imports it:
+// Package storagetest checks your certmagic.Storage: that it does what
+// certmagic and hostproxy rely on. This is what the interface documents and,
+// where it says nothing, what certmagic.FileStorage does. Import it in a test:
 //
 //	func TestStorage(t *testing.T) {
 //		dir := t.TempDir()
 //		storagetest.Run(t, func(*testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: dir} })
 //	}
 //
-// It needs the standard library and certmagic. Its files:
+// It needs only the standard library and certmagic. Its files:
 //
 //   - storagetest.go: Run, and what all checks use
 //   - values.go: the checks of values, keys and lists
 //   - locks.go: the checks of locks
-//   - killed.go: RunKilled, the check of the locks of a process that dies
+//   - killed.go: RunKilled, the check of the locks of a killed process
 package storagetest
 
 import (
@@ -26,23 +25,24 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// How long a check waits for what must not happen, and for what must.
+// How long a check waits for something that must not happen, and for something
+// that must.
 const (
 	glance   = 200 * time.Millisecond
 	patience = 15 * time.Second
 )
 
-// Run checks the storage that open opens, each property in a subtest, in about
-// three seconds.
+// Run checks the storage that open opens, each property in a subtest. It takes
+// about three seconds.
 //
-// open is called twice for each property. It returns handles on the same
-// storage, as two processes would have them. It may be called concurrently,
-// since the checks of locks run in parallel. What it opens, it closes by
+// open is called twice for each property. Its results are handles on the same
+// storage, like those of two processes. It may be called concurrently, since
+// the checks of locks run in parallel. It must close what it opens with
 // t.Cleanup.
 //
-// The storage may hold other keys and locks: Run works in a directory of its
-// own, whose name is random, and deletes it. Locks of a process that dies are
-// the subject of [RunKilled].
+// The storage may hold other keys and locks: Run works in its own directory
+// with a random name, and deletes it. For the locks of a killed process, see
+// [RunKilled].
 func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
 	t.Helper()
 	for _, c := range checks {
@@ -55,11 +55,11 @@ func Run(t *testing.T, open func(t *testing.T) certmagic.Storage) {
 	}
 }
 
-// checks is every property. Read-only.
+// checks lists every property. Read-only.
 var checks = []struct {
 	name  string
 	run   func(*rig)
-	waits bool // most of the time
+	waits bool // the check mostly waits
 }{
 	{"what was stored is loaded", (*rig).loadsWhatWasStored, false},
 	{"a value can be replaced", (*rig).replaces, false},
@@ -81,8 +81,8 @@ var checks = []struct {
 	{"an attempt at a lock does not wait", (*rig).tryLock, true},
 }
 
-// A rig is what one check works with: two handles on one storage, and a
-// directory of its own.
+// A rig is what a check works with: two handles on one storage, and a directory
+// of its own.
 type rig struct {
 	testing.TB
 	a, b     certmagic.Storage
@@ -102,13 +102,14 @@ func newRig(t testing.TB, a, b certmagic.Storage, patience time.Duration) *rig {
 	return r
 }
 
-// unique returns a name that nobody else has, good as a component of a key.
+// unique returns a name that is used nowhere else, valid as a component of a
+// key.
 func unique() string { return "storagetest-" + strings.ToLower(rand.Text()) }
 
 // key returns the key of a name in the rig's directory.
 func (r *rig) key(name string) string { return r.dir + "/" + name }
 
-// store puts value, or fails.
+// store stores value, or fails the test.
 func (r *rig) store(s certmagic.Storage, key, value string) {
 	r.Helper()
 	if err := s.Store(r.Context(), key, []byte(value)); err != nil {
@@ -116,7 +117,7 @@ func (r *rig) store(s certmagic.Storage, key, value string) {
 	}
 }
 
-// holds wants key to have value, seen through both handles.
+// holds checks that key has value, through both handles.
 func (r *rig) holds(key, value string) {
 	r.Helper()
 	for _, s := range r.handles() {

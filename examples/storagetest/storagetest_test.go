@@ -23,10 +23,10 @@ import (
 	"github.com/hostproxy/hostproxy/examples/storagetest"
 )
 
-// There is no leak check: certmagic.FileStorage looks after a lock's file for
-// up to 5 s after it was freed.
+// There is no leak check: certmagic.FileStorage watches a lock's file for up to
+// 5 s after the lock was freed.
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "64") // what is parallel waits; -parallel says otherwise
+	_ = flag.Set("test.parallel", "64") // parallel tests mostly wait; -parallel overrides it
 	os.Exit(m.Run())
 }
 
@@ -40,7 +40,7 @@ func TestAKilledHolderIsMissed(t *testing.T) {
 	t.Parallel()
 	start := func(t *testing.T) string { return t.TempDir() }
 	open := func(_ *testing.T, dir string) certmagic.Storage { return &certmagic.FileStorage{Path: dir} }
-	// FileStorage waits for 10 s, and up to 1 s more
+	// FileStorage waits 10 s, plus up to 1 s
 	storagetest.RunKilled(t, 15*time.Second, start, open)
 
 	dir := start(t)
@@ -49,12 +49,12 @@ func TestAKilledHolderIsMissed(t *testing.T) {
 	assert.Contains(t, problems[0], "after its holder was killed")
 }
 
-// record returns what check reports.
+// record returns the problems that check reports.
 func record(t *testing.T, check func(testing.TB)) []string {
 	t.Helper()
 	r := &recorder{TB: t}
 	done := make(chan struct{})
-	go func() { // which Fatalf ends
+	go func() { // Fatalf ends this goroutine
 		defer close(done)
 		check(r)
 	}()
@@ -62,7 +62,7 @@ func record(t *testing.T, check func(testing.TB)) []string {
 	return r.problems
 }
 
-// A recorder is a testing.TB that keeps what is reported to it.
+// A recorder is a testing.TB that records what is reported.
 type recorder struct {
 	testing.TB
 	mu       sync.Mutex
@@ -83,7 +83,7 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// A broken storage is a good one but for the methods that it replaces.
+// A broken storage is a good one, except for the methods that it replaces.
 type broken struct {
 	*certmagic.FileStorage
 	store   func(key string, value []byte) error
@@ -154,7 +154,7 @@ func (s *broken) Unlock(ctx context.Context, name string) error {
 
 func TestEachCheckBites(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context() // which outlives the subtests
+	ctx := t.Context() // outlives the subtests
 	free := func(context.Context, string) error { return nil }
 	tests := []struct {
 		about, check string
@@ -328,7 +328,7 @@ func TestEachCheckBites(t *testing.T) {
 	}
 }
 
-// spoilInfo returns what changes the answers of Stat.
+// spoilInfo returns a function that spoils the results of Stat.
 func spoilInfo(spoil func(*certmagic.KeyInfo)) func(*certmagic.FileStorage, *broken) {
 	return func(good *certmagic.FileStorage, s *broken) {
 		s.stat = func(key string) (certmagic.KeyInfo, error) {
@@ -339,7 +339,7 @@ func spoilInfo(spoil func(*certmagic.KeyInfo)) func(*certmagic.FileStorage, *bro
 	}
 }
 
-// spoilList returns what changes the answers of List.
+// spoilList returns a function that spoils the results of List.
 func spoilList(spoil func([]string) []string) func(*certmagic.FileStorage, *broken) {
 	return func(good *certmagic.FileStorage, s *broken) {
 		s.list = func(dir string, recursive bool) ([]string, error) {
@@ -349,11 +349,11 @@ func spoilList(spoil func([]string) []string) func(*certmagic.FileStorage, *brok
 	}
 }
 
-// impatient returns a Lock that fails when the lock is held.
+// impatient returns a Lock that fails if the lock is held.
 func impatient(good *certmagic.FileStorage) func(context.Context, string) error {
 	return func(ctx context.Context, name string) error {
 		ctx, cancel := context.WithCancel(ctx)
-		cancel() // FileStorage takes a free lock all the same
+		cancel() // FileStorage still takes a free lock
 		if good.Lock(ctx, name) != nil {
 			return errors.New("held")
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// clockSkew is how far the storage's clock may be from ours.
+// clockSkew is how much the storage's clock may differ from ours.
 const clockSkew = time.Minute
 
 func (r *rig) loadsWhatWasStored() {
@@ -71,7 +71,8 @@ func (r *rig) missing() {
 	r.holds(r.key("d/file"), "value")
 }
 
-// isGone wants key to be neither file nor directory, seen through both handles.
+// isGone checks that key is neither a file nor a directory, through both
+// handles.
 func (r *rig) isGone(key string) {
 	r.Helper()
 	for _, s := range r.handles() {
@@ -90,7 +91,7 @@ func (r *rig) isGone(key string) {
 func (r *rig) deletes() {
 	r.store(r.a, r.key("d/one"), "1")
 	r.store(r.a, r.key("d/two"), "2")
-	for range 2 { // the second time there is nothing left to delete
+	for range 2 { // the second time there is nothing to delete
 		if err := r.b.Delete(r.Context(), r.key("d/one")); err != nil {
 			r.Fatalf("Delete: %v", err)
 		}
@@ -101,8 +102,8 @@ func (r *rig) deletes() {
 	r.holds(r.key("d/one"), "again")
 }
 
-// The neighbours of directory d/x begin with its name, and sort before and
-// after what is below it.
+// neighbours returns keys that begin with the name of directory d/x, and sort
+// before and after the keys below it.
 func (r *rig) neighbours() []string {
 	return []string{r.key("d/x-1"), r.key("d/x.1"), r.key("d/x0"), r.key("d/xx"), r.key("d/y/x")}
 }
@@ -150,7 +151,8 @@ func (r *rig) stats() {
 	}
 }
 
-// tree stores a tree below d/x, with neighbours, and returns the files of it.
+// tree stores a tree below d/x and its neighbours, and returns the tree's
+// files.
 func (r *rig) tree() []string {
 	files := []string{r.key("d/x/a"), r.key("d/x/b/1"), r.key("d/x/b/2"), r.key("d/x/b-c"), r.key("d/x/c/d/e/f"), r.key("d/x/c/g")}
 	for _, key := range append(r.neighbours(), files...) {
@@ -170,7 +172,7 @@ func (r *rig) listsChildren() {
 	}
 }
 
-// lists wants exactly these children, in any order.
+// lists checks that a directory has exactly these children, in any order.
 func (r *rig) lists(dir string, want ...string) {
 	r.Helper()
 	keys, err := r.b.List(r.Context(), dir, false)
@@ -181,7 +183,7 @@ func (r *rig) lists(dir string, want ...string) {
 	}
 }
 
-// listsBelow lets a recursive list name the directories too, as that of
+// listsBelow allows a recursive list to contain directories, as that of
 // certmagic.FileStorage does.
 func (r *rig) listsBelow() {
 	files := r.tree()
@@ -231,8 +233,8 @@ func (r *rig) certmagicKeys() {
 	r.lists(site, site+"/wildcard_.example.com.crt", site+"/wildcard_.example.com.key")
 }
 
-// concurrent has workers replace one value, each with one of its own kind, and
-// keep a key for itself.
+// concurrent lets workers replace one shared value, each with its own kind, and
+// use a key of their own.
 func (r *rig) concurrent() {
 	var wg sync.WaitGroup
 	r.store(r.a, r.key("shared"), kind(0))
@@ -250,8 +252,8 @@ func (r *rig) concurrent() {
 	wg.Wait()
 }
 
-// kind returns the value that worker i stores, which no part of another makes
-// up.
+// kind returns the value that worker i stores. It is not a part of another
+// worker's value.
 func kind(i int) string { return strings.Repeat(string(rune('a'+i)), 1+5000*i) }
 
 func (r *rig) round(s certmagic.Storage, i int) error {
