@@ -33,8 +33,8 @@ func SocketOf(ln net.Listener, name string) Socket {
 }
 
 // handOver starts cmd, which takes over the sockets. It returns nil once the
-// new process serves them. After an error there is no new process, and none of
-// its connections were accepted.
+// new process serves them. After an error there is no new process, and it has
+// accepted no connection.
 func handOver(ctx context.Context, cmd *exec.Cmd, sockets []Socket) error {
 	c, err := launch(cmd, sockets)
 	if err != nil {
