@@ -8,11 +8,11 @@ import (
 
 // The pauses of a host after failures, doubling from the first to the last.
 const (
-	refusedFirst = 2 * time.Minute // refused by a CA; four in the first hour
+	refusedFirst = 2 * time.Minute // after a refusal by a CA; four in the first hour
 	refusedLast  = 6 * time.Hour
-	brokenFirst  = 5 * time.Second // never reached a decision: network, storage, a CA that is down
+	brokenFirst  = 5 * time.Second // after any other failure: network, storage, a CA that is down
 	brokenLast   = 10 * time.Minute
-	probeFirst   = 30 * time.Second // refused by the staging directory of a CA
+	probeFirst   = 30 * time.Second // after a refusal by the staging directory of a CA
 	probeLast    = time.Hour
 )
 

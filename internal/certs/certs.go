@@ -140,7 +140,7 @@ type Options struct {
 
 	// Addresses are the ones under which CAs reach this machine, for
 	// preflights. Empty means the addresses of its interfaces, if all of them
-	// are public. Zero addresses are an error, and so are Addresses with
+	// are public. A zero netip.Addr is an error, and so are Addresses with
 	// DisablePreflight.
 	Addresses []netip.Addr
 

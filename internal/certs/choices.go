@@ -200,8 +200,8 @@ func (c *choices) issuing(wild string) *choice {
 
 // apart reports whether a host gets its own certificate although the wildcard
 // above it has one: the program says so, sets another issuer for the host, or
-// fails to answer for the wildcard. Until the program first answers for the
-// wildcard, no host is apart: an early order could be an unnecessary one. c may
+// fails to answer for the wildcard. While its first answer for the wildcard is
+// pending, no host is apart: an early order could be an unnecessary one. c may
 // be nil.
 func (c *choices) apart(name, wild string) bool {
 	ch, _ := c.exact(name)

@@ -185,8 +185,8 @@ func (j *janitor) longExpired(ctx context.Context, a *authority, name string) (b
 	return err == nil && time.Since(b.certs[0].NotAfter) > cleanAfter, nil
 }
 
-// belongings returns the storage keys of a host. The certificate comes late: if
-// deletion fails midway, the next cleanup finds the rest by it.
+// belongings returns the storage keys of a host. The certificate is deleted
+// late: after a failure midway, the next cleanup finds the rest by it.
 func (a *authority) belongings(name string) []string {
 	keys := certmagic.StorageKeys
 	return []string{

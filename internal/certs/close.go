@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	closePatience  = 10 * time.Second // Close waits for running work
-	unlockPatience = 5 * time.Second  // Close waits for storage, after that
+	closePatience  = 10 * time.Second // that Close waits for running work
+	unlockPatience = 5 * time.Second  // that Close then waits for storage
 	maxLeft        = 5                // hosts named when their work is left behind
 )
 

@@ -221,8 +221,9 @@ func (m *Manager) await(ctx context.Context, w *waiter, h *host) (*tls.Certifica
 // expedite returns the certificate of h, expired or not. Unless it is fresh,
 // expedite makes sure that a new one comes soon, and returns a channel that is
 // closed at the next outcome. The channel is nil if waiting is useless: after a
-// failure the next try has a fixed time. Handshakes cannot change that; they
-// only make storage be read again, at most once a second.
+// failure the next try has a fixed time. Handshakes cannot change that, except
+// that after a failure of storage they make it be read again, at most once a
+// second.
 func (m *Manager) expedite(h *host) (cert *tls.Certificate, moved <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -74,13 +74,13 @@ type motion struct {
 
 	awaited bool // a handshake waits
 	forced  bool // the program has requested a new certificate, due or not
-	rushed  bool // that was requested while a job ran
+	rushed  bool // the request came while a job ran
 
 	spare     *stored   // served if the certificate in use expires; nil if there is none
 	lapsed    bool      // the wildcard's certificate expired; hosts below were scheduled
 	reloading bool      // its certificate was evicted from memory and is being read again
-	unread    error     // why that failed; nil if it did not
-	unreadAt  time.Time // when it failed
+	unread    error     // error of the last such read; nil if it succeeded
+	unreadAt  time.Time // when that read ended
 	lost      bool      // the certificate is no longer in storage
 
 	vouched   time.Time // when the policy allowed it, if this process asked
@@ -89,7 +89,7 @@ type motion struct {
 
 	unusable int // consecutive damaged reads
 	stalls   int // consecutive failures of storage
-	unknown  int // consecutive answers of the policy that it cannot tell
+	unknown  int // consecutive times that the policy could not tell
 	attempts int // consecutive failed attempts
 	kept     int // consecutive preflights that held back its order
 	err      error

@@ -288,8 +288,9 @@ func (h *holds) release(entered []*hold, err error) {
 
 // refuse notes that a limit has refused the due renewal of name, and returns
 // when the next order may follow. left is the remaining life of the
-// certificate, 0 if there is none. If the limit ends later, it is tried
-// earlier: after half of what is left, but not before half an hour.
+// certificate, 0 if there is none. The wait ends with the limit, and lasts at
+// most half of left, or half an hour if that is longer; if left is 0, only the
+// limit counts.
 func (h *holds) refuse(name string, until time.Time, left time.Duration) time.Time {
 	wait := clampLimit(until)
 	if left > 0 {

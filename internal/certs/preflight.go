@@ -22,8 +22,8 @@ const (
 	preflightFirst = time.Minute     // pause until the next one; doubles up to preflightLast
 	preflightLast  = 10 * time.Minute
 	preflightNudge = 10 * time.Second // until the next one after a handshake
-	// consecutive preflights that hold back an order only because of this
-	// machine's addresses
+	// at most this many consecutive preflights hold back an order only because
+	// of this machine's addresses
 	preflightLimit  = 6
 	maxShownRecords = 3 // in an error
 )

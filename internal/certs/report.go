@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	maxReports = 10_000      // waiting for a slow Observe; then the oldest are dropped
-	reportWait = time.Second // Close waits for Observe
+	maxReports = 10_000      // that wait for a slow Observe; beyond that, the oldest are dropped
+	reportWait = time.Second // that Close waits for Observe
 )
 
 // A reporter reports the states of hosts to the log and to the program. The

@@ -45,7 +45,7 @@ func (g *Templates) Solver(issuer certmagic.Issuer) certmagic.Issuer {
 	}
 	solving := *a
 	solving.DNS01Solver = g.solves
-	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // other copies are equal issuers
+	if a.HTTPProxy != nil || a.NewAccountFunc != nil { // copies of others are equal issuers
 		g.copies[a] = &solving
 	}
 	return &solving

@@ -23,7 +23,7 @@ const (
 
 // A witness notices when a storage has lost its content, by an identity that
 // each storage gets at its first use. It then writes back what this process
-// holds. Otherwise, each host would be ordered again and each member of a
+// holds. Without it, each host would be ordered again and each member of a
 // cluster would make its own root, without any log line.
 type witness struct {
 	ctx     context.Context // its cancellation ends the work
