@@ -279,7 +279,7 @@ func (c *conn) Left() bool {
 // Excused implements exchange.Client. HTTP/1.x has no windows.
 func (c *conn) Excused() time.Duration { return 0 }
 
-// Why implements exchange.Client. HTTP/1.x sends a response for what is wrong.
+// Why implements exchange.Client. HTTP/1.x responds to faults of the client.
 func (c *conn) Why() error {
 	if c.ousted.Load() {
 		return exchange.ErrCut

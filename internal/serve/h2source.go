@@ -172,7 +172,7 @@ func (s *source2) ending() error {
 	return nil
 }
 
-// take copies what has arrived to p. mu is held.
+// take copies bytes that have arrived to p. mu is held.
 func (s *source2) take(p []byte) (n int) {
 	for s.pages != nil && n < len(p) {
 		page := s.pages
@@ -191,7 +191,8 @@ func (s *source2) take(p []byte) (n int) {
 	return n
 }
 
-// settleUp gives what was read back to the flow-control windows. mu is held.
+// settleUp gives the bytes that were read back to the flow-control windows. mu
+// is held.
 func (s *source2) settleUp() {
 	if n := s.lent; n > 0 {
 		s.lent = 0
