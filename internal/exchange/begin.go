@@ -136,7 +136,7 @@ func IsHTTP10(q *http.Request) bool { return q.ProtoMajor == 1 && q.ProtoMinor =
 
 // CloseUnbounded makes the response to q the last one of its connection if the
 // bytes after q may be its body. HTTP/1.0 requires a length for every body, but
-// not every sender does so (RFC 1945, 7.2.2 and 8.3). net/http reads those
+// not every sender gives one (RFC 1945, 7.2.2 and 8.3). net/http reads those
 // bytes as another request.
 func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
 	if IsHTTP10(q) && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
