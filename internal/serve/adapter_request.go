@@ -335,7 +335,7 @@ func (a *adapter) closeBody() bool {
 	return s.whole()
 }
 
-// leaveBody ends all reading of the body by the handler.
+// leaveBody ends all reading of the body by the handler, if there can be any.
 func (a *adapter) leaveBody() {
 	b, s := &a.w.body, a.f.body()
 	if s.length() == 0 && !a.f.looksOut() && !s.bounded() {

@@ -325,7 +325,7 @@ func (w *response) WriteString(s string) (int, error) {
 	return w.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // not changed, not kept
 }
 
-// put appends p to buf. What does not fit goes to the front.
+// put gives p to the front. Small pieces gather in buf first.
 func (a *adapter) put(p []byte) (total int, err error) {
 	if a.sent && a.n == 0 && a.out.length >= 0 { // nothing to gather
 		return a.emit(p)

@@ -61,8 +61,8 @@ type Client struct {
 // A Cause is what was refused and why. Neither text comes from a client.
 type Cause struct {
 	What string // "connections", "handshakes" or "requests"
-	// the setting whose limit was reached or that was wrong, the status of the
-	// response, or a word
+	// a setting, alone if its limit was reached, or followed by the fault; for
+	// a request the status of the response; or a word
 	Why string
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Beside is a server that the program brings itself.
+// A Beside is a server that the program provides.
 type Beside interface {
 	Serve(context.Context, http.Handler) error
 }

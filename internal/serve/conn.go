@@ -46,7 +46,7 @@ type conn struct {
 	front     *front1               // where tryRead reads to
 	ctx       context.Context       // context of requests to handlers; nil until the first
 	peerText  string                // the peer's address; empty until needed
-	first     [1]byte               // buffer of awaitTLS
+	first     [1]byte               // buffer for one byte; see awaitTLS
 	readArmed time.Time             // when the read deadline expires
 	quiet     bool                  // it waits on a goroutine of its own; see startAfresh
 	timedOut  bool                  // the last wait ended at its deadline

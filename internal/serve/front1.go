@@ -24,7 +24,7 @@ type front1 struct {
 	c *conn
 	x *fastExchange // nil if the connection has been given away
 
-	in      *[bufferSize]byte // nil likewise
+	in      *[bufferSize]byte // nil if the connection has been given away
 	r, w    int               // in[r:w] is unread
 	headAt  int               // start of the last parsed head
 	headLen int

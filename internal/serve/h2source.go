@@ -38,7 +38,7 @@ type source2 struct {
 	bound   bool // readBy has set until; a zero until is then no deadline
 	until   time.Time
 	late    bool // the deadline, or the client's time limit, has passed
-	waiting bool // a reader has waited since since
+	waiting bool // a reader waits; its wait began at since
 	since   time.Time
 
 	excused atomic.Int64 // how long reads have waited for a client that was not free to send

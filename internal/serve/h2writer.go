@@ -27,7 +27,7 @@ type writer2 struct {
 	swept   int       // writes at the sweeper's last visit
 	emitted int64     // time of the last write; used by the writing goroutine only
 	mark    peek.Mark // mark of the write in progress, at the sweeper's last visit
-	took    time.Time // when the client last read some of a write, or everything was written
+	took    time.Time // when the client last read some of a write, or nothing was being written
 	failed  error     // error of the first failed write
 	queued  int       // bytes of control frames in out
 	room    sync.Cond

@@ -37,10 +37,10 @@ func (s *Server) accepting(ctx context.Context, ln net.Listener) (context.Contex
 
 // retire keeps the connections that the process had at the hand-over, until ctx
 // is done or DrainTimeout has passed. They serve the next request, and no
-// other. Upgraded connections and streams run to their own end, and connections
-// without a first request may still send it. No connection is lost: both
-// processes have the listener's file descriptor. retire returns the limit of
-// the drain that follows.
+// other. Upgraded connections and streaming responses run to their own end, and
+// connections without a first request may still send it. No connection is lost:
+// both processes have the listener's file descriptor. retire returns the limit
+// of the drain that follows.
 func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Duration {
 	begin()
 	s.wakeAll()

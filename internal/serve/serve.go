@@ -113,8 +113,8 @@ var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were 
 // accepting, lets requests finish, closes upgraded connections politely, and
 // cuts the remaining ones at DrainTimeout. It closes ln and returns nil after a
 // clean drain. If Handed is done, it also stops accepting, but upgraded
-// connections and streams continue until ctx is done or DrainTimeout has
-// passed: see retire.
+// connections and streaming responses continue until ctx is done or
+// DrainTimeout has passed: see retire.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	drain, retire := s.start(ln)
 	defer drain()

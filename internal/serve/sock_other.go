@@ -21,10 +21,9 @@ func (c *conn) readNow([]byte) int { return 0 }
 // sweeper starts it, so that short exchanges cost nothing; the exchange ends
 // it.
 //
-// Two clients are noticed later than with a peek: one that sends more than
-// maxAhead bytes before it leaves, when these are read; and one that leaves
-// during an unread body whose request waits in the handler lane, when the body
-// is read.
+// Two clients are noticed later than with a peek. One sends more than maxAhead
+// bytes before it leaves. The other leaves while its request waits in the
+// handler lane with an unread body. They are noticed when these bytes are read.
 type lookahead struct {
 	looks chan struct{} // closed when look has ended; nil if it does not run
 	ahead []byte        // bytes that look has read
