@@ -11,8 +11,8 @@ import (
 // Hooks are functions of the program that are called at the beginning of an
 // exchange and of each of its attempts. A nil *Hooks has none.
 type Hooks struct {
-	Begin   func(*Beginning) // at the beginning of exchanges; if nil, Attempt is not called either
-	Attempt func(*Beginning)
+	Begin   func(*Beginning) // called at the beginning of exchanges; may be nil
+	Attempt func(*Beginning) // called at the beginning of attempts; may be nil
 
 	Times  bool        // records get a Timeline
 	Number string      // the header of identifiers, which hooks cannot set; "" if there is none
