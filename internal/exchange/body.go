@@ -25,7 +25,7 @@ type Body struct {
 
 	src      io.Reader
 	length   int64 // -1 if it is not known
-	max      int64 // maximal number of bytes; 0 means no limit
+	max      int64 // maximum number of bytes; 0 means no limit
 	whole    atomic.Bool
 	lost     atomic.Bool // bytes were read that are not kept
 	answered atomic.Bool // the response has begun

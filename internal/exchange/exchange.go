@@ -50,7 +50,7 @@ type Exchange struct {
 	Numbering Numbering // how RequestID is sent
 
 	Hooks     *Hooks               // the Router's; may be nil
-	Set       []header.Replacement // by the Begin hook; Numbered sends them
+	Set       []header.Replacement // set by the Begin hook; Numbered sends them
 	begun     bool                 // the other lane has called Begin
 	beginning *Beginning           // nil until needed
 
@@ -66,7 +66,7 @@ type Exchange struct {
 	Watched  bool          // a Watcher counts the response
 	Refused  bool          // no target has responded: the proxy or its ErrorHandler does
 	Charged  []*limit.Rule // rules that have already taken a token, before a hand-over
-	Tried    []string      // keys of targets that have failed before it
+	Tried    []string      // keys of targets that have failed before the hand-over
 	Answer   *Answer       // a response that only has to be written; nil if there is none
 	Paged    bool          // a page of the program responds: no other page may replace it
 

@@ -19,7 +19,7 @@ type Handover struct {
 	Begun bool                 // the hook Begin has been called
 	Set   []header.Replacement // headers set by that hook
 
-	taken atomic.Bool // by the first exchange of the request
+	taken atomic.Bool // set by the first exchange of the request
 }
 
 // Untried allows the failed targets to be asked again: they refused only the

@@ -79,8 +79,8 @@ type arrivalKey struct{}
 // more.
 type Slot struct {
 	Client Client          // the request's
-	Drain  context.Context // from another lane; may be nil
-	Known  *Handover       // from another lane; nil without one
+	Drain  context.Context // see WithDrain
+	Known  *Handover       // from another lane; may be nil
 	Names  Names           // names of the fields, as the client sent them
 
 	taken   atomic.Bool // set by the caller that fills it
