@@ -73,7 +73,7 @@ type fastExchange struct {
 	hop       header.Hop
 
 	hit    Hit
-	scheme string // the client's scheme, as a trusted peer reports it
+	scheme string // the client's scheme, from a trusted peer if there is one
 	start  time.Time
 	dial   time.Duration // duration of the attempt's dial
 	rec    exchange.Record
@@ -91,7 +91,7 @@ type fastExchange struct {
 	// separates clients
 	origin    proxyproto.Header
 	beginning exchange.Beginning
-	set       []header.Replacement // by the Begin hook
+	set       []header.Replacement // set by the Begin hook
 
 	attempts forward.Attempts
 	upload   upload

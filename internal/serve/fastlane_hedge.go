@@ -71,7 +71,7 @@ func (e *bothFailedError) Unwrap() error { return &e.first }
 func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	_ = up.SetReadDeadline(deadline)
 	first := x.attempts.Target
-	other, _ := x.attempts.Fork(time.Now()) // it has no Pick, so no error
+	other, _ := x.attempts.Fork(time.Now()) // this lane has no Pick, so no error
 	if other == nil {
 		return up, up.Fill()
 	}

@@ -40,7 +40,7 @@ type front1 struct {
 	leaves   bool // the client wants the connection closed after the response
 	stays    bool // a client of HTTP/1.0 wants the connection kept
 
-	begun   bool // the final head is in out
+	begun   bool // the final head was written to out
 	chunked bool
 	open    bool  // the body ends with the connection
 	err     error // error of the first write that failed

@@ -53,7 +53,7 @@ func (c *conn) run() {
 			f.giveBack()
 			c.lingerClose()
 			return
-		case gone: // together with f
+		case gone: // f is not ours any more
 			return
 		}
 	}
