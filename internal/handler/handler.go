@@ -82,7 +82,7 @@ func sever(w http.ResponseWriter) {
 	if err != nil {
 		return
 	}
-	defer func() { nc.Close() }() // a TLS connection without close_notify: the one below it
+	defer func() { nc.Close() }() // the connection below TLS, so without close_notify
 	for {
 		switch c := nc.(type) {
 		case interface{ SetLinger(int) error }:

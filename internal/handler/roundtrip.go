@@ -45,7 +45,7 @@ type roundTrip struct {
 	named    []string           // values of the response's Connection, for its trailers
 	// the Sec-WebSocket-Key that we sent to the target; "" if none
 	key string
-	set []header.Replacement // by the hook of the latest attempt
+	set []header.Replacement // set by the hook of the latest attempt
 }
 
 // methods are method values of a roundTrip and of its flight. They are kept, so
