@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// The race detector makes sync.Pool drop items at random, so this one runs
+// The race detector makes sync.Pool drop items at random, so this test runs
 // without it. Each exchange on the short way of the handler lane starts an
 // attempt.
 func TestAnAttemptStartsWithoutAllocating(t *testing.T) {

@@ -12,29 +12,29 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A body is the body of a response, and owns its connection until its end. It
-// is for one goroutine.
+// A body is the body of a response. It owns its connection until its end. Only
+// one goroutine may use it.
 type body struct {
 	conn    *pool.Conn
 	stop    func() bool // unbinds conn from ctx
 	ctx     context.Context
-	upload  *upload // nil, or what may still be sending the request
+	upload  *upload // may still send the request; nil if there is no upload
 	res     *http.Response
 	framing h1.Framing
-	keep    bool // both sides want to use the connection again
+	keep    bool // both sides keep the connection open
 
-	left    int64     // of a sized body
-	chunks  h1.Chunks // of a chunked one
-	decoded []byte    // of a chunked one: data in the connection's buffer
-	ahead   int       // of a chunked one: bytes that were decoded before it was attached
-	behind  error     // of a chunked one: what comes after decoded
+	left    int64     // remaining bytes of a sized body
+	chunks  h1.Chunks // decoder of a chunked body
+	decoded []byte    // decoded data of a chunked body, in the connection's buffer
+	ahead   int       // bytes of a chunked body that were decoded before Attach
+	behind  error     // what follows decoded in a chunked body
 	err     error     // sticky; set once the connection is gone
 }
 
-// A Room is memory for the body of a response.
+// A Room is memory for the body of one response.
 type Room struct{ body body }
 
-// Read implements io.Reader. The last bytes come with io.EOF.
+// Read implements io.Reader. It returns the last bytes together with io.EOF.
 func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case b.err != nil || len(p) == 0:
@@ -75,8 +75,8 @@ func (b *body) readChunked(p []byte) (int, error) {
 	return n, b.err
 }
 
-// decode decodes what has arrived, if nothing is left to deliver. It reports
-// whether there is something then: data, or what comes behind it.
+// decode decodes what has arrived, if no decoded data is left. It reports
+// whether there now is data, or the end or error after it.
 func (b *body) decode() bool {
 	if len(b.decoded) == 0 && b.behind == nil {
 		data, n, err := b.chunks.Decode(b.conn.Buffered())
@@ -98,8 +98,8 @@ func (b *body) trailers() {
 	}
 }
 
-// Buffered returns how many bytes Read gives without waiting; its end counts as
-// one.
+// Buffered returns how many bytes Read returns without waiting; the end counts
+// as one byte.
 func (b *body) Buffered() int {
 	if b.err != nil {
 		return 0
@@ -117,8 +117,8 @@ func (b *body) Buffered() int {
 	}
 }
 
-// Close gives the connection back when the rest of the body has arrived
-// already, and closes it otherwise.
+// Close returns the connection to the pool if the rest of the body has already
+// arrived, and closes it otherwise.
 func (b *body) Close() error {
 	if b.err != nil {
 		return nil
@@ -144,8 +144,9 @@ func (b *body) Close() error {
 	return nil
 }
 
-// finish ends the exchange at the end of its response. A request that is not
-// sent completely by now will not be (RFC 9112, 9.3): its connection closes.
+// finish ends the exchange at the end of its response. If the request has not
+// been sent completely, it never will be (RFC 9112, 9.3): its connection
+// closes.
 func (b *body) finish() {
 	b.err = io.EOF
 	unbound := b.stop()
@@ -171,8 +172,8 @@ func (b *body) fail(err error) {
 	b.err = err
 }
 
-// A switchedBody is the connection behind a 101, with the bytes that came along
-// with the head.
+// A switchedBody is the connection after a 101, with the bytes that came with
+// the head.
 type switchedBody struct {
 	net.Conn
 	ahead []byte
@@ -191,7 +192,7 @@ func (s *switchedBody) NetConn() net.Conn { return s.Conn }
 
 func (s *switchedBody) cancel() { s.Conn.Close() }
 
-// Read reads the bytes that came along first.
+// Read first returns the bytes that came with the head.
 func (s *switchedBody) Read(p []byte) (int, error) {
 	if len(s.ahead) == 0 {
 		return s.Conn.Read(p)
@@ -201,7 +202,7 @@ func (s *switchedBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// CloseWrite ends our half of the connection.
+// CloseWrite closes our half of the connection.
 func (s *switchedBody) CloseWrite() error {
 	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()

@@ -1,5 +1,5 @@
-// Package client asks one target over HTTP/1.1: an http.RoundTripper's work,
-// with interim responses, for the handler lane.
+// Package client sends requests to one target over HTTP/1.1, as an
+// http.RoundTripper with interim responses, for the handler lane.
 //
 //   - client.go: one request, over a kept connection or a new one
 //   - try.go: one attempt over one connection
@@ -21,9 +21,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// A Client reaches one target over HTTP/1.1, plain or TLS, on the goroutine of
-// its caller: it writes the request and reads the response itself. Only while a
-// request body is still to be sent, a second goroutine sends it.
+// A Client reaches one target over HTTP/1.1, plain or TLS. It writes the
+// request and reads the response on the goroutine of its caller. A second
+// goroutine runs only to send a longer request body.
 type Client struct {
 	pool     *pool.Pool
 	timeouts Timeouts
@@ -31,35 +31,36 @@ type Client struct {
 
 // Timeouts limit an attempt. Zero means no limit.
 type Timeouts struct {
-	Dial   time.Duration // of a connection, its TLS handshake included
+	Dial   time.Duration // to open a connection, including its TLS handshake
 	Header time.Duration // from the end of the request to the head of the final response
-	Stall  time.Duration // without a byte of the request that the target takes
+	Stall  time.Duration // without progress in sending the request
 }
 
-// New returns a client that connects by p.
+// New returns a client that uses the connections of p.
 func New(p *pool.Pool, limits Timeouts) *Client { return &Client{p, limits} }
 
-// Dialing is a context of a request that is told how long a connection took to
-// open.
+// Dialing is a request context that is notified of how long a connection took
+// to open.
 type Dialing interface{ Dialed(took time.Duration) }
 
-// A Binder is the context of a request that is told of its connection, which
-// costs less than [context.AfterFunc].
+// A Binder is a request context that gets the request's connection. That is
+// cheaper than [context.AfterFunc].
 type Binder interface {
 	context.Context
 	Dialing
 
-	// Bind makes the end of the context one of the lease. The returned function
-	// undoes it and reports whether it came in time.
+	// Bind makes the end of the context abort the lease. The returned function
+	// undoes that, and reports whether the context had not ended before.
 	Bind(l pool.Lease) (unbind func() bool)
 }
 
-// CloseIdleConnections closes the connections that carry no exchange.
+// CloseIdleConnections closes the connections that are not in use.
 func (c *Client) CloseIdleConnections() { c.pool.CloseIdle() }
 
-// Start returns a Try of req whose head the caller writes to Out. req has no
-// body, and ctx ends the Try. Interim responses go to on1xx, 100 included; an
-// error from it ends the Try. room is the response's until its body is closed.
+// Start returns a Try of req; the caller writes the request's head to Out. req
+// has no body. The end of ctx ends the Try. Interim responses, including 100,
+// go to on1xx; an error from it ends the Try. room belongs to the response
+// until its body is closed.
 func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, http.Header) error, room *Room) Try {
 	t := Try{c: c, req: req, ctx: ctx, on1xx: on1xx, room: room, scratch: scratches.Get().(*scratch)}
 	t.Out = t.Out[:0]
@@ -68,21 +69,21 @@ func (c *Client) Start(ctx context.Context, req *http.Request, on1xx func(int, h
 
 // Do performs one attempt, see Doer.
 //
-// The fields of req.Header are sent as they are, but for Host and the framing,
-// which follow from req.Host, Body, ContentLength and Trailer; an empty
-// User-Agent is left out, unless the Order says otherwise, and none is
-// invented. They are sent in the [exchange.Order] of the context, or else
-// sorted. req.Body is read until the attempt ends, maybe after Do returned, and
-// is not closed. When req.Context() is done, whatever goes on fails.
+// The fields of req.Header are sent as they are, except Host and the framing,
+// which follow from req.Host, Body, ContentLength and Trailer. An empty
+// User-Agent is left out, unless the Order keeps it, and none is added. Fields
+// are sent in the [exchange.Order] of the context, or else sorted. req.Body is
+// read until the attempt ends, maybe after Do has returned, and is not closed.
+// When req.Context() is done, everything in progress fails.
 //
-// The response's body is an io.ReadWriteCloser with CloseWrite after a 101.
-// Otherwise it may tell by a method Buffered how many bytes can be read without
-// waiting; its end fills in Response.Trailer; closing it before its end closes
-// the connection unless the rest has arrived already.
+// After a 101 the response's body is an io.ReadWriteCloser with CloseWrite.
+// Otherwise it may have a method Buffered, which returns how many bytes can be
+// read without waiting. Its end fills in Response.Trailer. Closing it before
+// its end closes the connection, unless the rest has already arrived.
 //
-// A kept connection that turns out dead is replaced when nothing was written to
-// it; and once, after a write, when the request is idempotent, whole and
-// unanswered (RFC 9110, 9.2.2).
+// A kept connection that turns out dead is replaced if nothing was written to
+// it. After a write it is replaced only once, and only if the request is
+// idempotent, whole and unanswered (RFC 9110, 9.2.2).
 func (c *Client) Do(req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
 	t := &Try{c: c, req: req, ctx: req.Context(), on1xx: on1xx}
 	if err := t.prepare(); err != nil {
@@ -99,8 +100,8 @@ func (c *Client) Do(req *http.Request, on1xx func(int, http.Header) error) (*htt
 	return t.final(n), nil
 }
 
-// Exchange sends the request over one connection, or another, until it is
-// answered. It returns the length of the response's head.
+// Exchange sends the request over one connection after another until there is a
+// response. It returns the length of the response's head.
 func (t *Try) Exchange() (int, error) {
 	for fresh := false; ; {
 		if err := t.connect(fresh); err != nil {
@@ -113,7 +114,7 @@ func (t *Try) Exchange() (int, error) {
 		if !t.again(err) {
 			return 0, err
 		}
-		fresh = err.Wrote // the other kept connections are probably as dead
+		fresh = err.Wrote // the other kept connections are probably dead, too
 	}
 }
 
@@ -156,7 +157,7 @@ func (t *Try) connect(fresh bool) error {
 	return nil
 }
 
-// take takes a kept connection, nil if there is none.
+// take takes a kept connection, or returns nil if there is none.
 func (t *Try) take() *pool.Conn {
 	if !t.c.pool.Apart {
 		return t.c.pool.Take()
@@ -164,7 +165,7 @@ func (t *Try) take() *pool.Conn {
 	return t.c.pool.TakeFor(proxyproto.FromContext(t.ctx))
 }
 
-// again reports whether the request may be sent once more after err.
+// again reports whether the request may be sent again after err.
 func (t *Try) again(err *exchange.AttemptError) bool {
 	switch {
 	case !t.conn.Reused() || t.answered || t.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded):
@@ -175,7 +176,7 @@ func (t *Try) again(err *exchange.AttemptError) bool {
 	return !err.Wrote || exchange.Idempotent(t.req.Method)
 }
 
-// Fail closes the connection and says how far the attempt came.
+// Fail closes the connection and returns how far the attempt came.
 func (t *Try) Fail(op string, err error) *exchange.AttemptError {
 	t.stop()
 	wrote := t.conn.Wrote()

@@ -43,7 +43,8 @@ func clientOf(t testing.TB, script func(*proxytest.BackendConn)) (forward.Doer, 
 	return client.New(p, client.Timeouts{}), p, b
 }
 
-// request is a request as the handler lane makes it: its body is not in memory.
+// request makes a request like those of the handler lane: its body is not in
+// memory.
 func request(t testing.TB, method, target string, body io.Reader, length int64) *http.Request {
 	u, err := url.Parse("http://target.test" + target)
 	require.NoError(t, err)
@@ -67,7 +68,7 @@ func do(t testing.TB, c forward.Doer, q *http.Request) (res *http.Response, cont
 	return res, string(b)
 }
 
-// failure performs q and returns how it failed.
+// failure performs q and returns its failure.
 func failure(t testing.TB, c forward.Doer, q *http.Request) *exchange.AttemptError {
 	t.Helper()
 	res, err := c.Do(q, nil)
@@ -85,7 +86,7 @@ func TestClientWritesTheRequestAsGiven(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		req  func(*http.Request)
-		want []string // lines, in any order but for the first
+		want []string // lines in any order, except the first
 		body string
 	}{
 		{"a plain request, with no User-Agent of our own", func(*http.Request) {},
@@ -157,8 +158,8 @@ func TestClientRefusesWhatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// The reference is http.Transport: whatever a target answers rightly, both say
-// the same about it.
+// The reference is http.Transport: for any valid response, both return the
+// same.
 func TestClientReadsResponsesAsTransportDoes(t *testing.T) {
 	for _, tt := range []struct{ name, method, raw string }{
 		{"sized", "GET", plainOK},
@@ -237,7 +238,7 @@ func TestClientKeepsConnectionsThatAreAtRest(t *testing.T) {
 			c, p, b := clientOf(t, proxytest.Reply(tt.raw, plainOK))
 			do(t, c, request(t, tt.method, "/", nil, 0))
 			assert.Equal(t, tt.keep, p.Idle() == 1)
-			if !tt.keep { // the script starts anew on the next connection
+			if !tt.keep { // the script restarts on the next connection
 				do(t, c, request(t, tt.method, "/", nil, 0))
 				assert.Equal(t, 2, b.Conns())
 				return
@@ -354,7 +355,7 @@ func TestClientSwitchesProtocolsAndKeepsEveryByte(t *testing.T) {
 		bc.Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nahead")
 		s, _ := bc.ReadString(5)
 		bc.Send(" " + s)
-		io.Copy(io.Discard, bc) // until our half closes
+		io.Copy(io.Discard, bc) // until our half is closed
 		bc.Send(" bye")
 	})
 	q := get(t)

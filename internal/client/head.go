@@ -13,21 +13,22 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// What a request cannot be sent for: somebody's Rewrite has made it up.
+// Reasons why a request cannot be sent: a Rewrite hook has made it invalid.
 var (
 	errBadMethod = errors.New("request method is not a token")
 	errBadTarget = errors.New("invalid byte in the request target")
 	errBadHost   = errors.New("invalid byte in the request's host")
 )
 
-// A head is a request that can be written.
+// A head is a request that is valid for writing.
 type head struct {
 	req          *http.Request
 	target, host string
 	framing      h1.Framing
 }
 
-// requestHead checks what AppendField and its kin would have to repair.
+// requestHead checks the values that AppendField and others would have to
+// repair.
 func requestHead(req *http.Request) (*head, error) {
 	h := &head{req: req, target: requestTarget(req), host: req.Host}
 	if h.host == "" {
@@ -51,7 +52,7 @@ func requestHead(req *http.Request) (*head, error) {
 	return h, nil
 }
 
-// requestTarget is in origin-form, or what Opaque says.
+// requestTarget returns the target in origin-form, or from Opaque.
 func requestTarget(req *http.Request) string {
 	u := req.URL
 	if u.Opaque == "" {
@@ -82,7 +83,7 @@ func (h *head) append(dst []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// skipped reports whether a field of the header map is not written from there.
+// skipped reports whether a field of the header map is not written as it is.
 func skipped(name string, values []string, order *exchange.Order) bool {
 	switch http.CanonicalHeaderKey(name) {
 	case "Host", "Content-Length", "Transfer-Encoding", "Trailer":
@@ -115,16 +116,16 @@ func (h *head) appendFraming(dst []byte) []byte {
 	return dst
 }
 
-// ResponseHeader copies the fields into a map, and their names.
+// ResponseHeader copies the fields into a map, and returns their names.
 // Transfer-Encoding is left out, and a repeated Content-Length counts once.
 func ResponseHeader(res *h1.Response) (http.Header, exchange.Names) {
 	h := make(http.Header, len(res.Fields))
 	return h, AddFields(h, res, func(f *h1.Field) bool { return !header.EqualFold(f.Name, "Transfer-Encoding") })
 }
 
-// AddFields adds to h the fields of res that pass: one string for all of them,
-// and one slice, which has the names that it returns, too. A repeated
-// Content-Length counts once.
+// AddFields adds the fields of res that pass to h, and returns their names. It
+// allocates one string and one slice for all of them. A repeated Content-Length
+// counts once.
 func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) exchange.Names {
 	size, count := 0, 0
 	for i := range res.Fields {
@@ -160,8 +161,8 @@ func AddFields(h http.Header, res *h1.Response, pass func(*h1.Field) bool) excha
 	return names
 }
 
-// AnnouncedTrailers takes the Trailer fields out of h and returns the names
-// they announce, without those that must not come.
+// AnnouncedTrailers removes the Trailer fields from h and returns the names in
+// them, except forbidden ones.
 func AnnouncedTrailers(h http.Header) http.Header {
 	lines := h["Trailer"]
 	delete(h, "Trailer")

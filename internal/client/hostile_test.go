@@ -23,7 +23,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// answer is a script that reads one request head and then acts.
+// answer returns a script that reads one request head and then calls act.
 func answer(act func(*proxytest.BackendConn)) func(*proxytest.BackendConn) {
 	return func(bc *proxytest.BackendConn) {
 		if _, err := bc.ReadHead(); err == nil {
@@ -37,7 +37,7 @@ func TestHostileHeadsFailTheExchange(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		raw      string
-		protocol bool // not HTTP, rather than cut off
+		protocol bool // the failure is invalid HTTP, not a cut connection
 	}{
 		{"nothing", "", false},
 		{"another protocol", "220 mail.example.com ESMTP\r\n", true},
@@ -108,8 +108,8 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 	}
 }
 
-// What is wrong with the beginning of a body is the failure of the attempt when
-// it comes with the head.
+// An error in the beginning of a body fails the attempt if that beginning comes
+// with the head.
 func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
 	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(body, func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestStaleConnectionsAreReplacedAsAllowed(t *testing.T) {
 		name   string
 		method string
 		body   func(*http.Request)
-		die    string // "idle": before the request; "head": after it; else after this answer
+		die    string // "idle": before the request; "head": after it; otherwise after this answer
 		want   bool
 	}{
 		{"GET, closed while idle", "GET", nil, "idle", true},
@@ -366,8 +366,8 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 	})
 }
 
-// piped returns a pool of connections in memory to a target that runs script,
-// for use in a bubble of synctest.
+// piped returns a pool of in-memory connections to a target that runs script,
+// for use in a synctest bubble.
 func piped(t testing.TB, script func(*proxytest.Conn)) *pool.Pool {
 	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
 		near, far := net.Pipe()
@@ -381,7 +381,7 @@ func piped(t testing.TB, script func(*proxytest.Conn)) *pool.Pool {
 	return p
 }
 
-// endless is a body without an end.
+// endless is an infinite body.
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
@@ -456,7 +456,7 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		c, _, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
 			bc.CloseWrite()
-			io.CopyN(io.Discard, bc, 1<<20) // let the answer arrive before the reset
+			io.CopyN(io.Discard, bc, 1<<20) // lets the answer arrive before the reset
 		}))
 		res, content := do(t, c, request(t, "POST", "/", endless{}, -1))
 		assert.Equal(t, 413, res.StatusCode)
@@ -491,8 +491,8 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 	})
 }
 
-// forwarding.md: a client's own error in a body is no fault of the target, and
-// what arrived must not look complete.
+// forwarding.md: an error of the client in a body is not a fault of the target,
+// and the received part must not look complete.
 func TestAnUploadThatFailsNeverLooksComplete(t *testing.T) {
 	fault := errors.New("client went away")
 	for _, tt := range []struct {
@@ -551,7 +551,7 @@ func TestA101DuringAnUploadIsRefused(t *testing.T) {
 	w.Close()
 }
 
-// CVE-2020-15586 and its kin: uploads, early answers and clients that leave,
+// CVE-2020-15586 and similar: uploads, early answers and clients that leave,
 // all at once.
 func TestNothingRacesWhenEverythingEndsAtOnce(t *testing.T) {
 	c, _, _ := clientOf(t, func(bc *proxytest.BackendConn) {
@@ -565,7 +565,7 @@ func TestNothingRacesWhenEverythingEndsAtOnce(t *testing.T) {
 			if bc.Number%2 == 0 {
 				return
 			}
-		} // what is left of a body counts as another head: the answer is one too many
+		} // the rest of a body counts as another head: the answer is one too many
 	})
 	var wg sync.WaitGroup
 	for g := range 4 {

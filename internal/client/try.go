@@ -18,39 +18,40 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// Bounds of one exchange with a target.
+// Limits of one exchange with a target.
 const (
 	maxInlineBody = 16 << 10    // a body in memory up to this size goes out with the head
-	continueWait  = time.Second // how long a target may think about Expect: 100-continue
+	continueWait  = time.Second // how long to wait for a response to Expect: 100-continue
 )
 
-// A Try is a request on its way over one connection, and its response head.
+// A Try is a request on one connection, and its response head.
 type Try struct {
 	*scratch
 
 	c     *Client
 	req   *http.Request
-	ctx   context.Context // ends the try; a flight, or the request's
+	ctx   context.Context // ends the try; a flight, or the request's context
 	on1xx func(int, http.Header) error
 
 	conn     *pool.Conn
 	stop     func() bool // unbinds conn from the request's context
-	upload   *upload     // nil unless the body goes out on a goroutine of its own
-	room     *Room       // nil means that body is made anew
-	body     *body       // of the response, once its head is read
-	answered bool        // a response byte has come
+	upload   *upload     // nil unless another goroutine sends the body
+	room     *Room       // nil means that body is allocated
+	body     *body       // body of the response, after its head
+	answered bool        // a byte of the response has arrived
 	interim  int         // bytes of interim heads
 }
 
-// A scratch is memory that is needed only until the response head is read.
+// A scratch is memory that is needed only until the response head has been
+// read.
 type scratch struct {
-	Out  []byte      // the request's head, with what of its body goes along
-	Head h1.Response // of the last response, interim ones included
+	Out  []byte      // the request's head, with the part of the body that is sent with it
+	Head h1.Response // the latest response, interim ones included
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// Free gives the memory back. Nothing of the head is valid behind it.
+// Free returns the memory to a pool. The head is not valid after it.
 func (t *Try) Free() {
 	s := t.scratch
 	s.Head.Reset()
@@ -59,8 +60,8 @@ func (t *Try) Free() {
 	}
 }
 
-// prepare checks the request and writes its head, with a small body that is in
-// memory already, into the scratch.
+// prepare checks the request and writes its head into the scratch, with a small
+// body that is already in memory.
 func (t *Try) prepare() error {
 	head, err := requestHead(t.req)
 	if err != nil {
@@ -89,8 +90,8 @@ func (t *Try) prepare() error {
 	return nil
 }
 
-// run sends the request and reads the head of the final response, or of a 101,
-// whose length it returns.
+// run sends the request and reads the head of the final response or of a 101.
+// It returns the length of that head.
 func (t *Try) run() (int, *exchange.AttemptError) {
 	if err := t.send(); err != nil {
 		op := "write"
@@ -119,7 +120,7 @@ func (t *Try) run() (int, *exchange.AttemptError) {
 	}
 }
 
-// send writes what is in the scratch. Without an upload it also waits for the
+// send writes the bytes in the scratch. Without an upload it also waits for the
 // first bytes of the response.
 func (t *Try) send() error {
 	now := time.Now()
@@ -140,7 +141,7 @@ func (t *Try) send() error {
 	return nil
 }
 
-// armHeader bounds the wait for the response head from now on.
+// armHeader sets the deadline of the response head, counted from now.
 func (t *Try) armHeader(now time.Time) {
 	var deadline time.Time
 	if t.c.timeouts.Header > 0 {
@@ -153,9 +154,9 @@ func (t *Try) expects() bool {
 	return strings.EqualFold(t.req.Header.Get("Expect"), "100-continue")
 }
 
-// awaitContinue holds the body back until the target has said something or has
-// thought for long enough (RFC 9110, 10.1.1). What it says is read by head; a
-// final response to a body that was held back leaves it unsent.
+// awaitContinue holds the body back until the target has responded or the wait
+// is over (RFC 9110, 10.1.1). head reads the response. After a final response
+// the body is not sent.
 func (t *Try) awaitContinue(now time.Time) error {
 	_ = t.conn.SetReadDeadline(now.Add(continueWait))
 	err := t.conn.Fill()
@@ -167,7 +168,7 @@ func (t *Try) awaitContinue(now time.Time) error {
 	return err
 }
 
-// head waits for a response head and parses it. It returns its length.
+// head waits for a response head, parses it, and returns its length.
 func (t *Try) head() (int, error) {
 	for {
 		if b := t.conn.Buffered(); len(b) > 0 {
@@ -198,7 +199,7 @@ func (t *Try) fill() error {
 	}
 }
 
-// protocolError marks what the target should not have sent.
+// protocolError marks faults of the target's response.
 func protocolError(err error) error {
 	if err == nil {
 		return nil
@@ -210,8 +211,8 @@ func protocolError(err error) error {
 	return err
 }
 
-// onInterim passes a 1xx on. Any of them lets a body go that was held back: a
-// target that has begun to work need not be waited for.
+// onInterim passes on a 1xx. Any 1xx releases a body that was held back: the
+// target has begun to work.
 func (t *Try) onInterim(n int) error {
 	if t.interim += n; t.interim > exchange.MaxInterimSum {
 		return exchange.ErrInterim
@@ -240,8 +241,9 @@ func (t *Try) final(n int) *http.Response {
 	return res
 }
 
-// begin prepares the body behind the head of n bytes. What has come of a
-// chunked one is decoded: what is wrong with that can still be answered.
+// begin prepares the body after the head of n bytes. It decodes the part of a
+// chunked body that has arrived: an error in that part can still be answered
+// with an error response.
 func (t *Try) begin(n int) error {
 	if t.room == nil {
 		t.room = new(Room)
@@ -260,7 +262,7 @@ func (t *Try) begin(n int) error {
 	return nil
 }
 
-// Attach makes what follows the head of n bytes the body of res.
+// Attach makes the bytes after the head of n bytes the body of res.
 func (t *Try) Attach(res *http.Response, n int) {
 	b := t.body
 	b.res, res.Body = res, b
@@ -283,7 +285,7 @@ func (t *Try) Attach(res *http.Response, n int) {
 	}
 }
 
-// chunkedCoding is what net/http calls a chunked body. Read-only.
+// chunkedCoding is net/http's value for a chunked body. Read-only.
 var chunkedCoding = []string{"chunked"}
 
 // switched turns the connection into the response's body.
@@ -300,7 +302,8 @@ func (t *Try) switched(n int) (*http.Response, error) {
 	return res, nil
 }
 
-// header is that of the latest response. Its names go to the request's Order.
+// header returns the header of the latest response. It stores the names in the
+// request's Order.
 func (t *Try) header() http.Header {
 	h, names := ResponseHeader(&t.Head)
 	if o := exchange.OrderFrom(t.ctx); o != nil {

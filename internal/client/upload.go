@@ -16,19 +16,19 @@ import (
 )
 
 // An upload sends a request body on a goroutine of its own, while the attempt's
-// waits for the response. That goroutine ends when the body has been sent, when
-// the connection takes no more, or at the next byte from the client after the
-// attempt has ended.
+// goroutine waits for the response. The upload ends when the body has been
+// sent, when the connection takes no more bytes, or at the next byte from the
+// client after the end of the attempt.
 type upload struct {
 	body    io.Reader
 	trailer http.Header // complete when body has ended
 	framing h1.Framing
-	left    int64         // of a sized body
-	stall   time.Duration // how long the target may take nothing; 0 means for ever
+	left    int64         // remaining bytes of a sized body
+	stall   time.Duration // how long the target may take no bytes; 0 means forever
 
 	conn    *pool.Conn
 	lease   pool.Lease
-	started bool // the owner's
+	started bool // used by the owner
 
 	last  atomic.Bool           // the last write has begun
 	sent  atomic.Int64          // when the last write ended, in Unix nanoseconds
@@ -48,11 +48,11 @@ func (u *upload) start(conn *pool.Conn) {
 	go u.run()
 }
 
-// lastWrite is how long the end of a response waits for that of the request.
+// lastWrite is how long the end of a response waits for the end of the request.
 const lastWrite = 100 * time.Millisecond
 
-// sentWhole reports whether the body has been sent whole. It waits a moment for
-// a last write that is going on.
+// sentWhole reports whether the body has been sent completely. It waits a
+// moment for a last write in progress.
 func (u *upload) sentWhole() bool {
 	if !u.started || !u.last.Load() {
 		return false
@@ -68,8 +68,8 @@ func (u *upload) sentWhole() bool {
 	return u.sent.Load() != 0
 }
 
-// sentSince returns when the body had been sent, or the present while it has
-// not.
+// sentSince returns when the body was completely sent, or the current time if
+// it was not.
 func (u *upload) sentSince() time.Time {
 	if at := u.sent.Load(); at != 0 {
 		return time.Unix(0, at)
@@ -77,9 +77,9 @@ func (u *upload) sentSince() time.Time {
 	return time.Now()
 }
 
-// failure returns why the body could not be completed: the client's fault, or
-// the target took nothing for too long. It is nil when the target closed the
-// connection, which may have been an answer.
+// failure returns why the body could not be completed: the client failed, or
+// the target took no bytes for too long. It is nil if the target closed the
+// connection, possibly after a response.
 func (u *upload) failure() error {
 	if p := u.fault.Load(); p != nil {
 		return *p
@@ -107,7 +107,7 @@ func (u *upload) run() {
 	u.sent.Store(time.Now().UnixNano())
 }
 
-// abort makes the attempt fail: the request will never be complete.
+// abort makes the attempt fail, since the request cannot be completed.
 func (u *upload) abort(err error) {
 	u.fault.Store(&err)
 	u.lease.Abort()
@@ -119,7 +119,7 @@ func (u *upload) write(p []byte) error {
 	return err
 }
 
-// next reads a piece of the body and returns it as it goes over the wire.
+// next reads a piece of the body and returns it as it is sent.
 func (u *upload) next(buf []byte) ([]byte, error) {
 	if u.framing == h1.ChunkedBody {
 		return u.nextChunk(buf)
@@ -136,8 +136,8 @@ func (u *upload) next(buf []byte) ([]byte, error) {
 	return buf[:n], nil
 }
 
-// nextChunk puts the chunk header in front of the data and, at the end, the
-// last chunk behind it, so that all goes out in one write.
+// nextChunk adds the chunk header before the data and, at the end, the last
+// chunk after it, so that everything is sent in one write.
 func (u *upload) nextChunk(buf []byte) ([]byte, error) {
 	const room = len("ffffffff\r\n")
 	n, err := u.body.Read(buf[room : len(buf)-len("\r\n")])

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// LogTo returns a function that writes one line per exchange to h: a record and
-// its failure, nil if there is none. The function may be called concurrently.
-// The level is Warn if the exchange failed and the client is not to blame, and
-// otherwise Info.
+// LogTo returns a function that writes one line per exchange to h, from its
+// record and its failure. The failure may be nil. The function may be called
+// concurrently. The level is Warn if the exchange failed and the client is not
+// to blame, and otherwise Info.
 func LogTo(h slog.Handler) func(*Record, *Failure) {
 	lines := sync.Pool{New: func() any { return new(logLine) }}
 	writesAtOnce := false // other handlers may keep the attributes
@@ -22,12 +22,12 @@ func LogTo(h slog.Handler) func(*Record, *Failure) {
 	return func(x *Record, f *Failure) {
 		ctx := context.Background()
 		line := lines.Get().(*logLine)
-		// The handler is called without a Logger, which would look up its
-		// caller each time: that is always this function.
+		// A Logger would look up its caller for each line, which is always
+		// this function. So the handler is called directly.
 		if level := line.fill(x, f); h.Enabled(ctx, level) {
 			r := slog.NewRecord(x.Start.Add(x.Duration), level, "exchange", 0)
-			// A group without a name is written as if it were its members, and
-			// costs no allocation.
+			// A group without a name is written as its members, and costs no
+			// allocation.
 			r.AddAttrs(slog.Attr{Value: slog.GroupValue(line.attrs...)})
 			_ = h.Handle(ctx, r)
 		}
@@ -40,7 +40,7 @@ func LogTo(h slog.Handler) func(*Record, *Failure) {
 // A logLine is the reused memory of one line of the access log.
 type logLine struct {
 	attrs  []slog.Attr
-	client netip.Addr // the next line is often of the same client
+	client netip.Addr // the next line is often from the same client
 	name   string     // client as text
 }
 
@@ -82,7 +82,7 @@ func (l *logLine) add(key, value string) {
 	}
 }
 
-// logged returns as much of s as a line has room for.
+// logged returns s, cut to the length that a line has room for.
 func logged(s string) string { return s[:min(len(s), 4<<10)] }
 
 // fail adds the failure of the exchange, if any, and returns the level of the

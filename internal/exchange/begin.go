@@ -12,11 +12,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// exchanges holds those that have been released.
+// exchanges holds released exchanges.
 var exchanges = sync.Pool{New: func() any { return new(Exchange) }}
 
-// Begin starts the exchange of q. trusted are the peers whose forwarding
-// fields count.
+// Begin starts the exchange of q. trusted are the peers whose forwarding fields
+// are believed.
 func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	x := exchanges.Get().(*Exchange)
 	x.Start, x.Scheme = time.Now(), "http"
@@ -43,8 +43,8 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	return x
 }
 
-// Release gives back the memory of x, which has been finished, unless its
-// handler has panicked or something may hold x.
+// Release returns the memory of x, which is finished, to a pool. It does
+// nothing if the handler has panicked or if something may still hold x.
 func (x *Exchange) Release() {
 	if x.Returned && !x.Shared {
 		b := x.beginning
@@ -53,15 +53,15 @@ func (x *Exchange) Release() {
 	}
 }
 
-// AwaitTrailers lets copies of q get the trailers too: net/http gives those
-// that were not announced to this very request, unless there is a map for them.
+// AwaitTrailers makes trailers visible in copies of q, too. Without a map in q,
+// net/http stores trailers that were not announced only in q itself.
 func AwaitTrailers(q *http.Request) {
 	if q.Trailer == nil && q.ContentLength < 0 {
 		q.Trailer = make(http.Header)
 	}
 }
 
-// readForwarded notes what a trusted peer says of the client's request.
+// readForwarded notes what a trusted peer reports about the client's request.
 func (x *Exchange) readForwarded(h http.Header) {
 	var received header.Received[string]
 	for _, said := range h["X-Forwarded-Proto"] {
@@ -73,16 +73,16 @@ func (x *Exchange) readForwarded(h http.Header) {
 	x.ClientScheme, x.ClientHost = received.Scheme(x.Scheme), received.Host(x.Host)
 }
 
-// Finish sets what is known only at the end.
+// Finish sets the fields that are known only at the end.
 func (x *Exchange) Finish() {
 	switch {
 	case x.Status != 0:
 	case x.Returned:
-		x.Status = http.StatusOK // a handler that writes nothing says so
+		x.Status = http.StatusOK // the status of a handler that writes nothing
 	default:
 		x.Status = http.StatusInternalServerError
 	}
-	if !x.Returned { // Fail keeps what is known better
+	if !x.Returned { // Fail keeps an earlier failure
 		x.Fail(&Failure{Op: "read", Side: SideProxy, Err: errPanic})
 	}
 	if f, ok := x.Err.(*Failure); ok {
@@ -91,8 +91,9 @@ func (x *Exchange) Finish() {
 	x.Conclude(time.Now())
 }
 
-// Left ends the exchange of q, whose client left before it was answered,
-// because of err. It panics with http.ErrAbortHandler, as net/http demands.
+// Left ends the exchange of q because its client left before the response
+// began. err is the cause. Left panics with http.ErrAbortHandler, as net/http
+// requires.
 func Left(q *http.Request, err error) {
 	if x := FromContext(q.Context()); x != nil {
 		x.Status = StatusClientClosed
@@ -103,9 +104,9 @@ func Left(q *http.Request, err error) {
 
 var errPanic = errors.New("a handler panicked")
 
-// Proto is the version of HTTP that q is processed as: HTTP/1.1 for a later
-// minor version, too (RFC 9110, 2.5). Of HTTP/3, q.Proto may be the protocol of
-// an extended CONNECT; see Protocol.
+// Proto returns the version of HTTP that q is processed as. A later minor
+// version of HTTP/1 counts as HTTP/1.1 (RFC 9110, 2.5). With HTTP/3, q.Proto
+// may be the protocol of an extended CONNECT; see Protocol.
 func Proto(q *http.Request) string {
 	switch {
 	case q.ProtoMajor == 1 && q.ProtoMinor > 1:
@@ -116,9 +117,9 @@ func Proto(q *http.Request) string {
 	return q.Proto
 }
 
-// Protocol returns the protocol that q asks for if it is an extended CONNECT
-// (RFC 8441 and 9220), else "". Our front and net/http keep it among the
-// fields; quic-go puts it in place of the version.
+// Protocol returns the protocol of q if it is an extended CONNECT (RFC 8441 and
+// 9220), else "". Our front and net/http keep it among the fields; quic-go puts
+// it in place of the version.
 func Protocol(q *http.Request) string {
 	if q.Method != http.MethodConnect {
 		return ""
@@ -129,14 +130,14 @@ func Protocol(q *http.Request) string {
 	return q.Proto
 }
 
-// IsHTTP10 reports whether q is of HTTP/1.0, which has no Upgrade, no Expect
-// and no interim responses.
+// IsHTTP10 reports whether q uses HTTP/1.0, which has no Upgrade, no Expect and
+// no interim responses.
 func IsHTTP10(q *http.Request) bool { return q.ProtoMajor == 1 && q.ProtoMinor == 0 }
 
-// CloseUnbounded makes the response to q the connection's last when what
-// follows q may be meant as its body: HTTP/1.0 wants a length of every body,
-// and not every sender knows (RFC 1945, 7.2.2 and 8.3). net/http takes it for
-// another request.
+// CloseUnbounded makes the response to q the last one of its connection if the
+// bytes after q may be its body. HTTP/1.0 requires a length for every body, but
+// not every sender gives one (RFC 1945, 7.2.2 and 8.3). net/http reads those
+// bytes as another request.
 func CloseUnbounded(w http.ResponseWriter, q *http.Request) {
 	if IsHTTP10(q) && q.Method != http.MethodGet && q.Method != http.MethodHead && q.Header["Content-Length"] == nil {
 		w.Header().Set("Connection", "close")

@@ -13,41 +13,41 @@ import (
 const ReplayLimit = 32 << 10
 
 // A Body is the body of a request on its way to its targets. Its source is what
-// the client sends; each attempt reads it from its beginning. The rules of an
-// upload are here: ReplayLimit bytes are kept for another attempt, there is a
-// bound of what may come, and a client must not be too slow. The first error of
-// the source, or breach of a rule, is the client's failure.
+// the client sends; each attempt reads it from the beginning. The Body enforces
+// the rules of uploads: ReplayLimit bytes are kept for another attempt, the
+// size may be limited, and the client must not be too slow. The first error of
+// the source or violation of a rule is the client's failure.
 //
 // One attempt reads at a time. Rewind ends its turn without waiting for a Read
-// that goes on: what that still gets is kept for the next attempt.
+// in progress: bytes of that Read are kept for the next attempt.
 type Body struct {
-	Patient bool // the client owes no haste
+	Patient bool // the client may be slow
 
 	src      io.Reader
 	length   int64 // -1 if it is not known
-	max      int64 // bytes that may come; 0 means no bound
+	max      int64 // maximum number of bytes; 0 means no limit
 	whole    atomic.Bool
-	lost     atomic.Bool // something was read that is not kept
+	lost     atomic.Bool // bytes were read that are not kept
 	answered atomic.Bool // the response has begun
 	turn     atomic.Int32
 	count    atomic.Int64
 	failure  atomic.Pointer[error]
 
-	mu     sync.Mutex // held during a Read; guards what follows
+	mu     sync.Mutex // held during a Read; guards the fields below
 	closed bool
 	keeps  bool
-	first  bool // keeps no more than the first read has brought
-	limit  int  // of what is kept
+	first  bool // keep only a body that the first read returns whole
+	limit  int  // of the kept bytes
 	kept   []byte
-	page   *[ReplayLimit]byte // what kept is in; nil if that is the source's
-	waited time.Duration      // for the client, in all
+	page   *[ReplayLimit]byte // memory of kept; nil if the source owns it
+	waited time.Duration      // total time of waiting for the client
 	pace   Pace
 }
 
 var bodyPages = sync.Pool{New: func() any { return new([ReplayLimit]byte) }}
 
-// Open makes b the body that src brings. length is -1 if it is not known; then
-// the body may be one side of a long conversation, and is kept only for an
+// Open prepares b for the body in src. length is -1 if it is not known. The
+// body may then be one side of a long conversation, and is kept only for an
 // idempotent method.
 func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.Patient, b.src, b.length, b.max = false, src, length, 0
@@ -62,20 +62,19 @@ func (b *Body) Open(src io.Reader, method string, length int64) {
 	b.waited, b.pace = 0, Pace{}
 }
 
-// Keep keeps a body whose length is not known, whatever the method.
+// Keep keeps a body of unknown length, regardless of the method.
 func (b *Body) Keep() { b.keeps, b.first = b.keeps || b.length < 0, false }
 
-// KeepFirst keeps a body whose length is not known as long as one read has
-// brought all of it: a small message that came at once, and nothing of a
-// stream.
+// KeepFirst keeps a body of unknown length if the first read returns all of it.
+// That is so for a small message that came in one piece, but not for a stream.
 func (b *Body) KeepFirst() {
 	if b.length < 0 && !b.keeps {
 		b.keeps, b.first = true, true
 	}
 }
 
-// Begin notes what of the body was read from its source already, with that
-// error. first stays as it is until Close.
+// Begin notes the bytes that were already read from the source, and the error
+// after them. first must not change until Close.
 func (b *Body) Begin(first []byte, err error) {
 	b.kept = first[:len(first):len(first)]
 	b.count.Store(int64(len(first)))
@@ -87,23 +86,23 @@ func (b *Body) Begin(first []byte, err error) {
 	}
 }
 
-// Bound makes n the bytes that may come; 0 means no bound.
+// Bound limits the body to n bytes; 0 means no limit.
 func (b *Body) Bound(n int64) {
 	if b.max = n; n > 0 && b.count.Load() > n {
 		b.Fail(ErrBodyTooLarge)
 	}
 }
 
-// Answer notes that the response has begun: the client owes no haste any more.
+// Answer notes that the response has begun: the client may be slow from now on.
 func (b *Body) Answer() { b.answered.Store(true) }
 
 // Whole reports whether the body has been read to its end.
 func (b *Body) Whole() bool { return b.whole.Load() }
 
-// Count is how many bytes have been read.
+// Count returns the number of bytes that have been read.
 func (b *Body) Count() int64 { return b.count.Load() }
 
-// Fail notes a failure of the client's side. The first one counts.
+// Fail notes a failure of the client's side. Only the first one is kept.
 func (b *Body) Fail(err error) { b.failure.CompareAndSwap(nil, &err) }
 
 // Failed returns the failure of the client's side, or nil.
@@ -117,26 +116,26 @@ func (b *Body) Failed() error {
 // Attempt returns the body as the next attempt reads it.
 func (b *Body) Attempt() BodyReader { return BodyReader{b: b, turn: b.turn.Add(1)} }
 
-// Rewind ends the turn of the attempt that reads, and reports whether there can
-// be another one: all that was read is kept.
+// Rewind ends the turn of the reading attempt, and reports whether another one
+// is possible: all bytes that were read are kept.
 func (b *Body) Rewind() bool {
 	b.turn.Add(1)
 	return !b.lost.Load()
 }
 
-// Replays reports whether all that was read is kept.
+// Replays reports whether all bytes that were read are kept.
 func (b *Body) Replays() bool { return !b.lost.Load() }
 
-// Kept returns what was read, if Replays reports so. It is valid until the next
-// Read, or Close.
+// Kept returns the bytes that were read, if Replays returns true. They are
+// valid until the next Read or Close.
 func (b *Body) Kept() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.kept
 }
 
-// Close ends all reading. If a Read is in progress, wake has to end it; wake
-// returns false if it cannot. wake may be nil if no reader is left.
+// Close ends all reading. If a Read is in progress, it calls wake, which must
+// end that Read or return false. wake may be nil if no reader is left.
 func (b *Body) Close(wake func() bool) {
 	if !b.mu.TryLock() {
 		if !b.whole.Load() && !wake() {
@@ -149,7 +148,7 @@ func (b *Body) Close(wake func() bool) {
 	b.drop()
 }
 
-// drop forgets what is kept. b.mu is held.
+// drop frees the kept bytes. b.mu is held.
 func (b *Body) drop() {
 	b.kept = nil
 	if b.page != nil {
@@ -162,16 +161,15 @@ func (b *Body) drop() {
 type BodyReader struct {
 	b    *Body
 	turn int32
-	at   int64 // how much it has read
+	at   int64 // number of bytes it has read
 }
 
-// Close implements io.Closer. The client's body stays open, for another
-// attempt.
+// Close implements io.Closer. The client's body stays open for another attempt.
 func (r *BodyReader) Close() error { return nil }
 
-// Ready returns what of the body can be had without waiting, from its
-// beginning, so that Read goes on behind that. It has to be the attempt's first
-// call; the result is valid until the next one.
+// Ready returns the beginning of the body, as far as it can be read without
+// waiting. Read then continues after it. Ready must be the attempt's first
+// call; its result is valid until the next call.
 func (r *BodyReader) Ready() []byte {
 	b := r.b
 	b.mu.Lock()
@@ -193,7 +191,7 @@ func (r *BodyReader) Ready() []byte {
 }
 
 // A readyReader is a source that can be read without waiting: 0 bytes then mean
-// that nothing has come.
+// that nothing has arrived.
 type readyReader interface {
 	ReadNow(p []byte) (n int, err error)
 }
@@ -253,7 +251,8 @@ func (b *Body) read(p []byte) (int, error) {
 	return n, err
 }
 
-// excused is how long, in all, the client was not free to send: see Client.
+// excused returns the total time in which the client was not free to send: see
+// Client.
 func (b *Body) excused() time.Duration {
 	if src, ok := b.src.(interface{ Excused() time.Duration }); ok {
 		return src.Excused()
@@ -261,16 +260,15 @@ func (b *Body) excused() time.Duration {
 	return 0
 }
 
-// contained is Read of a source that middleware may have made. A panic in it is
-// an error, because on the goroutines that read a body it would end the
-// program.
+// contained reads from a source that middleware may have made. It turns a panic
+// into an error: on the goroutines that read a body it would end the program.
 func (b *Body) contained(p []byte) (n int, err error) {
 	defer Contain("a request body", &err)
 	return b.src.Read(p)
 }
 
-// retain keeps what r has read. If a Rewind came meanwhile, the next attempt
-// has to find it, however much that is. b.mu is held.
+// retain keeps what r has read. After a Rewind the next attempt needs these
+// bytes, so their number is not limited then. b.mu is held.
 func (b *Body) retain(r *BodyReader, p []byte) {
 	if len(p) == 0 {
 		return
@@ -282,15 +280,15 @@ func (b *Body) retain(r *BodyReader, p []byte) {
 			b.drop()
 			return
 		}
-		b.lost.Store(false) // not to r, whose turn is over
+		b.lost.Store(false) // lost only for r, whose turn is over
 	}
-	if !b.first { // or else the call that p begins may last, and a page is large
+	if !b.first { // a call that p begins may last, and a page is large
 		b.turnPage()
 	}
 	b.kept = append(b.kept, p...)
 }
 
-// turnPage makes kept a part of page. b.mu is held.
+// turnPage moves kept into page. b.mu is held.
 func (b *Body) turnPage() {
 	if b.page == nil {
 		b.page = bodyPages.Get().(*[ReplayLimit]byte)

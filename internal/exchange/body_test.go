@@ -81,7 +81,7 @@ func TestAnAttemptNeverReadsABodyFromItsMiddle(t *testing.T) {
 }
 
 func TestWhatAReadGetsAfterItsTurnIsTheNextAttempts(t *testing.T) {
-	for _, first := range []int{0, exchange.ReplayLimit - 1} { // and beyond the limit
+	for _, first := range []int{0, exchange.ReplayLimit - 1} { // below and beyond the limit
 		synctest.Test(t, func(t *testing.T) {
 			client, src := io.Pipe()
 			b := open(client, strings.Repeat("x", first))
@@ -89,7 +89,7 @@ func TestWhatAReadGetsAfterItsTurnIsTheNextAttempts(t *testing.T) {
 			_, err := io.ReadFull(&a, make([]byte, first))
 			require.NoError(t, err)
 			go func() { _, _ = a.Read(make([]byte, 8)) }()
-			synctest.Wait() // it reads now
+			synctest.Wait() // the source is being read now
 			require.True(t, b.Rewind())
 			_, err = src.Write([]byte("abc"))
 			require.NoError(t, err)
@@ -115,7 +115,7 @@ func TestOnlyBodiesThatCanBeAskedForTwiceAreKept(t *testing.T) {
 		{http.MethodPut, -1, true},
 		{http.MethodPost, -1, false}, // may be a conversation
 	} {
-		for _, wanted := range []bool{false, true} { // Keep is called
+		for _, wanted := range []bool{false, true} { // whether Keep is called
 			b := new(exchange.Body)
 			b.Open(strings.NewReader("body"), c.method, c.length)
 			if wanted {
@@ -215,7 +215,7 @@ func TestAClosedBodyIsReadByNobody(t *testing.T) {
 			_, err := a.Read(make([]byte, 1))
 			assert.ErrorIs(t, err, woken)
 		}()
-		synctest.Wait() // it reads now
+		synctest.Wait() // the source is being read now
 		b.Close(func() bool { return src.CloseWithError(woken) == nil })
 		_, err := a.Read(make([]byte, 1))
 		assert.ErrorIs(t, err, http.ErrBodyReadAfterClose)
@@ -223,7 +223,7 @@ func TestAClosedBodyIsReadByNobody(t *testing.T) {
 	})
 }
 
-// A prompt source has everything at once, if it is asked without waiting.
+// A prompt source returns everything immediately when read without waiting.
 type prompt struct{ io.Reader }
 
 func (p prompt) ReadNow(b []byte) (int, error) {
@@ -244,7 +244,7 @@ func TestWhatIsReadyGoesBeforeWhatIsRead(t *testing.T) {
 		assert.Equal(t, io.EOF, err)
 	}
 
-	b = pass(prompt{strings.NewReader("def")}, "abc") // what is not kept is not fetched
+	b = pass(prompt{strings.NewReader("def")}, "abc") // a body that is not kept is not read ahead
 	a := b.Attempt()
 	assert.Equal(t, "abc", string(a.Ready()))
 	rest, err := io.ReadAll(&a)

@@ -1,9 +1,9 @@
 package exchange
 
 // Buffer reads from the source until n bytes are kept, or the body ends or
-// fails. more is asked before memory for that many bytes is taken; if it
-// reports false, what is kept remains so, and the rest is read when an attempt
-// does. No attempt may have begun.
+// fails. It calls more before it allocates that many bytes. If more returns
+// false, Buffer stops: the kept bytes stay, and an attempt reads the rest. No
+// attempt may have begun.
 func (b *Body) Buffer(n int, more func(bytes int) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -21,7 +21,7 @@ func (b *Body) Buffer(n int, more func(bytes int) bool) {
 	}
 }
 
-// grow doubles the room for what is kept, up to n. b.mu is held.
+// grow doubles the room for kept bytes, up to n. b.mu is held.
 func (b *Body) grow(n int, more func(int) bool) bool {
 	size := min(2*cap(b.kept), n)
 	if !more(size - cap(b.kept)) {

@@ -2,5 +2,5 @@ package exchange
 
 import "sync"
 
-// copyBuffers holds what bodies are copied through.
+// Buffers holds buffers for copying bodies.
 var Buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}

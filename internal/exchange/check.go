@@ -9,7 +9,7 @@ import (
 )
 
 // Check returns the failure of a request that must not reach any target, else
-// nil: the front loop refuses it by itself, and net/http does not.
+// nil. Our front refuses such requests itself; net/http does not.
 func Check(q *http.Request) *Failure {
 	if fail := CheckMethod(q); fail != nil {
 		return fail
@@ -17,12 +17,12 @@ func Check(q *http.Request) *Failure {
 	switch {
 	case !h1.ValidToken(q.Method):
 		return Refusal(http.StatusBadRequest, "http_request_error", "method is not a token")
-	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or bytes beyond ASCII
+	case q.RequestURI != "" && !h1.ValidTarget(q.RequestURI): // a fragment, or non-ASCII bytes
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the request target")
 	case q.ProtoMajor == 1 && q.RequestURI != "" && !ours(q):
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target is neither a path nor a URL of http or https")
 	case q.Host != "" && !h1.ValidHost(q.Host):
-		// of a URL in the request line, say, whose escapes net/http has undone
+		// net/http decodes the escapes of a URL in the request line
 		return Refusal(http.StatusBadRequest, "http_request_error", "invalid byte in the host")
 	case q.RequestURI == "*" && q.Method != http.MethodOptions:
 		return Refusal(http.StatusBadRequest, "http_request_error", "the request target * requires the method OPTIONS")
@@ -35,8 +35,8 @@ func Check(q *http.Request) *Failure {
 	return nil
 }
 
-// ours reports whether the target of q is a path, "*" or a URL that a proxy may
-// be asked for (RFC 9112, 3.2).
+// ours reports whether the target of q is a path, "*", or a URL as sent to a
+// proxy (RFC 9112, 3.2).
 func ours(q *http.Request) bool {
 	if q.RequestURI[0] == '/' || q.RequestURI == "*" {
 		return true
@@ -46,10 +46,9 @@ func ours(q *http.Request) bool {
 	return ok && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")) && authority != "" && !strings.ContainsAny(authority, "@%")
 }
 
-// expectable reports whether lines, the values of Expect, say 100-continue and
-// nothing else (RFC 9110, 10.1.1). What one reader takes for that and another
-// does not, such as "y 100-continue", makes them disagree on whether a body
-// comes.
+// expectable reports whether lines, the values of Expect, contain only
+// 100-continue (RFC 9110, 10.1.1). Readers may disagree on other values, such
+// as "y 100-continue", and so on whether a body follows.
 func expectable(lines []string) bool {
 	for _, line := range lines {
 		if !strings.EqualFold(line, "100-continue") {
@@ -64,16 +63,16 @@ func Refusal(status int, reason, why string) *Failure {
 	return &Failure{Op: "read", Side: SideClient, Status: status, Reason: reason, Err: errors.New(why)}
 }
 
-// The causes of what CheckMethod returns.
+// Causes of CheckMethod's failures.
 var (
 	ErrConnect = errors.New("CONNECT is not forwarded")
 	ErrTrace   = errors.New("TRACE is not forwarded")
 )
 
 // CheckMethod returns the failure of a request whose method is never forwarded,
-// else nil: CONNECT, unless it is one of RFC 8441 or 9220, for which its
-// Forwarder decides; and TRACE, which would show credentials to scripts (RFC
-// 9110, 9.3.8).
+// else nil. These are TRACE, which would show credentials to scripts (RFC 9110,
+// 9.3.8), and CONNECT. An extended CONNECT (RFC 8441 and 9220) passes: its
+// Forwarder decides.
 func CheckMethod(q *http.Request) *Failure {
 	switch {
 	case q.Method == http.MethodConnect && Protocol(q) == "":

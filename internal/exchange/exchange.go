@@ -1,22 +1,22 @@
-// Package exchange is one request and its response, as all of the proxy knows
-// it:
+// Package exchange holds the facts about one request and its response, for all
+// parts of the proxy:
 //
-//   - exchange.go: what is known of the request beyond the http.Request
-//   - record.go, failure.go: what became of it, and whose fault a failure is
+//   - exchange.go: facts about a request beyond the http.Request
+//   - record.go, failure.go: its outcome, and the side that caused a failure
 //   - accesslog.go: the record as a line of a log
-//   - passed.go: what let it through to a handler of the program
+//   - passed.go: the checks it passed on the way to a handler of the program
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
-//   - check.go, loop.go: what is refused before anything else
-//   - reason.go, reply.go, page.go, ownpage.go, grpc.go: what the proxy answers
-//     by itself
-//   - requestid.go, withhold.go, wirepath.go: what the next one is told of the
-//     request
-//   - order.go: in which order and spelling fields are written
-//   - handover.go: what one lane tells the other that carries it on
+//   - check.go, loop.go: requests that are refused before anything else
+//   - reason.go, reply.go, page.go, ownpage.go, grpc.go: the proxy's own
+//     responses
+//   - requestid.go, withhold.go, wirepath.go: the request as targets and
+//     handlers see it
+//   - order.go: order and spelling of fields
+//   - handover.go: an exchange that one lane passes to the other
 //   - body.go, bodybuffer.go, pace.go: the body on its way to targets, and its
 //     rules
-//   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory
-//     that both lanes share
+//   - interim.go, methods.go, sweep.go, buffers.go: limits and memory that both
+//     lanes share
 //   - contain.go: panics of the program's hooks
 //   - hooks.go: its hooks at the beginning of exchanges and attempts
 //
@@ -36,52 +36,53 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// An Exchange is what the handler lane knows of a request beyond the
-// http.Request: who sent it, its record, and what its streams are bound to.
+// An Exchange holds what the handler lane knows of a request beyond the
+// http.Request: its client, its record, and the lifetimes that its streams
+// depend on.
 type Exchange struct {
 	Record
-	Via      header.Peer // who sits at the other end of the connection
-	Name     string      // what Via calls the Router; "" stands for the upstream's own name
-	Trusted  bool        // the peer's forwarding fields count
+	Via      header.Peer // remote end of the connection
+	Name     string      // the Router's name in Via; "" means the upstream's own name
+	Trusted  bool        // the peer's forwarding fields are believed
 	Returned bool        // the handler did not panic
-	Shared   bool        // something may hold the exchange behind its end; see Release
+	Shared   bool        // something may hold the exchange after its end; see Release
 
-	Numbering Numbering // by which RequestID is sent
+	Numbering Numbering // how RequestID is sent
 
-	Hooks     *Hooks               // the Router's; nil has none
-	Set       []header.Replacement // by Begin; Numbered sends them
-	begun     bool                 // Begin has been called, in another lane
-	beginning *Beginning           // nil before it is needed
+	Hooks     *Hooks               // the Router's; may be nil
+	Set       []header.Replacement // set by the Begin hook; Numbered sends them
+	begun     bool                 // the other lane has called Begin
+	beginning *Beginning           // nil until needed
 
-	Passes Pass // what let it through to the route's handler
-	Owner  any  // what the Router knows the route's handler by, if that is not an Upstream
+	Passes Pass // checks that it passed before the route's handler
+	Owner  any  // the Router's key for the route's handler, if that is not an Upstream
 
-	// ClientScheme and ClientHost are what the client itself used, as far as a
-	// trusted peer says it; else they are Scheme and Host.
+	// ClientScheme and ClientHost are what the client itself used, as reported
+	// by a trusted peer; else they are Scheme and Host.
 	ClientScheme, ClientHost string
 
-	Mirrored bool          // is a mirror's, and is not copied again
-	Asker    *http.Request // of a question: the client's request; else nil
-	Watched  bool          // somebody counts what the client gets
-	Refused  bool          // no target has answered: the proxy does, or its ErrorHandler
-	Charged  []*limit.Rule // of an exchange that was handed over, as what follows
-	Tried    []string      // keys of targets
-	Answer   *Answer       // that is left to write; nil if there is none
-	Paged    bool          // a page of the program's answers: it gets no page of its own
+	Mirrored bool          // it is a mirrored copy, and is not copied again
+	Asker    *http.Request // the client's request, if this exchange asks an auth server; else nil
+	Watched  bool          // a Watcher counts the response
+	Refused  bool          // no target has responded: the proxy or its ErrorHandler does
+	Charged  []*limit.Rule // rules that have already taken a token, before a hand-over
+	Tried    []string      // keys of targets that have failed before the hand-over
+	Answer   *Answer       // a response that only has to be written; nil if there is none
+	Paged    bool          // a page of the program responds: no other page may replace it
 
-	// Origin is what the PROXY protocol says of the client's connection. It is
-	// set only if it is needed: nil otherwise.
+	// Origin is what the PROXY protocol says about the client's connection. It
+	// is nil until it is needed.
 	Origin *proxyproto.Header
 
-	// Lives end the exchange's streams politely when done: the server's,
-	// the route's. Nil entries are ignored.
+	// Lives end the exchange's streams politely when done: the server's life
+	// and the route's. Nil entries are ignored.
 	Lives [2]context.Context
 
-	client Client          // nil behind a server that is not ours
-	cut    context.Context // of WithCut; likewise nil before one that is
+	client Client          // nil behind a foreign server
+	cut    context.Context // set by WithCut; nil behind a server of ours
 }
 
-// OriginOf returns the Origin of x, which is that of q unless it is set.
+// OriginOf returns the Origin of x. If that is nil, it first sets it from q.
 func (x *Exchange) OriginOf(q *http.Request) *proxyproto.Header {
 	if x.Origin == nil {
 		remote, _ := netip.ParseAddrPort(q.RemoteAddr)
@@ -92,7 +93,7 @@ func (x *Exchange) OriginOf(q *http.Request) *proxyproto.Header {
 	return x.Origin
 }
 
-// RouteLife is the place of the route's in Lives.
+// RouteLife is the index of the route's life in Lives.
 const RouteLife = 1
 
 type exchangeKey struct{}
@@ -125,13 +126,14 @@ func DrainFrom(ctx context.Context) context.Context {
 
 type cutKey struct{}
 
-// WithCut returns ctx carrying a context that is done when the drain of the
-// server behind ctx, which has no front of ours, is out of time.
+// WithCut returns ctx carrying a context that is done when the drain of a
+// foreign server is out of time.
 func WithCut(ctx, cut context.Context) context.Context {
 	return context.WithValue(ctx, cutKey{}, cut)
 }
 
-// why is why the client's connection was closed; nil if that is not known.
+// why returns why the client's connection was closed, or nil if that is not
+// known.
 func (x *Exchange) why() error {
 	switch {
 	case x.client != nil:
@@ -142,23 +144,21 @@ func (x *Exchange) why() error {
 	return nil
 }
 
-// A Client is what a front of ours knows of the client of a request. Its
-// methods may be called concurrently, and also when the request has been
-// served.
+// A Client is what our front knows of the client of a request. Its methods may
+// be called concurrently, and after the request has been served.
 type Client interface {
-	Left() bool   // while a handler served the request
-	HungUp() bool // even if some of what it sent has not been read
+	Left() bool   // the client left while a handler served the request
+	HungUp() bool // the same, even if bytes that it sent are unread
 
-	// Mark is how far the client has come in taking the response.
+	// Mark returns how much of the response the client has read.
 	Mark() peek.Mark
 
-	// Excused is how long, in all, the client was not free to send the body of
-	// the request: other bodies had used up its connection's flow-control
-	// window.
+	// Excused returns the total time in which the client was not free to send
+	// the body: other bodies had used up its connection's flow-control window.
 	Excused() time.Duration
 
-	// Why is the client's fault for which its connection was closed, or ErrCut;
-	// nil without one.
+	// Why returns the client's fault that closed its connection, ErrCut, or
+	// nil.
 	Why() error
 }
 
@@ -169,8 +169,8 @@ func clientOf(ctx context.Context) Client {
 	return c
 }
 
-// HasFront reports whether ctx has the client of a Slot: it is one whose
-// connection this proxy reads itself, up to the end of each request's body.
+// HasFront reports whether ctx has the client of a Slot. This proxy then reads
+// the client's connection itself, up to the end of each request's body.
 func HasFront(ctx context.Context) bool { return clientOf(ctx) != nil }
 
 // MarkFrom returns the mark of the client of ctx's Slot.
@@ -181,12 +181,12 @@ func MarkFrom(ctx context.Context) (m peek.Mark, ok bool) {
 	return m, false
 }
 
-// Name is what the proxy calls itself in Proxy-Status, and how its names in Via
-// begin.
+// Name is the proxy's name in Proxy-Status, and the beginning of its names in
+// Via.
 const Name = "hostproxy"
 
-// HungUp reports whether the client of ctx's Slot has left, even if some of
-// what it sent has not been read.
+// HungUp reports whether the client of ctx's Slot has left, even if bytes that
+// it sent are unread.
 func HungUp(ctx context.Context) bool {
 	c := clientOf(ctx)
 	return c != nil && c.HungUp()
@@ -201,8 +201,8 @@ func Excused(ctx context.Context) time.Duration {
 }
 
 // ClientLeft reports whether the client of the request with that context has
-// left. A front of ours knows that; behind another server it is what has ended
-// the context, unless that was a deadline.
+// left. Our front knows that. Behind a foreign server a context that ended
+// counts, unless a deadline ended it.
 func ClientLeft(ctx context.Context) bool {
 	if c := clientOf(ctx); c != nil {
 		return c.Left()

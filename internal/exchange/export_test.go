@@ -1,5 +1,5 @@
 package exchange
 
-// GRPCStatus and GRPCMessage are what gRPC clients are told of an HTTP error,
-// and GRPCTimeout reads how long they wait.
+// GRPCStatus and GRPCMessage translate an HTTP error for gRPC clients, and
+// GRPCTimeout parses their timeouts.
 var GRPCStatus, GRPCMessage, GRPCTimeout = grpcStatus, grpcMessage, grpcTimeout

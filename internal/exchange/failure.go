@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A Side is who made an exchange fail.
+// A Side is the side that made an exchange fail.
 type Side string
 
 // The sides of an exchange.
@@ -23,19 +23,19 @@ const (
 	SideDrain    Side = "drain"
 )
 
-// A Failure is why forwarding failed, with the status that the client gets
-// if its response has not begun.
+// A Failure is why forwarding failed, with the status for the client if its
+// response has not begun.
 type Failure struct {
 	Op     string // "pick", "dial", "handshake", "write", "read", "copy" or "upgrade"
-	Target string // "" when none was picked
+	Target string // "" if none was picked
 	Side   Side
 	Status int
-	Reason string // the class shown to the client: never internals
-	Err    error  // nil when nothing has failed: a refusal by the rules
+	Reason string // error type shown to the client: no internals
+	Err    error  // nil if a rule refused the request
 
-	RetryAfter time.Duration // told to the client; 0 means nothing is
-	Fields     []byte        // header lines told to the client, each with its CRLF
-	Page       *Page         // the answer, instead of a line with the reason
+	RetryAfter time.Duration // for the client; 0 means no Retry-After
+	Fields     []byte        // header lines for the client, each with its CRLF
+	Page       *Page         // response in place of a line with the reason
 }
 
 // Error returns the operation, the target and the cause.
@@ -52,7 +52,7 @@ func (f *Failure) Unwrap() error { return f.Err }
 // An AttemptError says how far an attempt came before it failed.
 type AttemptError struct {
 	Op    string // "dial", "handshake", "write" or "read"
-	Wrote bool   // something of the request may have reached the target
+	Wrote bool   // parts of the request may have reached the target
 	Err   error
 }
 
@@ -62,10 +62,10 @@ func (e *AttemptError) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *AttemptError) Unwrap() error { return e.Err }
 
-// Because makes why, if it is not nil, the cause of a failure f on the client's
-// side: the client's connection was closed because of it. [ErrCut] is the cause
-// of a drain that was out of time, which is not the client's fault: r then has
-// the status that was sent.
+// Because sets the cause of failure f to why, the reason that the client's
+// connection was closed. It does nothing if why is nil or f is not on the
+// client's side. With [ErrCut] the drain was out of time, which is not the
+// client's fault: r then gets the status that was sent.
 func (r *Record) Because(f *Failure, why error) {
 	if why == nil || f.Side != SideClient {
 		return
@@ -83,7 +83,7 @@ func (r *Record) Because(f *Failure, why error) {
 	}
 }
 
-// AddFields tells the client what the failure has to say in h.
+// AddFields sets the failure's fields for the client in h.
 func (f *Failure) AddFields(h http.Header) {
 	if f.RetryAfter > 0 {
 		h.Set("Retry-After", string(f.AppendRetryAfter(nil)))
@@ -94,7 +94,8 @@ func (f *Failure) AddFields(h http.Header) {
 	}
 }
 
-// Tell tells the client so by w, in the fast lane's order and spelling.
+// Tell sets these fields in the header of w, in the fast lane's order and
+// spelling.
 func (f *Failure) Tell(w http.ResponseWriter) {
 	f.AddFields(w.Header())
 	names := replyNames
@@ -106,21 +107,21 @@ func (f *Failure) Tell(w http.ResponseWriter) {
 	Arrange(w, Order{Names: names})
 }
 
-// replyNames are those of the fields that Reply and Tell write. Read-only:
+// replyNames are the names of the fields that Reply and Tell write. Read-only:
 // their capacity is their length.
 var replyNames = func() Names {
 	names := []string{"Cache-Control", "Content-Type", "Proxy-Status", "Retry-After"}
 	return Names{Spelled: names, Keys: names}
 }()
 
-// Header is what a page that answers for the failure begins with.
+// Header returns the initial header of a page that responds to the failure.
 func (f *Failure) Header() http.Header {
 	h := http.Header{"Cache-Control": {"no-store"}, "Proxy-Status": {ProxyStatus(f.Reason)}}
 	f.AddFields(h)
 	return h
 }
 
-// AppendRetryAfter appends how many seconds the client is to wait.
+// AppendRetryAfter appends the number of seconds that the client should wait.
 func (f *Failure) AppendRetryAfter(dst []byte) []byte {
 	return strconv.AppendInt(dst, int64((f.RetryAfter+time.Second-1)/time.Second), 10)
 }
@@ -133,14 +134,15 @@ var (
 	ErrStalled    = errors.New("client stopped reading the response")
 )
 
-// ErrDeadline ends exchanges whose context has a deadline, which is not the
-// client's.
+// ErrDeadline ends exchanges whose context has a deadline, which the client did
+// not set.
 var ErrDeadline = fmt.Errorf("a handler around the Router has set a deadline, which has passed: %w", context.DeadlineExceeded)
 
-// ErrSpoiled is the failure of a body that is not as long as its request says.
+// ErrSpoiled is the failure of a body whose length differs from its request's
+// ContentLength.
 var ErrSpoiled = errors.New("a handler around the Router has changed the request's Body, but not its ContentLength")
 
-// Ended is why the context of a request has ended; nil if it has not.
+// Ended returns why the context of a request has ended, or nil if it has not.
 func Ended(ctx context.Context) error {
 	switch ctx.Err() {
 	case nil:
@@ -151,11 +153,11 @@ func Ended(ctx context.Context) error {
 	return ErrClientGone
 }
 
-// ErrBodyTooLarge is the cause of failures of exchanges that bring too much.
+// ErrBodyTooLarge is the failure of a request body above the limit.
 var ErrBodyTooLarge = errors.New("request body too large")
 
-// BodyStatus is the answer to a client whose body could not be read, because of
-// err.
+// BodyStatus returns the status for a client whose body could not be read
+// because of err.
 func BodyStatus(err error) int {
 	var tooLarge *http.MaxBytesError
 	var timeout net.Error

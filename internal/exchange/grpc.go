@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// gRPC clients look for a status in trailers: of an HTTP error they show no
-// more than its number, if that. They get the proxy's own errors as gRPC
-// servers answer those: 200 and a head that is the trailers as well
-// ("Trailers-Only", gRPC over HTTP/2). The record keeps the HTTP status.
+// gRPC clients look for a status in trailers. Of an HTTP error they show at
+// most the number. So for the proxy's own errors they get what gRPC servers
+// send: 200 with a head that contains the trailers ("Trailers-Only", gRPC over
+// HTTP/2). The record keeps the HTTP status.
 //
 // A request with the content type of gRPC over HTTP/1.x is not from a gRPC
-// client, which has no trailers there, but from something that translates, and
-// goes by the HTTP status. It gets that.
+// client, since these need HTTP/2 trailers. It comes from a translator that
+// uses the HTTP status, so it gets that.
 
-// AwaitsTrailers reports whether q is from a gRPC client, as against gRPC-Web,
-// which is made for those that see no trailers.
+// AwaitsTrailers reports whether q is from a gRPC client. gRPC-Web does not
+// count: it is made for clients that see no trailers.
 func AwaitsTrailers(q *http.Request) bool {
 	return q.ProtoMajor >= 2 && isGRPC(q.Header.Get("Content-Type"))
 }
@@ -35,7 +35,7 @@ func isGRPC(t string) bool {
 // trailersOnly answers a gRPC client with an error of the proxy's own.
 func trailersOnly(w http.ResponseWriter, q *http.Request, x *Exchange, status int, reason string) {
 	if status < 400 {
-		status = http.StatusServiceUnavailable // a page for browsers, in place of the target
+		status = http.StatusServiceUnavailable // a page for browsers, not a target's response
 	}
 	h := w.Header()
 	describe(h, "application/grpc", 0)
@@ -46,11 +46,11 @@ func trailersOnly(w http.ResponseWriter, q *http.Request, x *Exchange, status in
 	w.WriteHeader(http.StatusOK)
 }
 
-// EndGRPC ends a response that has begun by trailers with a status for f, and
-// reports whether it has: not if the client is to blame, or waits for something
-// else. Without a status, clients take a stream that is cut off for an internal
-// error, which few of them retry. If a message was cut, they find that
-// themselves.
+// EndGRPC ends a response that has begun with trailers that contain a status
+// for f, and reports whether it did. It does nothing if the client is to blame
+// or does not wait for such trailers. Without a status, clients treat a stream
+// that is cut off as an internal error, which few of them retry. They notice
+// themselves if a message was cut.
 func EndGRPC(w http.ResponseWriter, q *http.Request, x *Exchange, f *Failure) bool {
 	h := w.Header()
 	if f.Side == SideClient || !AwaitsTrailers(q) || !isGRPC(h.Get("Content-Type")) || h.Get("Content-Length") != "" {
@@ -70,9 +70,9 @@ func EndGRPC(w http.ResponseWriter, q *http.Request, x *Exchange, f *Failure) bo
 	return true
 }
 
-// grpcCode is grpcStatus for the answer to q. A target ends a call whose
-// deadline has passed, perhaps before the client does: that is no failure of
-// the target.
+// grpcCode is grpcStatus for the response to q. If the call's deadline has
+// passed, a bad gateway becomes a timeout: a target may end such a call before
+// the client does, and that is not the target's failure.
 func grpcCode(q *http.Request, x *Exchange, status int) string {
 	if status == http.StatusBadGateway && x != nil {
 		if limit, ok := grpcTimeout(q.Header.Get("Grpc-Timeout")); ok && time.Since(x.Start) >= limit {
@@ -82,8 +82,7 @@ func grpcCode(q *http.Request, x *Exchange, status int) string {
 	return grpcStatus(status)
 }
 
-// grpcTimeout reads the time that a client gives a call: at most eight digits
-// and a unit.
+// grpcTimeout parses the timeout of a call: at most eight digits and a unit.
 func grpcTimeout(s string) (time.Duration, bool) {
 	if len(s) < 2 || len(s) > 9 {
 		return 0, false
@@ -96,9 +95,9 @@ func grpcTimeout(s string) (time.Duration, bool) {
 	return time.Duration(n) * unit, true
 }
 
-// grpcStatus is the gRPC status code for an HTTP status of the proxy's own. It
-// is what gRPC clients make of the HTTP status ("HTTP to gRPC Status Code
-// Mapping"), but for those of which we know more.
+// grpcStatus returns the gRPC status code for an HTTP status of the proxy's
+// own. It is the one that gRPC clients derive from the HTTP status ("HTTP to
+// gRPC Status Code Mapping"), unless we know more.
 func grpcStatus(status int) string {
 	switch status {
 	case http.StatusBadRequest, http.StatusInternalServerError:
@@ -119,8 +118,8 @@ func grpcStatus(status int) string {
 	return "2" // UNKNOWN
 }
 
-// grpcMessage is the percent-encoding of a gRPC message: printable ASCII stays,
-// but for the percent sign.
+// grpcMessage percent-encodes a gRPC message: printable ASCII stays, except the
+// percent sign.
 func grpcMessage(text string) string {
 	var b strings.Builder
 	for i := range len(text) {

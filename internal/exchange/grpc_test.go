@@ -47,7 +47,7 @@ func TestAGRPCStreamEndsByAStatus(t *testing.T) {
 		name, asks, gets string
 		timeout          string
 		failure          exchange.Failure
-		code             string // "" if the client has to be cut off
+		code             string // "" if the client must be cut off
 	}{
 		{"the target has died", grpc, grpc, "", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "14"},
 		{"its time was up", grpc, grpc, "1m", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "4"},

@@ -9,29 +9,29 @@ import (
 )
 
 // A Handover is what the fast lane knows of an exchange that the handler lane
-// carries on, as one exchange with one record.
+// continues. It remains one exchange with one record.
 type Handover struct {
 	Record  Record
-	Charged []*limit.Rule // have taken their token
+	Charged []*limit.Rule // rules that have taken their token
 	Tried   []string      // keys of the targets that have failed
-	Answer  *Answer       // that is left to write; nil if targets are to be asked
+	Answer  *Answer       // a response that only has to be written; nil if targets are to be asked
 
 	Begun bool                 // the hook Begin has been called
-	Set   []header.Replacement // by it
+	Set   []header.Replacement // headers set by that hook
 
-	taken atomic.Bool // by the first exchange of its request
+	taken atomic.Bool // set by the first exchange of the request
 }
 
-// Untried lets the targets that have failed be asked again: it was the lane
-// that they refused.
+// Untried allows the failed targets to be asked again: they refused only the
+// fast lane.
 func (h *Handover) Untried() {
 	h.Tried, h.Record.Attempts, h.Record.Target = nil, 0, ""
 }
 
 type handoverKey struct{}
 
-// takeOver makes x the exchange that another lane has handed over with q, if it
-// has.
+// takeOver makes x continue the exchange that another lane has handed over with
+// q, if there is one.
 func (x *Exchange) takeOver(q *http.Request) {
 	h, _ := q.Context().Value(handoverKey{}).(*Handover)
 	if h == nil || h.taken.Swap(true) {

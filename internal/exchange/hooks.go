@@ -8,15 +8,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Hooks are funcs of the program's that are called when an exchange, and each
-// of its attempts, begins. A nil *Hooks has none.
+// Hooks are functions of the program that are called at the beginning of an
+// exchange and of each of its attempts. A nil *Hooks has none.
 type Hooks struct {
-	Begin   func(*Beginning) // of exchanges; nil is not called, nor is Attempt
-	Attempt func(*Beginning)
+	Begin   func(*Beginning) // called at the beginning of exchanges; may be nil
+	Attempt func(*Beginning) // called at the beginning of attempts; may be nil
 
 	Times  bool        // records get a Timeline
-	Number string      // the header of identifiers, which hooks cannot set; "" without
-	Failed func(error) // is told of a hook that has failed
+	Number string      // the header of identifiers, which hooks cannot set; "" if there is none
+	Failed func(error) // called for a hook that has failed
 }
 
 // Begins reports whether there is a hook for exchanges.
@@ -30,7 +30,7 @@ func (h *Hooks) Timed() bool { return h != nil && h.Times }
 
 // A Said is the header of a client's request.
 type Said interface {
-	// Value returns the values of a field, joined by commas; "" without one.
+	// Value returns the values of a field, joined by commas, or "".
 	Value(name string) string
 }
 
@@ -46,11 +46,11 @@ func (f Fields) Value(name string) string {
 	return strings.Join(values, ", ")
 }
 
-// A Beginning is what a hook sees of an exchange, or of an attempt, that
-// begins. It may be used again for the next one.
+// A Beginning is what a hook sees of an exchange or an attempt that begins. It
+// may be reused for the next one.
 type Beginning struct {
 	Record  *Record
-	Attempt *Attempt // nil if it is the exchange that begins
+	Attempt *Attempt // nil at the beginning of an exchange
 	Face    any      // its public form, which is kept
 
 	said Said
@@ -58,17 +58,17 @@ type Beginning struct {
 	tell []header.Replacement // of the attempt
 	set  *[]header.Replacement
 	num  string
-	err  error // of the first SetHeader that cannot be
+	err  error // error of the first SetHeader that is not allowed
 }
 
-// A FieldError is a header that a hook cannot set.
+// A FieldError is a header that a hook may not set.
 type FieldError struct{ Hook, Why string }
 
 // Error returns the hook and the rule.
 func (e *FieldError) Error() string { return "Router." + e.Hook + ": " + e.Why }
 
-// Begin calls the hook for the exchange with that record. It returns what the
-// hook has set, or why the exchange fails.
+// Begin calls the hook for the exchange with that record. It returns the
+// headers that the hook has set, or why the exchange fails.
 func (b *Beginning) Begin(h *Hooks, r *Record, said Said) ([]header.Replacement, *Failure) {
 	b.own = b.own[:0]
 	b.Record, b.Attempt, b.set = r, nil, &b.own
@@ -79,7 +79,7 @@ func (b *Beginning) Begin(h *Hooks, r *Record, said Said) ([]header.Replacement,
 }
 
 // BeginAttempt calls the hook for the latest attempt in the record. It returns
-// what the hook has set, besides set, or why the attempt fails.
+// set with the headers that the hook has set, or why the attempt fails.
 func (b *Beginning) BeginAttempt(h *Hooks, r *Record, said Said, set []header.Replacement) ([]header.Replacement, error) {
 	b.tell = append(b.tell[:0], set...)
 	b.Record, b.Attempt, b.set = r, &r.Timeline[len(r.Timeline)-1], &b.tell
@@ -103,15 +103,15 @@ func (b *Beginning) call(name string, hook func(*Beginning), h *Hooks, said Said
 	return err
 }
 
-// Header returns the values of a header of the request, joined by commas: as
-// the target gets them, as far as that is known.
+// Header returns the values of a header of the request, joined by commas, as
+// the target gets them if that is already known.
 func (b *Beginning) Header(name string) string {
 	switch {
 	case b.num != "" && header.SameVariable(name, b.num):
 		return b.Record.RequestID
 	case header.EqualFold(name, "Host"): // not every lane has it among the fields
 		return b.Record.Host
-	case header.EqualFold(name, "Transfer-Encoding"): // likewise, and it is not passed on
+	case header.EqualFold(name, "Transfer-Encoding"): // likewise; it is not passed on
 		return ""
 	}
 	for i := range *b.set {
@@ -122,8 +122,8 @@ func (b *Beginning) Header(name string) string {
 	return b.said.Value(name)
 }
 
-// Replace lets the target get r in place of what the client has sent. What is
-// wrong with r is the error of the hook.
+// Replace sends r to the target in place of the client's header. If r is not
+// allowed, the hook fails.
 func (b *Beginning) Replace(r header.Replacement) {
 	if err := b.check(&r); err != nil {
 		if b.err == nil {
@@ -153,8 +153,8 @@ func (b *Beginning) check(r *header.Replacement) error {
 	return nil
 }
 
-// Announce calls the hook Begin for x, the exchange of q, unless another lane
-// has done so. It returns why the exchange fails, nil if it does not.
+// Announce calls the Begin hook for x, the exchange of q, unless another lane
+// has done so. It returns why the exchange fails, or nil.
 func (x *Exchange) Announce(h *Hooks, q *http.Request) *Failure {
 	x.Hooks = h
 	if x.begun || !h.Begins() {
@@ -165,8 +165,8 @@ func (x *Exchange) Announce(h *Hooks, q *http.Request) *Failure {
 	return fail
 }
 
-// AnnounceAttempt calls the hook for the latest attempt of x. It returns what
-// the hook has set, or why the attempt fails.
+// AnnounceAttempt calls the hook for the latest attempt of x. It returns the
+// headers that the hook has set, or why the attempt fails.
 func (x *Exchange) AnnounceAttempt(q *http.Request) ([]header.Replacement, error) {
 	set, err := x.opening().BeginAttempt(x.Hooks, &x.Record, Fields(q.Header), nil)
 	if err != nil {
@@ -182,8 +182,8 @@ func (x *Exchange) opening() *Beginning {
 	return x.beginning
 }
 
-// Replace returns q with set in place of what the client sent in those headers,
-// in every spelling and in trailers too.
+// Replace returns q with set in place of the client's own headers of these
+// names, in every spelling and in trailers too.
 func Replace(q *http.Request, set []header.Replacement) *http.Request {
 	names := make([]string, len(set))
 	for i := range set {

@@ -11,12 +11,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// maxPasses is how often a request may come to the same Router. More than once
-// is nothing unusual: a service asks another one by the way of the proxy.
+// maxPasses is how often a request may pass the same Router. Two passes are
+// normal: a service may call another one through the proxy.
 const maxPasses = 3
 
-// A Pseudonym is the name of one Router in Via (RFC 9110, 7.6.3), by which it
-// knows requests that come back to it. The zero value has a name of its own.
+// A Pseudonym is the name of one Router in Via (RFC 9110, 7.6.3). It lets the
+// Router recognise requests that come back to it. The zero value has a unique
+// name.
 type Pseudonym struct {
 	once sync.Once
 	text string
@@ -57,7 +58,7 @@ func looped(n int, name string) *Failure {
 		Err: fmt.Errorf("loop: Via names this proxy (%q) more than %d times: a target must not lead back to the proxy", name, maxPasses)}
 }
 
-// Loops returns the handler that refuses q when it is in a loop, or nil.
+// Loops returns a handler that refuses q if it is in a loop, or nil.
 func (x *Exchange) Loops(q *http.Request) http.Handler {
 	fail := Loop(q.Header["Via"], x.Name)
 	if fail == nil {
@@ -67,9 +68,9 @@ func (x *Exchange) Loops(q *http.Request) http.Handler {
 	return Refuse(fail.Status, fail.Reason)
 }
 
-// MaxForwards returns how often an OPTIONS may still be forwarded, the least
-// that its Max-Forwards lines say, and whether they say anything (RFC 9110,
-// 7.6.2).
+// MaxForwards returns how often an OPTIONS request may still be forwarded: the
+// lowest number in its Max-Forwards lines. ok is false if there is none (RFC
+// 9110, 7.6.2).
 func MaxForwards(q *http.Request) (n int, ok bool) {
 	if q.Method != http.MethodOptions {
 		return 0, false

@@ -6,33 +6,33 @@ import (
 	"slices"
 )
 
-// Names are those of the fields of a head: as its sender spelled them, in its
-// order, and the same in their canonical form. An http.Header knows neither
-// order nor spelling. The zero value has none. The slices are never changed.
+// Names are the names of the fields of a head: as the sender spelled them, in
+// its order, and the same in canonical form. An http.Header keeps neither order
+// nor spelling. The zero value is empty. The slices are never changed.
 type Names struct{ Spelled, Keys []string }
 
-// An Order says how the fields of an http.Header are written: those that have a
-// name in Names stand where it stands, as it is spelled. What is left follows:
-// first the fields that Last names, then all others, sorted. Nothing is written
-// that is not in the http.Header. A nil Order has no names.
+// An Order says how the fields of an http.Header are written. Fields with a
+// name in Names are written in its place and spelling. The others follow: first
+// the fields that Last names, then the rest, sorted. Only fields of the
+// http.Header are written. A nil Order has no names.
 type Order struct {
 	Names
 	Last []string // canonical
 
-	// EmptyAgent keeps a User-Agent that begins with an empty value: the client
-	// sent it so. For an http.Request of somebody's, it means that there is
-	// none.
+	// EmptyAgent keeps a User-Agent whose first value is empty, because the
+	// client sent it so. In an http.Request from elsewhere, an empty value
+	// means that there is none.
 	EmptyAgent bool
 
-	// Answer is set by the client: the names of the latest response, interim
-	// ones included.
+	// Answer is set by the HTTP client: the names in the latest response,
+	// interim ones included.
 	Answer Names
 }
 
-// Each calls do for each field of h in that order, with the key that it has in
-// h. The first value of a key gets the first place of its name, the second
-// value the second. Values for which there is no place are left for the end. It
-// allocates nothing for a usual h.
+// Each calls do for each field of h in that order, with its key in h. The first
+// value of a key takes the first place of its name, the second value the
+// second, and so on. Values without a place come at the end. Each does not
+// allocate for a usual h.
 func (o *Order) Each(h http.Header, do func(key, name, value string)) {
 	var none Order
 	if o == nil {
@@ -57,7 +57,7 @@ func (o *Order) Each(h http.Header, do func(key, name, value string)) {
 	}
 }
 
-// eachLeft is Each for what has no place among the names.
+// eachLeft is Each for values without a place among the names.
 func (o *Order) eachLeft(h http.Header, do func(key, name, value string)) {
 	var room [32]string
 	keys := room[:0]
@@ -103,7 +103,7 @@ func (n *Names) count(key string) (count int) {
 	return count
 }
 
-// Without returns the names but for those that drop reports.
+// Without returns the names except those for which drop returns true.
 func (n Names) Without(drop func(name string) bool) Names {
 	if !slices.ContainsFunc(n.Keys, drop) {
 		return n
@@ -130,8 +130,8 @@ func NamesFrom(ctx context.Context) Names {
 
 type orderKey struct{}
 
-// WithOrder returns ctx carrying o, by which the request with that context is
-// written.
+// WithOrder returns ctx carrying o. The request with that context is written in
+// this order.
 func WithOrder(ctx context.Context, o *Order) context.Context {
 	return context.WithValue(ctx, orderKey{}, o)
 }
@@ -142,15 +142,15 @@ func OrderFrom(ctx context.Context) *Order {
 	return o
 }
 
-// Value is what a context that has the order returns for key. It reports false
-// if that is not the order's to answer.
+// Value implements Value for a context that has the order. It returns false if
+// key is not the order's.
 func (o *Order) Value(key any) (value any, ok bool) {
 	_, ok = key.(orderKey)
 	return o, ok
 }
 
-// Arrange makes o the order of the fields of the next head, interim or final,
-// that the writer below w sends, if that is one of a front of ours.
+// Arrange sets the order of the fields in the next head, interim or final, that
+// w sends. It does nothing if no front of ours is below w.
 func Arrange(w http.ResponseWriter, o Order) {
 	for {
 		switch inner := w.(type) {

@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// namesOf are the names of a client that sent those.
+// namesOf returns the names of a client that sent these fields.
 func namesOf(spelled string) (n exchange.Names) {
 	for _, name := range strings.Fields(spelled) {
 		n.Spelled, n.Keys = append(n.Spelled, name), append(n.Keys, http.CanonicalHeaderKey(name))
@@ -19,7 +19,7 @@ func namesOf(spelled string) (n exchange.Names) {
 	return n
 }
 
-// each is what an order makes of h.
+// each returns the fields of h as an order arranges them.
 func each(o *exchange.Order, h http.Header) string {
 	var lines []string
 	o.Each(h, func(key, name, value string) {

@@ -9,25 +9,25 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// An Answer is a response of which all is known but the body, which a handler
-// of the program writes: in place of a target's, or of the line that says why
-// there is none.
+// An Answer is a response whose body is written by a handler of the program.
+// The body replaces that of a target, or the line that explains why there is
+// none.
 type Answer struct {
 	Status  int
 	Header  http.Header // stays, unless Page changes it
 	Page    http.Handler
-	Failure *Failure // for which there is no answer of a target; nil otherwise
+	Failure *Failure // why no target has responded; nil if one has
 }
 
 // TakesPage reports whether a client that sent a request with that Content-Type
-// can do with a page: what speaks gRPC looks for its own kind of answer.
+// can handle a page. gRPC clients cannot: they expect gRPC's own responses.
 func TakesPage(contentType string) bool {
 	const grpc = "application/grpc"
 	return len(contentType) < len(grpc) || !strings.EqualFold(contentType[:len(grpc)], grpc)
 }
 
-// DescribesBody reports whether a response's field says something of its body,
-// which does not hold of another body.
+// DescribesBody reports whether a response's field describes its body, so that
+// it is wrong for another body.
 func DescribesBody[T header.Text](name T) bool {
 	const content = "content-"
 	if len(name) > len(content) && header.EqualFold(name[:len(content)], content) {
@@ -49,9 +49,9 @@ func (a *Answer) AddFields(fields []h1.Field) {
 }
 
 // Serve answers q. The page gets q without its body and without conditions,
-// which are about the body that it takes the place of. A panic in the page is
-// answered with 500, or if it has begun its response, by cutting that off as
-// net/http demands.
+// which refer to the body that the page replaces. If the page panics, Serve
+// responds with 500, or cuts off a response that has begun, as net/http
+// requires.
 func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	w := Watch(out, x)
 	x.Paged = true
@@ -85,7 +85,7 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	Reply(w, q, http.StatusInternalServerError, "proxy_internal_error")
 }
 
-// pageRequest is q, of which x is the exchange, as a page sees it.
+// pageRequest returns q as a page sees it. x is the exchange of q.
 func pageRequest(q *http.Request, x *Exchange) *http.Request {
 	ctx := q.Context()
 	if FromContext(ctx) == nil {
@@ -102,7 +102,8 @@ func pageRequest(q *http.Request, x *Exchange) *http.Request {
 	return c
 }
 
-// A pageWriter writes a page with its status, whatever the page says.
+// A pageWriter writes a page with its fixed status, regardless of the page's
+// own.
 type pageWriter struct {
 	w      *Watcher
 	status int
@@ -112,8 +113,7 @@ type pageWriter struct {
 // Header implements http.ResponseWriter.
 func (p *pageWriter) Header() http.Header { return p.w.Header() }
 
-// WriteHeader implements http.ResponseWriter. Interim responses are of no use
-// here.
+// WriteHeader implements http.ResponseWriter. It ignores interim responses.
 func (p *pageWriter) WriteHeader(status int) {
 	if status >= 200 && !p.w.Wrote {
 		p.w.WriteHeader(p.status)

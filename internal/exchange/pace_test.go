@@ -11,13 +11,13 @@ import (
 
 func TestAPaceForgetsAFastStart(t *testing.T) {
 	type leg struct {
-		rate int64 // bytes that come each second
+		rate int64 // bytes per second
 		time time.Duration
 	}
 	for _, tt := range []struct {
 		name string
 		legs []leg
-		from time.Duration // when it is too slow, at the earliest and at the latest; 0 means never
+		from time.Duration // earliest and latest time at which it is too slow; 0 means never
 		to   time.Duration
 	}{
 		{"fast", []leg{{1 << 20, time.Hour}}, 0, 0},
@@ -45,8 +45,8 @@ func TestAPaceForgetsAFastStart(t *testing.T) {
 	}
 }
 
-// A fast client that has rested for nearly as long as it may is not cut for
-// what the first packets bring.
+// A fast client that has paused for almost the allowed time is not cut off
+// because its first packets are few.
 func TestAPaceHasPatienceAfterARest(t *testing.T) {
 	var p exchange.Pace
 	for s := time.Duration(1); s < 200; s++ {

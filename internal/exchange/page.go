@@ -9,15 +9,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Page is what clients are shown instead of a target's answer.
+// A Page is shown to clients instead of a target's response.
 type Page struct {
 	Status      int
 	ContentType string
 	Body        []byte
-	RetryAfter  time.Duration // 0 means that nothing is said of it
+	RetryAfter  time.Duration // 0 means no Retry-After
 }
 
-// Check returns an error unless p can be an answer.
+// Check returns an error if p cannot be a response.
 func (p *Page) Check() error {
 	switch {
 	case p.Status < 200 || p.Status > 599 || p.Status == http.StatusNoContent || p.Status == http.StatusNotModified:
@@ -28,8 +28,8 @@ func (p *Page) Check() error {
 	return nil
 }
 
-// Reply answers q with p. Fields that the handlers around us set stay, except
-// those that describe a body.
+// Reply answers q with p. Fields set by handlers around us stay, except those
+// that describe a body.
 func (p *Page) Reply(w http.ResponseWriter, q *http.Request) {
 	h := w.Header()
 	describe(h, p.ContentType, len(p.Body))

@@ -8,19 +8,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Pass is what let a request through to a handler of the program.
+// A Pass is a check that let a request through to a handler of the program.
 type Pass uint8
 
 // The passes.
 const (
-	PassAddress     Pass = 1 << iota // its address is on a list of clients that are served
-	PassCredentials                  // it has shown who it is
+	PassAddress     Pass = 1 << iota // its address is on a list of allowed clients
+	PassCredentials                  // its credentials are valid
 )
 
 type passKey struct{}
 
-// PassTo lets next serve q, which has p besides what it has. Without an
-// exchange, which a Router would have made, next gets a copy of q.
+// PassTo lets next serve q, and adds p to its passes. Without an exchange,
+// which a Router would have made, next gets a copy of q.
 func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 	ctx := q.Context()
 	if x := FromContext(ctx); x != nil {
@@ -33,8 +33,7 @@ func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 	next.ServeHTTP(w, q)
 }
 
-// WayOf returns how q came to a handler of the program, as the status page
-// wants it.
+// WayOf returns how q came to a handler of the program, for the status page.
 func WayOf(q *http.Request) status.Arrival {
 	ctx := q.Context()
 	p := PassesOf(ctx)

@@ -14,7 +14,7 @@ import (
 )
 
 // Reason returns the status and the error type of RFC 9209, 2.3, for an
-// upstream failure in op.
+// upstream failure during op.
 func Reason(op string, err error) (status int, class string) {
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
@@ -55,7 +55,7 @@ func isTimeout(err error) bool {
 		errors.As(err, &t) && t.Timeout()
 }
 
-// A ProtocolError is a response that is not HTTP, or not what was asked for.
+// A ProtocolError is a response that is not valid HTTP, or was not requested.
 type ProtocolError struct{ What string }
 
 // Error says what was wrong.

@@ -9,10 +9,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Record says what became of one exchange. The exchange's own goroutine
-// writes it; whoever is shown it after the end may read it.
-// The hostproxy package converts it to its public Exchange, which has the
-// same fields.
+// A Record describes the outcome of one exchange. The exchange's own goroutine
+// writes it; others may read it after the end. The hostproxy package converts
+// it to its public Exchange, which has the same fields.
 type Record struct {
 	Start time.Time
 
@@ -52,8 +51,8 @@ type Record struct {
 	Value    any
 }
 
-// An Attempt is what became of one attempt. It has no name of its own, so that
-// the hostproxy package can show it in place.
+// An Attempt describes one attempt. Its type has no name of its own, so that
+// the hostproxy package can show it without a conversion.
 type Attempt = struct {
 	Target string
 	Retry  bool
@@ -75,8 +74,8 @@ func (r *Record) Conclude(now time.Time) {
 	r.EndAttempts(now)
 }
 
-// EndAttempts notes that the attempts that go on end now, as the exchange does
-// so far.
+// EndAttempts ends all attempts that still run, with the outcome that the
+// exchange has so far.
 func (r *Record) EndAttempts(now time.Time) {
 	for i := range r.Timeline {
 		if a := &r.Timeline[i]; a.Err == nil && a.Duration == 0 {
@@ -85,14 +84,14 @@ func (r *Record) EndAttempts(now time.Time) {
 	}
 }
 
-// Fail notes the first failure of the exchange; later ones are consequences.
+// Fail notes the first failure of the exchange. Later ones follow from it.
 func (r *Record) Fail(f *Failure) {
 	if r.Err == nil {
 		r.Err = f
 	}
 }
 
-// maxText is how much is kept of what a client says of itself.
+// maxText limits the texts about the client that come from the client.
 const maxText = 1 << 10
 
 // Bounded returns the beginning of a text that a client chose.
@@ -105,7 +104,7 @@ func (r *Record) Secured(state *tls.ConnectionState) {
 	}
 }
 
-// Failed is what there is to show of an exchange that failed.
+// Failed describes the failed exchange for the status page.
 func (r *Record) Failed() status.Failure {
 	s := status.Failure{Time: r.Start, Host: r.Host, Path: r.Path, Target: r.Target, Status: r.Status, Cause: r.Err.Error()}
 	if f, ok := r.Err.(*Failure); ok {

@@ -10,15 +10,14 @@ import (
 // left before it was answered. It is never sent.
 const StatusClientClosed = 499
 
-// Allow is the value of Allow in responses of the proxy's own: the methods that
+// Allow is the value of Allow in the proxy's own responses: the methods that
 // most targets know.
 const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
-// Reply answers q with an error of the proxy's own: the status, a
-// Proxy-Status field (RFC 9209) that names the reason class, and one line of
-// text. Fields that the handlers around us set stay, except those that
-// describe a body. A gRPC client gets what it understands instead, and the
-// record the status.
+// Reply answers q with an error of the proxy's own: the status, a Proxy-Status
+// field (RFC 9209) with the error type, and one line of text. Fields set by
+// handlers around us stay, except those that describe a body. A gRPC client
+// gets a gRPC status instead, and the record gets the HTTP status.
 func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	if AwaitsTrailers(q) {
 		x := exchangeOf(w, q)
@@ -44,7 +43,7 @@ func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	}
 }
 
-// exchangeOf returns the exchange of q that w answers, nil if there is none.
+// exchangeOf returns the exchange of q that w responds to, or nil.
 func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
 	if w, ok := w.(*Watcher); ok {
 		return w.x
@@ -52,7 +51,7 @@ func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
 	return FromContext(q.Context())
 }
 
-// describe makes h that of a body of ours.
+// describe sets the fields in h that describe a body of ours.
 func describe(h http.Header, contentType string, size int) {
 	for _, k := range []string{"Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"} {
 		h.Del(k)
@@ -62,16 +61,16 @@ func describe(h http.Header, contentType string, size int) {
 	h.Set("Cache-Control", "no-store")
 }
 
-// PlainText is the type of a Line.
+// PlainText is the content type of a Line.
 const PlainText = "text/plain; charset=utf-8"
 
-// Line is the body of a reply.
+// Line returns the body of a reply.
 func Line(status int, reason string) string {
 	return strconv.Itoa(status) + " " + http.StatusText(status) + ": " + reason + "\n"
 }
 
-// ProxyStatus is the value of the Proxy-Status field for an error type of
-// RFC 9209, 2.3.
+// ProxyStatus returns the value of Proxy-Status for an error type of RFC 9209,
+// 2.3.
 func ProxyStatus(reason string) string { return Name + "; error=" + reason }
 
 // Refuse returns a handler that answers every request with Reply.
@@ -79,8 +78,8 @@ func Refuse(status int, reason string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { Reply(w, q, status, reason) })
 }
 
-// Handler returns a handler that answers every request as f says, and whose
-// record has f.
+// Handler returns a handler that answers every request as f says, and notes f
+// in its record.
 func (f *Failure) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if x := exchangeOf(w, q); x != nil {

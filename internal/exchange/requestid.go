@@ -15,8 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// maxRequestID is the length of the longest identifier that is taken from a
-// trusted peer.
+// maxRequestID is the longest identifier that is accepted from a trusted peer.
 const maxRequestID = 128
 
 // A Numbering says how requests get identifiers. The zero value disables them.
@@ -25,8 +24,8 @@ type Numbering struct {
 	Shown bool   // clients get the header too
 }
 
-// CheckIDName returns an error unless name is that of a header that can carry
-// an identifier: the proxy itself neither writes nor reads it. The error begins
+// CheckIDName returns an error if a header of that name cannot carry an
+// identifier, because the proxy itself writes or reads it. The error begins
 // with field.
 func CheckIDName(field, name string) error {
 	if err := header.CheckName(field, name); err != nil {
@@ -38,12 +37,12 @@ func CheckIDName(field, name string) error {
 	return nil
 }
 
-// validID reports whether an identifier may be taken from a trusted peer: it is
-// a token of up to maxRequestID bytes.
+// validID reports whether an identifier from a trusted peer is accepted: a
+// token of up to maxRequestID bytes.
 func validID[T header.Text](id T) bool { return len(id) <= maxRequestID && h1.ValidToken(id) }
 
 // appendID appends a new identifier: 128 random bits in hexadecimal. The
-// runtime's generator has a state for each thread, so there is no lock.
+// runtime's generator keeps a state per thread, so there is no lock.
 func appendID(dst []byte) []byte {
 	var bits [16]byte
 	binary.BigEndian.PutUint64(bits[:8], rand.Uint64())
@@ -51,8 +50,8 @@ func appendID(dst []byte) []byte {
 	return hex.AppendEncode(dst, bits[:])
 }
 
-// idOf returns the identifier of q: the one that a trusted peer sent, or a new
-// one. It is "" if n disables them.
+// idOf returns the identifier of q: the one from a trusted peer, or a new one.
+// It returns "" if n disables identifiers.
 func (n *Numbering) idOf(q *http.Request, trusted bool) string {
 	if n.Name == "" {
 		return ""
@@ -74,22 +73,22 @@ type Arrival struct {
 
 type arrivalKey struct{}
 
-// A Slot is what a server of ours keeps in the context of a request, which
-// answers Value by it. It has a place for an Arrival, so that Arrive needs no
-// other request. The zero value is empty. The exported fields are not to be
-// changed any more.
+// A Slot is what our server keeps in the context of a request; the context uses
+// it in Value. It has room for an Arrival, so that Arrive does not have to copy
+// the request. The zero value is empty. The exported fields must not change any
+// more.
 type Slot struct {
 	Client Client          // the request's
 	Drain  context.Context // see WithDrain
-	Known  *Handover       // from another lane; nil without one
-	Names  Names           // of the fields, as the client sent them
+	Known  *Handover       // from another lane; may be nil
+	Names  Names           // names of the fields, as the client sent them
 
-	taken   atomic.Bool // by the one that fills it
+	taken   atomic.Bool // set by the caller that fills it
 	room    Arrival
 	arrival atomic.Pointer[Arrival] // room, once it is filled
 }
 
-// fill makes a the Arrival in s, and reports whether s was empty.
+// fill stores a in s, and reports whether s was empty.
 func (s *Slot) fill(a Arrival) bool {
 	if s.taken.Swap(true) {
 		return false
@@ -101,8 +100,8 @@ func (s *Slot) fill(a Arrival) bool {
 
 type slotKey struct{}
 
-// Value is what a context that has the slot returns for key. It reports false
-// if that is not the slot's to answer.
+// Value implements Value for a context that has the slot. It returns false if
+// key is not the slot's.
 func (s *Slot) Value(key any) (value any, ok bool) {
 	switch key.(type) {
 	case slotKey:
@@ -121,9 +120,9 @@ func (s *Slot) Value(key any) (value any, ok bool) {
 	return nil, false
 }
 
-// Arrive returns q with its Arrival at the router, which may be any value that
-// is the same for each call: q itself if its context has an empty Slot. trusted
-// and n are the router's.
+// Arrive returns q with its Arrival at the router. It returns q itself if its
+// context has an empty Slot. router may be any value that is the same for each
+// call. trusted and n are the router's.
 func Arrive(q *http.Request, router any, trusted []netip.Prefix, n Numbering) *http.Request {
 	peer := header.ParsePeer(q.RemoteAddr)
 	a := Arrival{router: router, Client: header.ClientIP(peer, trusted, q.Header["X-Forwarded-For"])}
@@ -142,9 +141,9 @@ func ArrivalFrom(ctx context.Context) *Arrival {
 	return a
 }
 
-// Identify gives x, the exchange of q at the router, its identifier: the one of
-// its Arrival, of a trusted peer, or a new one. x keeps one that it has
-// already.
+// Identify gives x, the exchange of q at the router, its identifier: from its
+// Arrival, from a trusted peer, or a new one. x keeps an identifier that it
+// already has.
 func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
 	x.Numbering = n
 	if n.Name == "" || x.RequestID != "" {
@@ -157,9 +156,9 @@ func (x *Exchange) Identify(q *http.Request, router any, n Numbering) {
 	x.RequestID = n.idOf(q, x.Trusted)
 }
 
-// Numbered returns q with x's identifier, and with what the hook Begin has set,
-// in place of what the client sent in those headers, in every spelling and in
-// trailers too.
+// Numbered returns q with x's identifier and the headers that the Begin hook
+// has set. They replace the client's own headers of these names, in every
+// spelling and in trailers too.
 func (x *Exchange) Numbered(q *http.Request) *http.Request {
 	if len(x.Set) > 0 {
 		q = Replace(q, x.Set)
@@ -172,8 +171,8 @@ func (x *Exchange) Numbered(q *http.Request) *http.Request {
 	return q
 }
 
-// Show sets the client's header in h to the identifier, in place of a target's
-// own, if n says so.
+// Show sets the identifier in h, the header of a response, if n.Shown. It
+// replaces a target's own.
 func (n *Numbering) Show(h http.Header, id string) {
 	if n.Shown && n.Name != "" && id != "" {
 		header.Drop(h, n.Name)
@@ -181,7 +180,7 @@ func (n *Numbering) Show(h http.Header, id string) {
 	}
 }
 
-// Tell is Show in the Header of w, which is not asked for without need: see
+// Tell is Show for the Header of w. It does not call Header unless needed: see
 // Relayer.
 func (n *Numbering) Tell(w http.ResponseWriter, id string) {
 	if n.Shown {
@@ -189,17 +188,15 @@ func (n *Numbering) Tell(w http.ResponseWriter, id string) {
 	}
 }
 
-// idsAtOnce is how many identifiers of the usual length share a piece of
-// memory.
+// idsAtOnce is how many identifiers of the usual length share one allocation.
 const idsAtOnce = 64
 
 // IDs makes identifiers for the fast lane, one after the other. They never
-// change, and their memory is taken for many at once: whoever keeps one keeps
-// all of them.
+// change. Many share one allocation: a caller that keeps one keeps all of them.
 type IDs struct{ room []byte }
 
-// Of returns the identifier of a request: the one in fields, which are those of
-// a trusted peer or nil, or else a new one.
+// Of returns the identifier of a request: the one in fields, or a new one.
+// fields are those of a trusted peer, or nil.
 func (s *IDs) Of(fields []h1.Field, name string) string {
 	if cap(s.room)-len(s.room) < maxRequestID {
 		s.room = make([]byte, 0, idsAtOnce*2*16+maxRequestID)
@@ -214,8 +211,8 @@ func (s *IDs) Of(fields []h1.Field, name string) string {
 	return unsafe.String(unsafe.SliceData(id), len(id))
 }
 
-// onlyID returns the valid identifier in fields, nil without one or with
-// several.
+// onlyID returns the valid identifier in fields, or nil if there is none or
+// more than one.
 func onlyID(fields []h1.Field, name string) (id []byte) {
 	n := 0
 	for i := range fields {

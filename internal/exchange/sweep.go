@@ -5,29 +5,29 @@ import (
 	"time"
 )
 
-// Bounds of what a sweep sees to.
+// Limits that sweeps enforce.
 const (
-	SweepInterval = 50 * time.Millisecond // how often what is in flight is looked at
-	// how long a response without a known end may go on after its server, route
-	// or upstream began to go
+	SweepInterval = 50 * time.Millisecond // how often exchanges in flight are checked
+	// how long a response without a known end may continue after its server,
+	// route or upstream began to end
 	StreamGrace = 10 * time.Second
 )
 
-// A SweepPace is how often sweeps may come, so that they take a hundredth of
-// one processor at most.
+// A SweepPace limits how often sweeps run, so that they take at most a
+// hundredth of one processor.
 type SweepPace struct{ last time.Duration }
 
-// Next returns the time until the next sweep, after one that took so long. A
-// sweep may take long because the machine was busy, rather than for what there
-// was to look at: that shows in the one before it.
+// Next returns the time until the next sweep, after one that took so long. It
+// uses the shorter of the last two sweeps: a single long one may be due to a
+// busy machine.
 func (p *SweepPace) Next(took time.Duration) time.Duration {
 	pause := 100 * min(took, p.last)
 	p.last = took
 	return max(SweepInterval, pause)
 }
 
-// A Sweeper looks at what is in flight every SweepInterval, while anything is.
-// Its zero value is ready for use.
+// A Sweeper checks what is in flight every SweepInterval, while there is
+// anything. Its zero value is ready for use.
 type Sweeper struct {
 	mu       sync.Mutex
 	first    *Swept
@@ -42,8 +42,8 @@ type Swept struct {
 	next, prev *Swept // guarded by the Sweeper's mu
 }
 
-// Add lets the sweeper look at what, by its Inspect, until Remove is called
-// with the same entry.
+// Add makes the sweeper call Inspect of what, until Remove is called with the
+// same entry.
 func (s *Sweeper) Add(e *Swept, what interface{ Inspect(now time.Time) }) {
 	e.what = what
 	s.mu.Lock()
@@ -63,7 +63,8 @@ func (s *Sweeper) Add(e *Swept, what interface{ Inspect(now time.Time) }) {
 	}
 }
 
-// Remove ends Add. Nothing looks at the entry when it returns.
+// Remove ends Add. The sweeper does not use the entry after Remove has
+// returned.
 func (s *Sweeper) Remove(e *Swept) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +78,7 @@ func (s *Sweeper) Remove(e *Swept) {
 	}
 }
 
-// sweep looks at every entry, and runs again while there is one.
+// sweep inspects every entry, and runs again while there is one.
 func (s *Sweeper) sweep() {
 	now := time.Now()
 	s.mu.Lock()

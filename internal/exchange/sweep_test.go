@@ -9,8 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// On a busy machine a sweep may take long for no reason of its own: nobody's
-// client must then go unnoticed for seconds.
+// On a busy machine a sweep may take long by chance. A client that leaves must
+// not stay unnoticed for seconds because of that.
 func TestOneSweepThatTookLongDelaysNothing(t *testing.T) {
 	var p exchange.SweepPace
 	for _, tt := range []struct{ took, want time.Duration }{

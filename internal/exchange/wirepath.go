@@ -8,9 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// WirePath returns the path of q as the client spelled it, if handlers around
-// us have not changed it since, or as they did: url.URL respells a path that
-// has a byte too many.
+// WirePath returns the path of q as the client spelled it, or as handlers
+// around us have changed it. url.URL alone would respell some paths.
 func WirePath(q *http.Request) string {
 	path, _, _ := strings.Cut(q.RequestURI, "?")
 	if !strings.HasPrefix(path, "/") || !spells(path, q.URL) {
@@ -24,9 +23,9 @@ func WirePath(q *http.Request) string {
 	case path != "" || !pathless(q.RequestURI):
 		return path
 	case q.Method == http.MethodOptions && q.URL.RawQuery == "" && !q.URL.ForceQuery:
-		return "*" // asks about the server (RFC 9112, 3.2.4)
+		return "*" // a question about the server (RFC 9112, 3.2.4)
 	}
-	return "/" // RFC 9112, 3.2.1: what decides by the path must see what the target gets
+	return "/" // RFC 9112, 3.2.1: decisions by path must see the target's path
 }
 
 // pathless reports whether a request target is a URL without a path.
@@ -44,7 +43,7 @@ func WireURI(q *http.Request) string {
 	return WirePath(q)
 }
 
-// spells reports whether the escaped path is a spelling of u's.
+// spells reports whether the escaped path is a spelling of u's path.
 func spells(path string, u *url.URL) bool {
 	unescaped, err := url.PathUnescape(path)
 	return err == nil && unescaped == u.Path

@@ -8,9 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Withhold returns q as it is to pass to a handler that believes the fields
-// with these names: without the client's own, in any spelling and in trailers
-// too, and without a Connection that could take away what is added then.
+// Withhold returns a copy of q for a handler that trusts the fields with these
+// names. It removes the client's own, in any spelling and in trailers too, and
+// a Connection field that could remove what is added later.
 func Withhold(q *http.Request, names ...string) *http.Request {
 	c := q.Clone(q.Context())
 	header.Denominate(c.Header)
@@ -31,7 +31,7 @@ func Withhold(q *http.Request, names ...string) *http.Request {
 	return c
 }
 
-// A withheldBody is a body whose trailers come to another request than the one
+// A withheldBody is a body whose trailers go to another request than the one
 // that the server fills in.
 type withheldBody struct {
 	io.ReadCloser
@@ -41,7 +41,7 @@ type withheldBody struct {
 	named []string // values of Connection
 }
 
-// Read implements io.Reader. At the end it hands the trailers on.
+// Read implements io.Reader. At the end it passes on the trailers.
 func (b *withheldBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {

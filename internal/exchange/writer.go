@@ -12,16 +12,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// Watch returns w noting status and body bytes in x.
+// Watch returns a ResponseWriter that notes the status and body bytes of w in
+// x.
 func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	inner := x.Watched
 	x.Watched, x.Shared = true, true
 	return &Watcher{ResponseWriter: w, x: x, inner: inner, length: -1}
 }
 
-// ServeOwn lets h, a handler of the program's own, serve q. It notes in the
-// record that the client has left before the end of the response, also when h
-// panics for that.
+// ServeOwn lets h, a handler of the program, serve q. If the client leaves
+// before the end of the response, it notes that in the record, even if h panics
+// because of that.
 func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
 	defer func() {
@@ -33,16 +34,16 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 	h.ServeHTTP(watcher, q)
 }
 
-// ReturnForm lets the server of q remove the files of the form that a handler
-// has parsed from c, a copy of q. It is called when the handler has returned.
+// ReturnForm lets the server of q remove the files of a form that a handler has
+// parsed from c, a copy of q. It is called after the handler has returned.
 func ReturnForm(q, c *http.Request) {
 	if c.MultipartForm != nil {
 		q.MultipartForm = c.MultipartForm
 	}
 }
 
-// complete reports whether the client got all that there is of the response to
-// a request with that method. A tunnel is complete, since its client ends it by
+// complete reports whether the client got the whole response to a request with
+// that method. A tunnel is always complete, since its client ends it by
 // leaving.
 func (w *Watcher) complete(method string) bool {
 	bodiless := method == http.MethodHead || w.x.Status == http.StatusNoContent || w.x.Status == http.StatusNotModified
@@ -50,15 +51,15 @@ func (w *Watcher) complete(method string) bool {
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got.
-// The bytes are those of the first watcher of an exchange, which is the nearest
-// to the client: handlers may change what the others are given.
+// Only the first watcher of an exchange counts bytes. It is the nearest to the
+// client: handlers may change what the others get.
 type Watcher struct {
 	http.ResponseWriter
 	x      *Exchange
 	Wrote  bool
-	inner  bool  // there is one nearer to the client
-	length int64 // of the body, as the head says; -1 if it does not
-	n      int64 // of what was written
+	inner  bool  // another watcher is nearer to the client
+	length int64 // Content-Length in the head; -1 if there is none
+	n      int64 // number of bytes written
 }
 
 // WriteHeader notes the first final status.
@@ -69,14 +70,14 @@ func (w *Watcher) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// A Relayer is a ResponseWriter that takes the head of a target's response as
-// it came, which costs less than filling a Header that no handler looks at.
+// A Relayer is a ResponseWriter that takes the head of a target's response
+// directly. That is cheaper than filling a Header that no handler reads.
 type Relayer interface {
 	// Relay is WriteHeader with these fields, which it copies. length is that
-	// of the body, negative if it is unknown. Later the Header has the fields.
-	// Relay reports false, and has done nothing, if the status is known
-	// already, or if the Header has been asked for: it may have fields of its
-	// own, or be read later.
+	// of the body, negative if it is unknown. A later call of Header returns
+	// the fields. Relay does nothing and returns false if the status is already
+	// known, or if Header was called: the header may have fields of its own, or
+	// be read later.
 	Relay(status int, fields []h1.Field, length int64) bool
 }
 
@@ -138,8 +139,8 @@ func (w *Watcher) begin(status int) {
 // Flush is for handlers that assert http.Flusher.
 func (w *Watcher) Flush() { _ = w.FlushError() }
 
-// FlushError is for http.ResponseController. The head goes out with it, if it
-// has not.
+// FlushError is for http.ResponseController. It also sends the head if that has
+// not been sent.
 func (w *Watcher) FlushError() error {
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
@@ -154,11 +155,11 @@ func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // CloseNotify is for handlers that assert http.CloseNotifier. The channel stays
-// empty where the server has none.
+// empty if the server does not support it.
 func (w *Watcher) CloseNotify() <-chan bool {
 	for inner := w.ResponseWriter; ; {
 		switch w := inner.(type) {
-		case interface{ CloseNotify() <-chan bool }: // an http.CloseNotifier, which is deprecated
+		case interface{ CloseNotify() <-chan bool }: // http.CloseNotifier is deprecated
 			return w.CloseNotify()
 		case interface{ Unwrap() http.ResponseWriter }:
 			inner = w.Unwrap()
@@ -168,5 +169,5 @@ func (w *Watcher) CloseNotify() <-chan bool {
 	}
 }
 
-// Unwrap lets http.ResponseController find the rest.
+// Unwrap lets http.ResponseController find other methods.
 func (w *Watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }

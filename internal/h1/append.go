@@ -2,12 +2,12 @@ package h1
 
 import "strconv"
 
-// bytesOrString is what the appenders take.
+// bytesOrString is the type of arguments to append.
 type bytesOrString interface{ ~string | ~[]byte }
 
-// AppendRequestLine appends "method target HTTP/1.1". A byte of the target that
-// may not stand in one is percent-encoded, and one of the method becomes "?",
-// which every server refuses.
+// AppendRequestLine appends "method target HTTP/1.1". Bytes that a target must
+// not contain are percent-encoded. Bytes that a method must not contain become
+// "?", which every server refuses.
 func AppendRequestLine[M, T bytesOrString](dst []byte, method M, target T) []byte {
 	for i := range len(method) {
 		dst = append(dst, pick(class[method[i]]&tokenByte != 0, method[i], '?'))
@@ -24,8 +24,8 @@ func AppendRequestLine[M, T bytesOrString](dst []byte, method M, target T) []byt
 	return append(dst, " HTTP/1.1\r\n"...)
 }
 
-// AppendStatusLine appends "HTTP/1.1 status reason". A control byte of the
-// reason becomes a space.
+// AppendStatusLine appends "HTTP/1.1 status reason". Control bytes in the
+// reason become spaces.
 func AppendStatusLine[R bytesOrString](dst []byte, status int, reason R) []byte {
 	dst = append(dst, "HTTP/1.1 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
@@ -34,8 +34,8 @@ func AppendStatusLine[R bytesOrString](dst []byte, status int, reason R) []byte 
 	return append(dst, "\r\n"...)
 }
 
-// AppendField appends the line "name: value". A control byte of the value but
-// HTAB becomes a space; a name that is no token appends nothing.
+// AppendField appends the line "name: value". Control bytes in the value except
+// HTAB become spaces. If the name is not a token, nothing is appended.
 func AppendField[N, V bytesOrString](dst []byte, name N, value V) []byte {
 	if !ValidToken(name) {
 		return dst
@@ -64,8 +64,8 @@ func AppendContentLength(dst []byte, n int64) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// AppendChunkHeader appends the line that comes before n bytes of data; "\r\n"
-// must follow those. n must be positive: a zero would end the body.
+// AppendChunkHeader appends the line before n bytes of data, which "\r\n" must
+// follow. n must be positive: zero would end the body.
 func AppendChunkHeader(dst []byte, n int) []byte {
 	dst = strconv.AppendUint(dst, uint64(n), 16)
 	return append(dst, "\r\n"...)

@@ -5,12 +5,12 @@ import "encoding/binary"
 // Classes of bytes, looked up in class.
 const (
 	tokenByte  = 1 << iota // tchar, RFC 9110, 5.6.2
-	targetByte             // visible ASCII but "#"
+	targetByte             // visible ASCII except "#"
 	hostByte               // uri-host and port, RFC 3986, 3.2.2
 	hexByte
 )
 
-// class is read-only.
+// class holds the classes of each byte. Read-only.
 var class = makeClass()
 
 func makeClass() (t [256]uint8) {
@@ -41,18 +41,18 @@ func all[T ~string | ~[]byte](b T, bits uint8) bool {
 	return true
 }
 
-// ValidToken reports whether b is a token, as methods and field names are.
+// ValidToken reports whether b is a token, like methods and field names.
 func ValidToken[T ~string | ~[]byte](b T) bool { return len(b) > 0 && all(b, tokenByte) }
 
-// ValidTarget reports whether b has only bytes that may stand in a request
-// target: visible ASCII without "#".
+// ValidTarget reports whether b has only bytes that a request target may
+// contain: visible ASCII without "#".
 func ValidTarget[T ~string | ~[]byte](b T) bool { return len(b) > 0 && all(b, targetByte) }
 
-// ValidHost reports whether b is not empty and has only bytes that may stand in
-// a Host value. It says nothing about the host that they spell.
+// ValidHost reports whether b is not empty and has only bytes that a Host value
+// may contain. It does not check the host itself.
 func ValidHost[T ~string | ~[]byte](b T) bool { return len(b) > 0 && all(b, hostByte) }
 
-// ValidValue reports whether b has no control byte but HTAB.
+// ValidValue reports whether b has no control byte except HTAB.
 func ValidValue[T ~string | ~[]byte](b T) bool {
 	for i := range len(b) {
 		if badValueByte(b[i]) {
@@ -71,7 +71,7 @@ func validValue(b []byte) bool {
 		x := binary.LittleEndian.Uint64(b)
 		del := x ^ 0x7f*ones
 		// A byte below 0x20, or equal to 0x7f, leaves its high bit set. A
-		// borrow can only report too much, and then the slow path decides.
+		// borrow can only report too much; then the slow path decides.
 		if ((x-0x20*ones)&^x|(del-ones)&^del)&high != 0 && !ValidValue(b[:8]) {
 			return false
 		}
@@ -87,7 +87,7 @@ func lower(c byte) byte {
 	return c
 }
 
-// equalFold reports whether b is s in any case; s must be lower case.
+// equalFold reports whether b equals s, ignoring case; s must be lower case.
 func equalFold(b []byte, s string) bool {
 	if len(b) != len(s) {
 		return false
@@ -111,7 +111,7 @@ func trim(b []byte) []byte {
 	return b
 }
 
-// parseSize reads a Content-Length: 1 to 19 digits that fit an int64.
+// parseSize parses a Content-Length: 1 to 19 digits that fit in an int64.
 func parseSize(b []byte) (int64, bool) {
 	if len(b) == 0 || len(b) > 19 {
 		return 0, false

@@ -5,8 +5,8 @@ import (
 	"io"
 )
 
-// Bounds on what a chunked body may carry besides data. They are no laxer than
-// net/http's.
+// Limits on what a chunked body may contain besides data. They are at least as
+// strict as net/http's.
 const (
 	maxChunkLine  = 1 << 10  // bytes of one size line with its extensions
 	maxChunkWaste = 16 << 10 // overhead of a body beyond freeWaste and twice its data
@@ -17,8 +17,8 @@ const (
 // Chunks decodes a chunked body (RFC 9112, 7.1) in the buffer that holds it.
 // The zero value is ready for a body.
 type Chunks struct {
-	// Trailers are the fields behind the last chunk, once Decode has returned
-	// io.EOF: slices into the buffer. The slice is reused after Reset.
+	// Trailers are the fields after the last chunk, set when Decode returns
+	// io.EOF. They are slices into the buffer. The slice is reused after Reset.
 	Trailers []Field
 
 	// Padded allows white space between a size and its CRLF, as some servers
@@ -27,7 +27,7 @@ type Chunks struct {
 	Padded bool
 
 	state chunkState
-	left  uint64 // the size read so far; then the bytes of the chunk to come
+	left  uint64 // the size read so far; then the remaining bytes of the chunk
 	line  int    // bytes of the size line so far
 	waste int64  // overhead so far, see maxChunkWaste
 }
@@ -36,29 +36,29 @@ type chunkState uint8
 
 const (
 	chunkSize     chunkState = iota // at the first digit
-	chunkDigits                     // behind a digit
-	chunkPadding                    // in white space behind the size
+	chunkDigits                     // after a digit
+	chunkPadding                    // in white space after the size
 	chunkExt                        // in extensions
 	chunkSizeLF                     // at the LF of the size line
 	chunkData                       // in the data
-	chunkDataCR                     // behind the data
-	chunkDataLF                     // at the LF behind the data
+	chunkDataCR                     // after the data
+	chunkDataLF                     // at the LF after the data
 	chunkTrailers                   // in the trailer section
-	chunkEnd                        // behind the body
+	chunkEnd                        // after the body
 )
 
-// Reset prepares c for another body. The memory of Trailers stays.
+// Reset prepares c for another body. It keeps the memory of Trailers.
 func (c *Chunks) Reset() { *c = Chunks{Trailers: c.Trailers[:0], Padded: c.Padded} }
 
 // Decode decodes the part b of the body. It consumes n bytes of b, and returns
-// the data among them: one slice of b, moved together in place when b holds
-// several chunks. b[n:] is left; unless the body has ended, it is the beginning
-// of the trailer section, less than MaxTrailer bytes, and is to be given again
-// with more behind it.
+// the data among them as one slice of b: if b holds several chunks, their data
+// is moved together in place. If the body has not ended, b[n:] is the beginning
+// of the trailer section, less than MaxTrailer bytes. The caller must pass it
+// again, followed by more bytes.
 //
-// The error is nil while the body goes on, io.EOF with the last data when body
-// and trailer section are complete, and otherwise a *Refusal; data that came
-// before the fault is returned with it.
+// The error is nil until the body ends. It is io.EOF with the last data, once
+// body and trailer section are complete, and otherwise a *Refusal. Data before
+// the fault is returned with it.
 func (c *Chunks) Decode(b []byte) (data []byte, n int, err error) {
 	from, to := 0, 0 // data is b[from:to]
 	for err == nil && n < len(b) && c.state < chunkTrailers {
@@ -92,7 +92,7 @@ func (c *Chunks) Decode(b []byte) (data []byte, n int, err error) {
 	return b[from:to:to], n, err
 }
 
-// advance takes a byte that is not data.
+// advance consumes a byte that is not data.
 func (c *Chunks) advance(b byte) error {
 	switch c.state {
 	case chunkDataCR:
@@ -148,7 +148,7 @@ func (c *Chunks) digit(b byte) error {
 	return nil
 }
 
-// begin starts the chunk whose size line is complete.
+// begin starts a chunk after its size line.
 func (c *Chunks) begin() error {
 	if c.left >= 1<<60 { // far from overflow below
 		return errChunkSize
@@ -165,8 +165,8 @@ func (c *Chunks) begin() error {
 	return nil
 }
 
-// trailers parses the trailer section once all of it is in b, and returns its
-// length.
+// trailers parses the trailer section once b contains all of it, and returns
+// its length.
 func (c *Chunks) trailers(b []byte) (int, error) {
 	b = b[:min(len(b), MaxTrailer)]
 	end := 0

@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// decode feeds body to c in pieces of size step, as a connection would: what is
-// left over comes again in front of the next piece.
+// decode feeds body to c in pieces of size step, as a connection would. Bytes
+// left over are put in front of the next piece.
 func decode(c *h1.Chunks, body string, step int) (data, rest string, err error) {
 	var buf []byte
 	for err == nil {
@@ -198,7 +198,7 @@ func FuzzChunks(f *testing.F) {
 			require.Equal(t, rest, rest2)
 			want, stdErr := io.ReadAll(httputil.NewChunkedReader(strings.NewReader(body)))
 			if stdErr != nil && blankExtension.MatchString(body) {
-				return // which net/http refuses
+				return // net/http refuses it
 			}
 			require.NoError(t, stdErr, "net/http refuses what was accepted")
 			require.Equal(t, string(want), data)

@@ -1,6 +1,6 @@
 package h1
 
-// A Start is what stands in place of a request line in other versions of HTTP.
+// A Start replaces the request line in other versions of HTTP.
 type Start struct {
 	Method    []byte
 	Target    []byte // in origin-form, or *
@@ -9,15 +9,14 @@ type Start struct {
 	Ended     bool   // no body follows
 }
 
-// Fill makes r the request that another version of HTTP has brought as s and
-// fields, under the rules that Parse has for HTTP/1.1, and with its errors. r
-// keeps parts of what it is given; behind a *Refusal it has what could be
-// understood.
+// Fill makes r the request that arrived in another version of HTTP as s and
+// fields. It has the rules and errors of Parse. r keeps parts of its arguments;
+// after a *Refusal it has what could be parsed.
 //
-// Besides, a Host that is not the authority is refused. A body without
-// Content-Length is Chunked, as it has to be on its way to a server of
-// HTTP/1.1. An extended CONNECT is UnusualConnect, and has no body but what its
-// Protocol makes of the stream.
+// It also refuses a Host that differs from the authority. A body without
+// Content-Length is Chunked, as HTTP/1.1 servers require. An extended CONNECT
+// is UnusualConnect, and has no body: its Protocol defines the bytes of the
+// stream.
 func (r *Request) Fill(s *Start, fields []Field) error {
 	r.Head.Reset()
 	*r = Request{Head: r.Head, Method: s.Method, Target: s.Target, Protocol: s.Protocol}
@@ -30,7 +29,7 @@ func (r *Request) Fill(s *Start, fields []Field) error {
 	}
 	r.Fields = append(r.Fields, fields[:min(len(fields), MaxFields)]...)
 	n := len(fields)
-	if s.Authority != nil && r.Host == nil { // it is a Host for the target
+	if s.Authority != nil && r.Host == nil { // it becomes a Host field for the target
 		n++
 	}
 	if err == nil && n > MaxFields {
@@ -70,7 +69,7 @@ func (r *Request) fillStart() error {
 	return r.target()
 }
 
-// fillHost takes the authority, which a Host field may repeat.
+// fillHost sets the host to the authority, which a Host field may repeat.
 func (r *Request) fillHost(authority []byte) error {
 	switch {
 	case authority == nil:
@@ -84,8 +83,8 @@ func (r *Request) fillHost(authority []byte) error {
 	return nil
 }
 
-// CheckFields returns why a trailer section with these fields is refused, nil
-// if it is not.
+// CheckFields returns why a trailer section with these fields is refused, or
+// nil.
 func CheckFields(fields []Field) error {
 	if len(fields) > MaxFields {
 		return errFieldCount
@@ -103,7 +102,7 @@ func CheckFields(fields []Field) error {
 	return nil
 }
 
-// fault is what parseField would have found.
+// fault returns the error that parseField would return.
 func (f *Field) fault() error {
 	switch {
 	case !ValidToken(f.Name):
@@ -114,7 +113,7 @@ func (f *Field) fault() error {
 	return nil
 }
 
-// sameFold reports whether a and b are the same but for case.
+// sameFold reports whether a and b are equal, ignoring case.
 func sameFold(a, b []byte) bool {
 	if len(a) != len(b) {
 		return false

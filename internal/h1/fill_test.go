@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// start is an ordinary request of another version.
+// start is an ordinary request in another version of HTTP.
 func start() *h1.Start {
 	return &h1.Start{Method: []byte("GET"), Target: []byte("/x?y"), Authority: []byte("a.test"), Ended: true}
 }

@@ -2,14 +2,15 @@
 // chunked bodies in the caller's buffer and appends them to the caller's
 // buffer. It holds no policy, does no I/O and keeps no bytes of its own.
 //
-// The parsers are strict: what two implementations might read differently is
-// refused, not repaired. What they accept, net/http reads the same.
+// The parsers are strict: input that two implementations might read differently
+// is refused, not repaired. Input that they accept, net/http reads in the same
+// way.
 //
 // Hot path: no locks, no allocation in the steady state.
 //
-//   - h1.go: limits, and what is refused
+//   - h1.go: limits, and the reasons for refusals
 //   - head.go, request.go, response.go: heads
-//   - fill.go: requests that came by another version of HTTP
+//   - fill.go: requests that arrived in another version of HTTP
 //   - chunks.go: chunked bodies
 //   - append.go: writing
 //   - ascii.go: classes of bytes
@@ -17,29 +18,29 @@ package h1
 
 import "errors"
 
-// Limits of what a peer may send.
+// Limits on what a peer may send.
 const (
 	DefaultMaxHead = 16 << 10 // bytes of a head, start line and final CRLF included
 	MaxFields      = 100      // field lines in a head, and in a trailer section
 	MaxTrailer     = 4 << 10  // bytes of a trailer section, final CRLF included
 )
 
-// ErrMore says that the bytes given so far are the beginning of a message and
-// nothing is wrong with them yet: call again with more.
+// ErrMore means that the bytes so far are the valid beginning of a message:
+// call again with more.
 var ErrMore = errors.New("h1: message incomplete")
 
-// ErrUnusual says that a request head is complete and free of what must be
-// refused, but outside the plain subset; Request.Unusual says why.
+// ErrUnusual means that a request head is complete and allowed, but outside the
+// plain subset; Request.Unusual says why.
 var ErrUnusual = errors.New("h1: unusual request")
 
 // A Field is one field line: name as sent, value without surrounding
 // whitespace. Both are slices into the buffer that was parsed.
 type Field struct{ Name, Value []byte }
 
-// A Refusal is the error for a message that must not be forwarded. The
-// connection that brought it must be closed.
+// A Refusal is the error for a message that must not be forwarded. Its
+// connection must be closed.
 type Refusal struct {
-	Status int    // the answer to a client; an upstream's refused message is always a 502
+	Status int    // status for a client; a refused response always becomes a 502
 	Reason string // short and constant: safe for logs and for the client
 }
 
@@ -57,7 +58,7 @@ const (
 	UntilClose                 // everything until the connection ends (responses only)
 )
 
-// What is refused, and why. RFC 9112 sections in brackets.
+// Refusals. Numbers in brackets are sections of RFC 9112.
 var (
 	errStartLine  = &Refusal{400, "malformed request line"}                   // [3]
 	errVersion    = &Refusal{505, "unsupported HTTP version"}                 // [2.3]

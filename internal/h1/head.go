@@ -2,27 +2,27 @@ package h1
 
 import "bytes"
 
-// A Head is what request and response heads have in common. Its slices point
-// into the buffer that was parsed and are valid as long as that is unchanged.
+// A Head is the common part of request and response heads. Its slices point
+// into the parsed buffer and are valid as long as that is unchanged.
 type Head struct {
-	MaxHead int // bytes a head may take; 0 means DefaultMaxHead. Parse never changes it.
+	MaxHead int // bytes a head may have; 0 means DefaultMaxHead. Parse never changes it.
 
-	Fields        []Field // all of them, in order; the slice is reused by the next Parse
-	Minor         int     // HTTP/1.Minor: 0, or 1 for any later one
+	Fields        []Field // all fields, in order; the next Parse reuses the slice
+	Minor         int     // minor version: 0, or 1 for any later one
 	ContentLength int64   // -1 if there is none
 	Chunked       bool    // Transfer-Encoding: chunked
 	Close         bool    // Connection names close
 	KeepAlive     bool    // Connection names keep-alive
-	Nominates     bool    // Connection names something else: fields to drop, or upgrade
+	Nominates     bool    // Connection names other options: fields to drop, or upgrade
 
-	digits  int  // of the Content-Length
-	codings int  // transfer codings seen
-	garbled bool // Transfer-Encoding is no list that ends in chunked, once
-	scanned int  // bytes of an incomplete head already searched for its end
+	digits  int  // number of digits of the Content-Length
+	codings int  // number of transfer codings
+	garbled bool // Transfer-Encoding is not a list with chunked once, at the end
+	scanned int  // bytes of an incomplete head in which the end was already searched
 }
 
-// Value returns the value of the first field of that name, which must be given
-// in lower case, and whether there is one.
+// Value returns the value of the first field with that name, which must be in
+// lower case, and whether there is one.
 func (h *Head) Value(name string) ([]byte, bool) {
 	for i := range h.Fields {
 		if equalFold(h.Fields[i].Name, name) {
@@ -32,9 +32,8 @@ func (h *Head) Value(name string) ([]byte, bool) {
 	return nil, false
 }
 
-// Reset prepares for another message. It is needed only when a Parse that
-// returned ErrMore will not be continued. MaxHead and the memory of Fields
-// stay.
+// Reset prepares for another message. It is needed only if a Parse that
+// returned ErrMore is not continued. It keeps MaxHead and the memory of Fields.
 func (h *Head) Reset() { h.scanned = 0; h.clear() }
 
 func (h *Head) clear() {
@@ -49,8 +48,8 @@ func (h *Head) max() int {
 }
 
 // ripe reports whether b is worth parsing. It is false only for a head that was
-// incomplete before and still is; each byte is searched once, so a head that
-// comes byte by byte costs linear time.
+// incomplete and still is. It searches each byte once, so a head that arrives
+// byte by byte costs linear time.
 func (h *Head) ripe(b []byte) bool {
 	if h.scanned == 0 || h.scanned > len(b) || len(b) >= h.max() {
 		return true
@@ -68,7 +67,7 @@ func (h *Head) ripe(b []byte) bool {
 	}
 }
 
-// done records the outcome of a parse for ripe.
+// done notes the outcome of a parse for ripe.
 func (h *Head) done(b []byte, err error) {
 	h.scanned = 0
 	if err == ErrMore {
@@ -77,7 +76,7 @@ func (h *Head) done(b []byte, err error) {
 }
 
 // line returns the line that starts at b[i], without its CRLF, and the index
-// behind it.
+// after it.
 func (h *Head) line(b []byte, i int) ([]byte, int, error) {
 	j := bytes.IndexByte(b[i:], '\n')
 	switch {
@@ -91,8 +90,8 @@ func (h *Head) line(b []byte, i int) ([]byte, int, error) {
 	return b[i : i+j-1], i + j + 1, nil
 }
 
-// version reads "HTTP/1.0" to "HTTP/1.9". A message of a minor version that
-// does not exist yet is processed as one of HTTP/1.1 (RFC 9110, 2.5).
+// version parses "HTTP/1.0" to "HTTP/1.9". Unknown minor versions are processed
+// as HTTP/1.1 (RFC 9110, 2.5).
 func (h *Head) version(v []byte) bool {
 	const major = "HTTP/1."
 	if len(v) != len(major)+1 || string(v[:len(major)]) != major || v[len(major)]-'0' > 9 {
@@ -121,7 +120,7 @@ func parseField(line []byte) (Field, error) {
 	return f, nil
 }
 
-// fieldFault says what is wrong with a line whose name ends at k.
+// fieldFault returns the fault of a line whose name ends at k.
 func fieldFault(line []byte, k int) error {
 	switch space := k < len(line) && (line[k] == ' ' || line[k] == '\t'); {
 	case space && k == 0:
@@ -133,8 +132,8 @@ func fieldFault(line []byte, k int) error {
 	}
 }
 
-// contentLength takes a Content-Length line. Lines that repeat the same value
-// are for the caller to allow.
+// contentLength notes a Content-Length line. The caller decides whether lines
+// may repeat the same value.
 func (h *Head) contentLength(v []byte) error {
 	n, ok := parseSize(v)
 	if !ok {
@@ -147,8 +146,8 @@ func (h *Head) contentLength(v []byte) error {
 	return nil
 }
 
-// transferEncoding takes a Transfer-Encoding line. What all of them say is
-// judged by framingFault.
+// transferEncoding notes a Transfer-Encoding line. framingFault judges all
+// lines together.
 func (h *Head) transferEncoding(v []byte) {
 	for more := true; more; h.codings++ {
 		coding := v
@@ -162,7 +161,7 @@ func (h *Head) transferEncoding(v []byte) {
 	}
 }
 
-// connection takes a Connection line.
+// connection notes a Connection line.
 func (h *Head) connection(v []byte) {
 	for len(v) > 0 {
 		token := v
@@ -183,8 +182,8 @@ func (h *Head) connection(v []byte) {
 	}
 }
 
-// framingFault finds what lets two readers disagree on where a message ends
-// (RFC 9112, 6.1 and 11.2), and codings that are not known.
+// framingFault returns a fault if two readers might disagree on where the
+// message ends (RFC 9112, 6.1 and 11.2), or if a coding is unknown.
 func (h *Head) framingFault() error {
 	switch {
 	case h.codings > 0 && h.ContentLength >= 0:

@@ -14,40 +14,39 @@ const (
 	UnusualExpect                      // an Expect field
 	UnusualTrailer                     // a Trailer field
 	UnusualTE                          // a TE field
-	// the beginning of the HTTP/2 preface; nothing else is set, and n is 0
+	// beginning of the HTTP/2 preface; no other bit is set, and n is 0
 	UnusualPreface
 	UnusualForwards // a Max-Forwards field, with OPTIONS
-	UnusualConnect  // an extended CONNECT (RFC 8441); only Fill makes one
+	UnusualConnect  // an extended CONNECT (RFC 8441); only Fill sets it
 )
 
-// A Request is a parsed request head. The zero value is ready for use, and a
-// Request is meant to be used again for the next one.
+// A Request is a parsed request head. The zero value is ready for use. A
+// Request can be reused for the next head.
 type Request struct {
 	Head
 	Method []byte
 	Target []byte // as sent
 	Path   []byte // of the target, up to the "?"; nil for *
-	Query  []byte // of the target, from the "?" on, which is included; nil if there is none
-	// asked for: the authority of an absolute-form target, else the value of
-	// the only Host field; nil on HTTP/1.0 without either
+	Query  []byte // of the target, from the "?" on, including it; nil if there is none
+	// requested host: the authority of an absolute-form target, else the value
+	// of the only Host field; nil on HTTP/1.0 without either
 	Host     []byte
-	Protocol []byte // that an extended CONNECT asks for; nil otherwise
+	Protocol []byte // protocol of an extended CONNECT; nil otherwise
 	Unusual  Unusual
 
 	authority []byte // of an absolute-form target
 }
 
-// Parse reads the request head at the start of b. It returns the length of the
-// head with nil, or with ErrUnusual for a head that is complete and not to be
-// refused but has a property named in Unusual; every field of r is then set.
-// ErrMore asks for the same bytes again with more behind them; the buffer may
-// have moved. Anything else is a *Refusal. One empty line before the request
-// line is skipped (RFC 9112, 2.2).
+// Parse parses the request head at the start of b, and returns its length. The
+// error is nil, or ErrUnusual if the head is complete and allowed but has a
+// property named in Unusual; all fields of r are then set. ErrMore asks for the
+// same bytes again, followed by more; the buffer may have moved. Any other
+// error is a *Refusal. One empty line before the request line is skipped (RFC
+// 9112, 2.2).
 //
-// No two conclusions are drawn from one head: parsing any prefix of b gives
-// ErrMore or the conclusion that b gives. A head that comes in pieces may be
-// refused only when it is complete, so that each byte is looked at twice at
-// most.
+// A head has only one result: parsing any prefix of b returns ErrMore or the
+// result for b. A head that arrives in pieces may be refused only once it is
+// complete, so that each byte is read at most twice.
 func (r *Request) Parse(b []byte) (n int, err error) {
 	if !r.ripe(b) {
 		return 0, ErrMore
@@ -88,14 +87,15 @@ func (r *Request) parse(b []byte) (int, error) {
 	return i, r.conclude()
 }
 
-// requestLine parses the first line and returns the index behind it.
+// requestLine parses the first line and returns the index after it.
 func (r *Request) requestLine(b []byte) (int, error) {
 	i := 0
 	if len(b) >= 2 && b[0] == '\r' && b[1] == '\n' {
 		i = 2
 	}
-	// A first byte that starts no method, such as that of a TLS handshake on a
-	// plain port, need not wait for a line end that may never come.
+	// A first byte that cannot begin a method, such as that of a TLS handshake
+	// on a plain port, is refused without waiting for a line end that may never
+	// come.
 	if i < len(b) && class[b[i]]&tokenByte == 0 && !(i == 0 && len(b) == 1 && b[0] == '\r') {
 		return 0, errStartLine
 	}
@@ -123,7 +123,7 @@ func (r *Request) requestLine(b []byte) (int, error) {
 	return next, r.target()
 }
 
-// preface looks for the empty line behind "PRI * HTTP/2.0" (RFC 9113, 3.4).
+// preface looks for the empty line after "PRI * HTTP/2.0" (RFC 9113, 3.4).
 func (r *Request) preface(b []byte, i int) error {
 	line, _, err := r.line(b, i)
 	switch {
@@ -195,8 +195,8 @@ func (r *Request) origin(t []byte) error {
 	return escapeFault(r.Path)
 }
 
-// absolute splits an absolute-form target, that of a URL of http or https
-// without userinfo. An empty path means "/" (RFC 9112, 3.2.1).
+// absolute splits an absolute-form target: an http or https URL without
+// userinfo. An empty path means "/" (RFC 9112, 3.2.1).
 func (r *Request) absolute(t []byte) error {
 	scheme, rest, ok := bytes.Cut(t, []byte("://"))
 	if !ok || !equalFold(scheme, "http") && !equalFold(scheme, "https") {
@@ -207,7 +207,7 @@ func (r *Request) absolute(t []byte) error {
 		end = len(rest)
 	}
 	r.authority = rest[:end:end]
-	// some decode a URL's, and others do not
+	// some readers decode escapes in the authority, others do not
 	if !ValidHost(r.authority) || bytes.IndexByte(r.authority, '%') >= 0 {
 		return errTarget
 	}
@@ -223,8 +223,8 @@ func (r *Request) absolute(t []byte) error {
 // root is the path of a URL without one. Read-only.
 var root = []byte("/")
 
-// escapeFault finds a "%" that two hex digits do not follow. Readers disagree
-// on what such a path means, and net/http refuses it.
+// escapeFault finds a "%" without two hex digits after it. Readers disagree on
+// what such a path means, and net/http refuses it.
 func escapeFault(p []byte) error {
 	for {
 		i := bytes.IndexByte(p, '%')
@@ -238,7 +238,7 @@ func escapeFault(p []byte) error {
 	}
 }
 
-// note takes note of a field, if it is one of those that matter here.
+// note evaluates a field if it matters here.
 func (r *Request) note(f *Field) error {
 	switch len(f.Name) {
 	case len("te"):
@@ -292,7 +292,7 @@ func (r *Request) host(v []byte) error {
 	return nil
 }
 
-// conclude judges the head as a whole.
+// conclude checks the head as a whole.
 func (r *Request) conclude() error {
 	if err := r.framingFault(); err != nil {
 		return err
@@ -300,7 +300,7 @@ func (r *Request) conclude() error {
 	if r.Host == nil && r.Minor == 1 {
 		return errNoHost
 	}
-	if r.authority != nil { // whatever Host says (RFC 9112, 3.2.2)
+	if r.authority != nil { // regardless of Host (RFC 9112, 3.2.2)
 		r.Host = r.authority
 	}
 	if r.Unusual != 0 {
@@ -309,7 +309,8 @@ func (r *Request) conclude() error {
 	return nil
 }
 
-// Framing says how the request's body is framed, if there is one.
+// Framing returns how the request's body is framed; NoBody means that there is
+// none.
 func (r *Request) Framing() Framing {
 	switch {
 	case r.Chunked:

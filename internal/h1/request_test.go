@@ -17,8 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// crlf writes the lines as they stand on the wire, with the empty line at the
-// end.
+// crlf joins the lines as they are sent, with the empty line at the end.
 func crlf(lines ...string) string { return strings.Join(lines, "\r\n") + "\r\n\r\n" }
 
 func fields(fs []h1.Field) (out []string) {
@@ -110,7 +109,7 @@ func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
 	})
 }
 
-// RFC 9112, 3.2.2: the authority of the target decides, whatever Host says.
+// RFC 9112, 3.2.2: the authority of the target is used, regardless of Host.
 func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
 	for _, tt := range []struct{ target, host, path, query string }{
 		{"http://b", "b", "/", ""},
@@ -135,7 +134,7 @@ func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
 }
 
 // Each line of "Framing and desync" in the forwarding contract that a head can
-// break.
+// violate.
 func TestForbiddenRequestsAreRefused(t *testing.T) {
 	const host = "Host: a"
 	many := make([]string, 0, h1.MaxFields+2)
@@ -274,8 +273,8 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// RFC 9110, 2.5: a recipient processes a later minor version as the latest that
-// it knows.
+// RFC 9110, 2.5: a recipient processes a later minor version as the latest one
+// that it knows.
 func TestLaterMinorVersionsAreReadAsHTTP11(t *testing.T) {
 	for _, version := range []string{"HTTP/1.2", "HTTP/1.9"} {
 		var r h1.Request
@@ -429,7 +428,7 @@ func FuzzRequest(f *testing.F) {
 		head := bytes.TrimPrefix(b, []byte("\r\n"))
 		req, stdErr := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), 64<<10))
 		if stdErr != nil && absolute {
-			return // an authority that is no host
+			return // an authority that is not a host
 		}
 		require.NoError(t, stdErr, "net/http refuses what was accepted")
 		sameRequest(t, &whole, req)
@@ -437,7 +436,7 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// checkPrefix holds a parse in two steps against the conclusion of one step.
+// checkPrefix compares a parse in two steps with the result of one step.
 func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 	var r h1.Request
 	_, err := r.Parse(prefix)
@@ -449,7 +448,7 @@ func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 	sameConclusion(t, want, err)
 }
 
-// sameConclusion allows a parse in steps to see a fault only when the head is
+// sameConclusion allows a parse in steps to find a fault only once the head is
 // complete.
 func sameConclusion(t *testing.T, want, err error) {
 	var refusal *h1.Refusal
@@ -477,8 +476,8 @@ func sameRequest(t *testing.T, r *h1.Request, req *http.Request) {
 	sameFields(t, r.Fields, req.Header, "Host", "Transfer-Encoding")
 }
 
-// sameFields holds that got and want have the same values in the same order,
-// but for the names that net/http takes out or merges.
+// sameFields checks that got and want have the same values in the same order,
+// except for names that net/http removes or merges.
 func sameFields(t *testing.T, got []h1.Field, want http.Header, except ...string) {
 	mine := http.Header{}
 	for _, f := range got {
@@ -498,7 +497,7 @@ func sameFields(t *testing.T, got []h1.Field, want http.Header, except ...string
 	require.Equal(t, want, mine)
 }
 
-// sameBody holds that rest, read in this framing, begins with the body that
+// sameBody checks that rest, read in this framing, begins with the body that
 // net/http read.
 func sameBody(t *testing.T, framing h1.Framing, length int64, rest []byte, body io.Reader) {
 	want, wantErr := io.ReadAll(body)

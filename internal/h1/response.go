@@ -1,7 +1,7 @@
 package h1
 
-// A Response is a parsed response head. The zero value is ready for use, and a
-// Response is meant to be used again for the next one.
+// A Response is a parsed response head. The zero value is ready for use. A
+// Response can be reused for the next head.
 type Response struct {
 	Head
 	Status  int    // 100 to 999
@@ -10,8 +10,8 @@ type Response struct {
 	Trailer bool   // a Trailer field
 }
 
-// Parse reads the response head at the start of b and returns its length. It
-// returns ErrMore, or a *Refusal, under the rules of Request.Parse. Lines that
+// Parse parses the response head at the start of b and returns its length. It
+// returns ErrMore or a *Refusal under the rules of Request.Parse. Lines that
 // repeat the same Content-Length count as one.
 func (r *Response) Parse(b []byte) (n int, err error) {
 	if !r.ripe(b) {
@@ -45,8 +45,8 @@ func (r *Response) parse(b []byte) (int, error) {
 	return i, r.framingFault()
 }
 
-// statusLine parses the first line and returns the index behind it. The space
-// before an empty reason is often missing and may be.
+// statusLine parses the first line and returns the index after it. The space
+// before an empty reason may be missing, as it often is.
 func (r *Response) statusLine(b []byte) (int, error) {
 	if len(b) > 0 && b[0] != 'H' {
 		return 0, errStatusLine
@@ -73,7 +73,7 @@ func (r *Response) statusLine(b []byte) (int, error) {
 	return next, nil
 }
 
-// field parses one field line and takes note of those that matter here.
+// field parses one field line and evaluates it if it matters here.
 func (r *Response) field(line []byte) error {
 	f, err := parseField(line)
 	if err != nil {
@@ -103,9 +103,9 @@ func (r *Response) field(line []byte) error {
 	return nil
 }
 
-// Framing says how the body of the response to a request of that method is
-// framed (RFC 9112, 6.3). A response to HEAD and a 1xx, 204 or 304 have none,
-// whatever their fields say.
+// Framing returns how the body of a response to a request with that method is
+// framed (RFC 9112, 6.3). Responses to HEAD, 1xx, 204 and 304 have no body,
+// regardless of their fields.
 func (r *Response) Framing(method string) Framing {
 	switch {
 	case method == "HEAD", r.Status < 200, r.Status == 204, r.Status == 304:
@@ -120,8 +120,9 @@ func (r *Response) Framing(method string) Framing {
 	return UntilClose
 }
 
-// Persistent reports whether the connection can carry another exchange once the
-// body of the response to a request of that method has been read to its end.
+// Persistent reports whether the connection can carry another exchange after
+// the body of the response to a request with that method has been read to its
+// end.
 func (r *Response) Persistent(method string) bool {
 	return r.persistent() && r.Status >= 200 && r.Framing(method) != UntilClose
 }

@@ -158,13 +158,13 @@ func FuzzResponse(f *testing.F) {
 		}
 		res, stdErr := http.ReadResponse(bufio.NewReaderSize(bytes.NewReader(b), 64<<10), &http.Request{Method: method})
 		if stdErr != nil && strings.Contains(stdErr.Error(), "bad trailer key") {
-			return // we drop what a Trailer field announces wrongly
+			return // we drop invalid names in a Trailer field
 		}
 		require.NoError(t, stdErr, "net/http refuses what was accepted")
 		require.Equal(t, res.StatusCode, r.Status)
 		require.Equal(t, min(res.ProtoMinor, 1), r.Minor)
-		// net/http takes Close from a 1xx, too, and drops the field it read it
-		// from.
+		// net/http applies Close from a 1xx, too, and drops the field that it
+		// came from
 		sameFields(t, r.Fields, res.Header, "Transfer-Encoding", "Content-Length", "Connection", "Trailer")
 		if r.Framing(method) == h1.UntilClose {
 			sameBody(t, h1.SizedBody, int64(len(b)-n), b[n:], res.Body)

@@ -38,7 +38,7 @@ func AppendRSTStream(dst []byte, stream uint32, code Code) []byte {
 }
 
 // AppendGoAway appends a GOAWAY. last is the last stream that is served, and
-// reason its debug data.
+// reason is the debug data.
 func AppendGoAway(dst []byte, last uint32, code Code, reason string) []byte {
 	dst = AppendHead(dst, GoAway, 0, 0, 8+len(reason))
 	dst = binary.BigEndian.AppendUint32(dst, last)

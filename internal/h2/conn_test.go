@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// A conn is the smallest server that the package makes: it tells each request
-// what it has got, one after the other.
+// A conn is the smallest server that can be made of the package. It answers
+// each request with what it has received, one after the other.
 type conn struct {
 	net.Conn
 	parser  h2.Parser
@@ -26,10 +26,10 @@ type conn struct {
 	list    h2.List
 	encoder h2.Encoder
 	peer    h2.Settings
-	window  h2.Window // of the connection
-	inflow  h2.Inflow // likewise
+	window  h2.Window // window of the connection
+	inflow  h2.Inflow // inflow of the connection
 	request h1.Request
-	said    string // of the request
+	said    string // the answer to the request
 	out     []byte
 }
 
@@ -107,7 +107,7 @@ func (c *conn) headers(f *h2.Frame) error {
 	if err := c.decoder.Decode(&c.list, block); err != nil {
 		return err
 	}
-	if len(c.said) > 0 { // the head has come before
+	if len(c.said) > 0 { // the head was received earlier
 		trailers, err := c.list.Trailers()
 		c.answer(f.Stream, trailers)
 		return err
@@ -163,7 +163,7 @@ func TestAnotherClientUnderstandsWhatIsBuiltFromThis(t *testing.T) {
 	}
 }
 
-// askEcho sends a request with trailers and one without a body.
+// askEcho sends one request with trailers and one without a body.
 func askEcho(t *testing.T, transport http.RoundTripper) {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), "POST", "http://a.test/x", io.MultiReader(strings.NewReader("hello, "), strings.NewReader("world")))

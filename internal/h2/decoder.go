@@ -5,8 +5,8 @@ package h2
 // grows as needed.
 type Decoder struct{ table table }
 
-// Decode decodes a header block into l, in place of the fields that l had. All
-// blocks of a connection have to be decoded, in the order in which they came.
+// Decode decodes a header block into l, and replaces the fields of l. All
+// blocks of a connection must be decoded, in the order in which they arrive.
 //
 // An error is a *Fault, a connection error. A block beyond l's limits is still
 // decoded to its end, since it changes the table; Request and Trailers then
@@ -27,7 +27,8 @@ func (d *Decoder) Decode(l *List, block []byte) (err error) {
 	return nil
 }
 
-// resize takes a table size update (RFC 7541, 6.3) and returns what follows.
+// resize applies a table size update (RFC 7541, 6.3) and returns the bytes
+// after it.
 func (d *Decoder) resize(b []byte) ([]byte, error) {
 	n, b, err := integer(b, 5)
 	switch {
@@ -40,7 +41,8 @@ func (d *Decoder) resize(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// field decodes one field and returns what follows (RFC 7541, 6.1 and 6.2).
+// field decodes one field and returns the bytes after it (RFC 7541, 6.1 and
+// 6.2).
 func (d *Decoder) field(l *List, b []byte) (rest []byte, err error) {
 	start, name := len(l.text), 0
 	switch c := b[0]; {
@@ -100,8 +102,8 @@ func (d *Decoder) indexed(l *List, b []byte, prefix uint8, nameOnly bool) (rest 
 	return b, name, nil
 }
 
-// appendString appends the string at the start of b and returns what follows it
-// (RFC 7541, 5.2).
+// appendString appends the string at the start of b and returns the bytes after
+// it (RFC 7541, 5.2).
 func appendString(l *List, b []byte) (rest []byte, err error) {
 	if len(b) == 0 {
 		return nil, errBlockEnds
@@ -125,8 +127,8 @@ func appendString(l *List, b []byte) (rest []byte, err error) {
 // index needs more.
 const maxShift = 28
 
-// integer reads the integer at the start of b, which is not empty, and returns
-// what follows (RFC 7541, 5.1).
+// integer parses the integer at the start of b, which is not empty, and returns
+// the bytes after it (RFC 7541, 5.1).
 func integer(b []byte, prefix uint8) (n int, rest []byte, err error) {
 	mask := 1<<prefix - 1
 	n, b = int(b[0])&mask, b[1:]

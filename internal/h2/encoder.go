@@ -6,12 +6,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// text is what the encoder takes.
+// text is the type of names and values.
 type text interface{ ~string | ~[]byte }
 
-// An Encoder encodes the header blocks that go out on one connection. The zero
-// value is ready for use. Blocks have to be sent in the order in which they
-// were begun.
+// An Encoder encodes the header blocks for one connection. The zero value is
+// ready for use. Blocks must be sent in the order in which they were begun.
 //
 // It uses no dynamic table, and so is valid for any SETTINGS_HEADER_TABLE_SIZE
 // of the peer, and no Huffman code: both cost time, and neither made a
@@ -19,7 +18,7 @@ type text interface{ ~string | ~[]byte }
 type Encoder struct{ begun bool }
 
 // AppendResponse begins the header block of a response, with its status and
-// fields that are known to be valid. AppendField can append more.
+// valid fields. AppendField can append more.
 //
 // Names are sent in lower case. Connection-specific fields are left out.
 func (e *Encoder) AppendResponse(dst []byte, status int, fields []h1.Field) []byte {
@@ -31,9 +30,9 @@ func (e *Encoder) AppendTrailers(dst []byte, fields []h1.Field) []byte {
 	return appendFields(e.begin(dst), fields)
 }
 
-// begin begins a header block. The first of a connection sets the table size to
-// 0, so that no change of the peer's setting requires another update (RFC 9113,
-// 4.3.1).
+// begin begins a header block. The first block of a connection sets the table
+// size to 0. Then no change of the peer's setting requires another update (RFC
+// 9113, 4.3.1).
 func (e *Encoder) begin(dst []byte) []byte {
 	if e.begun {
 		return dst
@@ -58,9 +57,8 @@ func appendFields(dst []byte, fields []h1.Field) []byte {
 	return dst
 }
 
-// AppendField appends a field to a header block. Name and value are known to be
-// valid; blanks around the value are left out, and so are connection-specific
-// fields.
+// AppendField appends a field to a header block. Name and value must be valid.
+// Blanks around the value are dropped, and so are connection-specific fields.
 func AppendField[N, V text](dst []byte, name N, value V) []byte {
 	if len(name) == 0 {
 		return dst
@@ -93,7 +91,7 @@ func AppendField[N, V text](dst []byte, name N, value V) []byte {
 func AppendContentLength(dst []byte, n int64) []byte {
 	dst = appendInteger(dst, 0, 4, indexContentLength)
 	at := len(dst)
-	dst = strconv.AppendInt(append(dst, 0), n, 10) // 19 digits at most
+	dst = strconv.AppendInt(append(dst, 0), n, 10) // at most 19 digits
 	dst[at] = byte(len(dst) - at - 1)
 	return dst
 }

@@ -54,7 +54,7 @@ type Frame struct {
 	// debug data of a GOAWAY. Padding and the fields below are not in it.
 	Payload []byte
 
-	Counted    uint32 // of DATA: the bytes that flow control counts, padding included
+	Counted    uint32 // of DATA: number of bytes for flow control, including padding
 	Increment  uint32 // of WINDOW_UPDATE
 	Code       Code   // of RST_STREAM and GOAWAY
 	LastStream uint32 // of GOAWAY
@@ -79,17 +79,17 @@ func (f *Frame) Ack() bool {
 // A Parser parses the frames that follow the preface. The zero value is ready
 // for use.
 type Parser struct {
-	MaxFrame int // bytes a payload may have: our SETTINGS_MAX_FRAME_SIZE; 0 means DefaultMaxFrame
+	MaxFrame int // longest payload: our SETTINGS_MAX_FRAME_SIZE; 0 means DefaultMaxFrame
 
-	Frame // the one parsed last
+	Frame // the last parsed frame
 
 	rest  int    // payload of the frame still to come
 	pad   int    // padding after it
 	block uint32 // stream whose header block is not complete; 0 if there is none
 }
 
-// Parse reads the frame, or piece of one, at the start of b and returns its
-// length, or a *Fault. ErrMore asks for the same bytes again followed by more,
+// Parse parses the frame, or a piece of one, at the start of b, and returns its
+// length or a *Fault. ErrMore asks for the same bytes again, followed by more,
 // at least n in all; the buffer may have moved. A buffer of 32 bytes is enough.
 //
 // A frame need not be complete: the part of its payload in b is one piece, and
@@ -118,8 +118,8 @@ func (p *Parser) Parse(b []byte) (n int, err error) {
 	return p.payload(b, fixed, size)
 }
 
-// Missing returns how many bytes of the frame are still to come, its padding
-// included.
+// Missing returns how many bytes of the frame are still to come, including
+// padding.
 func (p *Parser) Missing() int { return p.rest + p.pad }
 
 // Between reports whether the last frame and the last header block are
@@ -155,7 +155,7 @@ func (p *Parser) check(size int) error {
 	return p.checkLength(size)
 }
 
-// checkLength checks the length of a type with a fixed one.
+// checkLength checks the length of frames whose type has a fixed one.
 func (p *Parser) checkLength(size int) error {
 	ok := true
 	switch p.Type {
@@ -191,7 +191,7 @@ func (p *Parser) fixed() int {
 	return n
 }
 
-// payload parses the first fixed bytes of a payload, and then the rest by
+// payload parses the first fixed bytes of a payload, and then the rest with
 // piece.
 func (p *Parser) payload(b []byte, fixed, size int) (int, error) {
 	body := b[HeadSize : HeadSize+fixed]
@@ -235,7 +235,8 @@ func (p *Parser) dependsOnItself(priority []byte) bool {
 	return binary.BigEndian.Uint32(priority)&lastStream == p.Stream
 }
 
-// piece takes the part of the remaining payload and padding that b[at:] has.
+// piece consumes the part of the remaining payload and padding that is in
+// b[at:].
 func (p *Parser) piece(b []byte, at, rest, pad int) (int, error) {
 	k := min(rest, len(b)-at)
 	if p.Type == SettingsFrame {
@@ -264,8 +265,8 @@ func (p *Parser) piece(b []byte, at, rest, pad int) (int, error) {
 	return at + k + skip, nil
 }
 
-// followBlock notes which header block is not complete. It sets Counted to 0
-// for all types but DATA.
+// followBlock notes the stream of an incomplete header block. It sets Counted
+// to 0 for all types except DATA.
 func (p *Parser) followBlock() {
 	switch p.Type {
 	case Headers, Continuation:

@@ -20,7 +20,7 @@ func frame(t h2.Type, flags h2.Flags, stream uint32, payload string) []byte {
 	return append(h2.AppendHead(nil, t, flags, stream, len(payload)), payload...)
 }
 
-// An event is a frame as a connection gets it, its pieces put together again.
+// An event is a frame as a connection receives it, reassembled from its pieces.
 type event struct {
 	Type       h2.Type
 	Flags      h2.Flags
@@ -35,11 +35,11 @@ type event struct {
 	EndHeaders bool
 }
 
-// parseAll parses the frames in b, which come in reads of at most size bytes.
-// It returns the complete frames, and how the last Parse ended.
+// parseAll parses the frames in b, which arrive in reads of at most size bytes.
+// It returns the complete frames, and the result of the last Parse.
 func parseAll(t testing.TB, p *h2.Parser, b []byte, size int) (events []event, err error) {
 	t.Helper()
-	have := 0 // b[:have] has come
+	have := 0 // b[:have] has arrived
 	for at := 0; ; {
 		n, err := p.Parse(b[at:have:have])
 		if err == h2.ErrMore {
@@ -60,8 +60,7 @@ func parseAll(t testing.TB, p *h2.Parser, b []byte, size int) (events []event, e
 	}
 }
 
-// addPiece adds a piece to the frames that came before. It is called for each
-// byte.
+// addPiece adds a piece to the frames before it. It is called for each byte.
 func addPiece(t testing.TB, events []event, f *h2.Frame) []event {
 	if f.Begins != (len(events) == 0 || events[len(events)-1].ends) {
 		t.Fatalf("a frame begins where the last one has not ended, or the other way round: %+v", f)
@@ -243,7 +242,7 @@ func TestHeaderBlocksAreCutIntoFrames(t *testing.T) {
 	}
 }
 
-// BenchmarkParse parses what a client sends for a small request.
+// BenchmarkParse parses the frames of a small request.
 func BenchmarkParse(b *testing.B) {
 	in := frame(h2.Headers, h2.FlagEndHeaders|h2.FlagEndStream, 1, strings.Repeat("x", 60))
 	in = append(in, h2.AppendWindowUpdate(nil, 0, 100)...)
@@ -260,8 +259,8 @@ func BenchmarkParse(b *testing.B) {
 	}
 }
 
-// FuzzFrames holds the Parser against x/net's Framer, and reads of any size
-// against one read of everything.
+// FuzzFrames compares the Parser with x/net's Framer, and reads of any size
+// with one read of everything.
 func FuzzFrames(f *testing.F) {
 	seed := frame(h2.Headers, 0, 1, "abc")
 	seed = append(seed, frame(h2.Continuation, h2.FlagEndHeaders, 1, "d")...)
@@ -272,7 +271,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(frame(h2.Priority, 0, 3, "\x00\x00\x00\x01\x10"), uint16(3))
 	f.Add(frame(h2.Headers, h2.FlagPadded|h2.FlagPriority, 3, "\x02\x80\x00\x00\x01\xffblock\x00\x00"), uint16(4))
 	f.Add(frame(0xbe, 0xff, 9, "grease"), uint16(6))
-	const most = 1 << 10 // bytes of a payload
+	const most = 1 << 10 // bytes per payload
 	// completes each frame; DATA without a stream ends everything
 	end := make([]byte, 2*h2.HeadSize+most)
 	f.Fuzz(func(t *testing.T, b []byte, size uint16) {
@@ -290,8 +289,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// whole returns the frames that are complete: the pieces before a fault depend
-// on reads.
+// whole returns the complete frames: the pieces before a fault depend on reads.
 func whole(events []event) []event {
 	if k := len(events); k > 0 && !events[k-1].ends {
 		events = events[:k-1]
@@ -299,8 +297,8 @@ func whole(events []event) []event {
 	return append([]event{}, events...)
 }
 
-// sameAsFramer holds that the Framer finds the same frames, and the same fault
-// behind them.
+// sameAsFramer checks that the Framer finds the same frames, and the same fault
+// after them.
 func sameAsFramer(t *testing.T, framer *http2.Framer, events []event, fault *h2.Fault) {
 	for _, e := range events {
 		if !e.ends {
@@ -318,15 +316,14 @@ func sameAsFramer(t *testing.T, framer *http2.Framer, events []event, fault *h2.
 	switch got := codeOf(err); {
 	case got == fault.Code, fault.Reason == "PUSH_PROMISE is not allowed":
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		// a padded frame without a length of the padding, or without its
-		// priority
+		// a padded frame without its padding length or its priority
 		require.Equal(t, h2.FrameSizeError, fault.Code)
 	default: // two faults in one frame
 		require.ElementsMatch(t, []h2.Code{h2.ProtocolError, h2.FrameSizeError}, []h2.Code{got, fault.Code}, "%v", err)
 	}
 }
 
-// codeOf is the code of an error of the Framer.
+// codeOf returns the code of an error of the Framer.
 func codeOf(err error) h2.Code {
 	var conn http2.ConnectionError
 	var stream http2.StreamError
@@ -341,8 +338,8 @@ func codeOf(err error) h2.Code {
 	return h2.NoError
 }
 
-// stricter reports whether a frame that the Framer takes is refused with a
-// reason.
+// stricter reports whether there is a reason to refuse a frame that the Framer
+// accepts.
 func stricter(f http2.Frame, fault *h2.Fault) bool {
 	switch f := f.(type) {
 	case *http2.PushPromiseFrame:

@@ -5,17 +5,17 @@
 //
 // A connection parses frames with a Parser, gathers those of a header block in
 // a Block, decodes it with its Decoder into a List, and fills an h1.Request
-// from that: what HTTP/1.1 refuses is refused by the same lines of code. It
-// counts what it may send in Windows and what it may get in Inflows, and writes
-// responses with its Encoder.
+// from that. So the same code refuses requests for HTTP/1.1 and HTTP/2. The
+// connection counts the bytes that it may send in Windows and those that it may
+// receive in Inflows, and writes responses with its Encoder.
 //
-// The parsers are strict. Invalid input is a Fault, which is a stream error or
-// a connection error with its code, or an h1.Refusal, which has a status to
-// answer with.
+// The parsers are strict. Invalid input is a Fault or an h1.Refusal. A Fault is
+// a stream error or a connection error with its code; an h1.Refusal has the
+// status for a response.
 //
 // Hot path: no locks, no allocation in the steady state.
 //
-//   - h2.go: what is refused
+//   - h2.go: the faults
 //   - frame.go: frames
 //   - append.go: writing frames
 //   - settings.go, window.go: SETTINGS and flow control
@@ -28,14 +28,14 @@ package h2
 
 import "errors"
 
-// Preface is what a client sends first (RFC 9113, 3.4).
+// Preface is the beginning of each client's connection (RFC 9113, 3.4).
 const Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// ErrMore says that the bytes are the valid beginning of a frame: call again
+// ErrMore means that the bytes are the valid beginning of a frame: call again
 // with more.
 var ErrMore = errors.New("h2: frame incomplete")
 
-// A Code says why a stream or a connection ends.
+// A Code is the reason why a stream or a connection ends.
 type Code uint32
 
 // The codes of RFC 9113, section 7.
@@ -69,7 +69,7 @@ func (f *Fault) Error() string { return "HTTP/2: " + f.Reason }
 // All faults. Sections of RFC 9113 are in brackets; those of RFC 7541 follow
 // "HPACK".
 //
-// Each fault of a frame is a connection error, also where the RFC asks for a
+// Each fault of a frame is a connection error, even if the RFC asks for a
 // stream error. The RFC allows that [5.4.1], and resets that a peer provokes
 // would cost us work (CVE-2025-8671).
 var (

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// unhex reads bytes as RFC 7541 prints them.
+// unhex parses bytes as RFC 7541 prints them.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
@@ -31,7 +31,7 @@ func lines(fields []h1.Field) []string {
 	return out
 }
 
-// decode decodes a block that has no fault.
+// decode decodes a valid block.
 func decode(t testing.TB, d *h2.Decoder, block []byte) []string {
 	t.Helper()
 	var l h2.List
@@ -39,7 +39,7 @@ func decode(t testing.TB, d *h2.Decoder, block []byte) []string {
 	return lines(l.Fields())
 }
 
-// entries is what the dynamic table has, the newest first.
+// entries returns the entries of the dynamic table, newest first.
 func entries(t testing.TB, d *h2.Decoder) []string {
 	t.Helper()
 	var all []string
@@ -181,7 +181,7 @@ func TestTheNameOfAnEntryOutlivesTheEntry(t *testing.T) {
 	assert.Equal(t, []string{name + ": " + value}, entries(t, &d))
 }
 
-// The table's ring is used many times over, with entries of all sizes.
+// The table's ring is overwritten many times, with entries of all sizes.
 func TestTheTableIsThatOfAnotherDecoder(t *testing.T) {
 	var d h2.Decoder
 	var wire bytes.Buffer
@@ -229,8 +229,8 @@ func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
 	}
 }
 
-// CVE-2016-6581 and CVE-2026-49975: a byte of a block stands for 4 KiB, or for
-// a field.
+// CVE-2016-6581 and CVE-2026-49975: one byte of a block can stand for 4 KiB, or
+// for a field.
 func TestHeaderBlocksThatDecodeToFarTooMuchAreFaults(t *testing.T) {
 	value := strings.Repeat("v", 4000)
 	bomb := append([]byte{0x40, 1, 'a', 0x7f, 0xa1, 0x1e}, value...)
@@ -257,7 +257,7 @@ func TestBlocksAreGatheredFromAnyPieces(t *testing.T) {
 	assert.Empty(t, gather(t, b, len(b), tight), "more than four times as many bytes")
 }
 
-// gather returns the header blocks in b until one is a fault.
+// gather returns the header blocks in b up to the first fault.
 func gather(t *testing.T, b []byte, size int, g *h2.Block) (blocks []string) {
 	t.Helper()
 	var p h2.Parser
@@ -342,9 +342,9 @@ func TestResponsesAreEncoded(t *testing.T) {
 	}
 }
 
-// FuzzDecode holds the Decoder against x/net's, over the blocks of a
-// connection, and against another one that stores little: what that leaves out
-// is still in its table.
+// FuzzDecode compares the Decoder with x/net's, over the blocks of a
+// connection. It also compares it with a Decoder that stores little: fields
+// that this one drops are still in its table.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		"\x11\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff\x0c\x82\x86\x84\xbe\x58\x86\xa8\xeb\x10\x64\x9c\xbf",
@@ -370,8 +370,8 @@ func FuzzDecode(f *testing.F) {
 			if err != nil {
 				return
 			}
-			// x/net lets a second update come only if the table is empty,
-			// against RFC 7541, 4.2
+			// x/net allows a second update only if the table is empty, contrary
+			// to RFC 7541, 4.2
 			if stdErr != nil {
 				require.ErrorContains(t, stdErr, "table size update MUST occur at the beginning", "x/net refuses what is taken")
 				return
@@ -389,8 +389,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzRoundTrip holds that x/net decodes what we encode, and we what x/net
-// encodes with its table and Huffman code.
+// FuzzRoundTrip checks that x/net decodes what we encode, and that we decode
+// what x/net encodes with its table and Huffman code.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add("content-type\ntext/plain\nX-A\n b\nSet-Cookie\n\xff\x00", uint16(200), uint16(100))
 	f.Add("a\nb\na\nb\nconnection\nx", uint16(503), uint16(4096))

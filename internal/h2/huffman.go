@@ -43,7 +43,7 @@ type huffmanCode struct {
 	symbol [256]uint8 // in the order of their words
 }
 
-// huffman is read-only.
+// huffman is the decoder of the code. Read-only.
 var huffman = makeHuffman()
 
 func makeHuffman() *huffmanCode {
@@ -74,7 +74,7 @@ func makeHuffman() *huffmanCode {
 // appendHuffman decodes src and appends the result.
 func appendHuffman(dst, src []byte) ([]byte, error) {
 	var acc uint64 // the next bits, left-aligned
-	have := 0      // how many
+	have := 0      // number of bits in acc
 	for {
 		for have <= 56 && len(src) > 0 {
 			acc |= uint64(src[0]) << (56 - have)
@@ -93,7 +93,7 @@ func appendHuffman(dst, src []byte) ([]byte, error) {
 		acc <<= length
 		have -= length
 	}
-	// What is left is padding: fewer than eight ones (RFC 7541, 5.2).
+	// The remaining bits are padding: fewer than eight ones (RFC 7541, 5.2).
 	if have > 7 || bits.LeadingZeros64(^acc) < have {
 		return dst, errHuffman
 	}

@@ -10,46 +10,44 @@ import (
 const (
 	maxPseudo = 5 // pseudo-headers that a request can have
 	// cookie fields: browsers keep up to 180 cookies for a host, and may send
-	// each by itself
+	// each in its own field
 	maxCrumbs = 200
-	hugeness  = 4 // times MaxSize: above that, a header block is a connection error
+	hugeness  = 4 // a header block above hugeness times MaxSize is a connection error
 )
 
-// The answers to a header block that is above a limit. Its connection can go
-// on.
+// Responses to a header block above a limit. Its connection remains usable.
 var (
 	errListSize  = &h1.Refusal{Status: 431, Reason: "head too large"}          // RFC 6585, 5
 	errListCount = &h1.Refusal{Status: 431, Reason: "too many headers"}        // RFC 6585, 5
 	errPathSize  = &h1.Refusal{Status: 414, Reason: "request target too long"} // RFC 9110, 15.5.15
 )
 
-// A List is the fields of a header block, with their text in one piece. The
-// zero value is ready for use, and a List is meant to be used again for the
-// next one.
+// A List holds the fields of a header block, with their text in one piece. The
+// zero value is ready for use. A List can be reused for the next block.
 type List struct {
-	MaxSize   int  // of names, values and 32 bytes for each field; 0 means h1.DefaultMaxHead
+	MaxSize   int  // limit of names, values and 32 bytes per field; 0 means h1.DefaultMaxHead
 	EndStream bool // neither a body nor trailers follow
 
-	Scheme []byte // of a request, once Request has been called
+	Scheme []byte // of a request, after Request
 
 	text    []byte
 	spans   []span
 	fields  []h1.Field // made from spans
 	size    int        // limited by MaxSize
 	plain   int        // fields other than cookie
-	crumbs  int        // fields of the name cookie
-	refusal error      // why fields have been left out; nil if none have
+	crumbs  int        // fields named cookie
+	refusal error      // why fields were dropped; nil if none were
 }
 
-// A span is where the text of a field is: its name, then its value.
+// A span is the position of a field's text: its name, then its value.
 type span struct{ start, name, value int }
 
-// Text returns the text of all fields. Those that List hands out are parts of
+// Text returns the text of all fields. Fields that List returns are slices of
 // it.
 func (l *List) Text() []byte { return l.text }
 
-// Fields returns all fields as they were sent, pseudo-headers included. They
-// are valid until the next Decode.
+// Fields returns all fields as sent, including pseudo-headers. They are valid
+// until the next Decode.
 func (l *List) Fields() []h1.Field {
 	text := l.text
 	fields := slices.Grow(l.fields[:0], len(l.spans))[:len(l.spans)]
@@ -75,8 +73,8 @@ func (l *List) clear() {
 	*l = List{MaxSize: l.MaxSize, EndStream: l.EndStream, text: l.text[:0], spans: l.spans[:0], fields: l.fields[:0]}
 }
 
-// note takes the field whose text begins at text[start], and leaves it out if
-// it exceeds a limit. It returns an error if the block decodes to far more than
+// note adds the field whose text begins at text[start], or drops it if it
+// exceeds a limit. It returns an error if the block decodes to far more than
 // the limits.
 func (l *List) note(start, name int) error {
 	n := len(l.text) - start
@@ -108,8 +106,8 @@ func (l *List) note(start, name int) error {
 	return nil
 }
 
-// joinCrumbs makes one cookie field of several (RFC 9113, 8.2.3), in the place
-// of the first.
+// joinCrumbs joins several cookie fields into one (RFC 9113, 8.2.3), at the
+// position of the first.
 func (l *List) joinCrumbs() {
 	if l.crumbs < 2 {
 		return

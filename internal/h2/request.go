@@ -5,9 +5,8 @@ import "github.com/hostproxy/hostproxy/internal/h1"
 // errScheme refuses a request for another scheme.
 var errScheme = &h1.Refusal{Status: 400, Reason: "scheme is neither http nor https"}
 
-// Request fills r from the fields of a request (RFC 9113, 8.3.1), once they
-// have been decoded. Everything in r is a part of Text. Several cookie fields
-// are joined to one.
+// Request fills r from the decoded fields of a request (RFC 9113, 8.3.1).
+// Everything in r is a part of Text. Several cookie fields are joined into one.
 //
 // The errors are those of h1.Request.Fill, including h1.ErrUnusual; an
 // *h1.Refusal for fields beyond the limits; and a *Fault that is a stream
@@ -26,7 +25,7 @@ func (l *List) Request(r *h1.Request) error {
 	}
 	err := r.Fill(&s, fields[n:])
 	switch _, refused := err.(*h1.Refusal); {
-	case l.refusal != nil: // a missing pseudo-header may have been left out
+	case l.refusal != nil: // a missing pseudo-header may have been dropped
 		return l.refusal
 	case fault != nil:
 		return fault
@@ -38,9 +37,8 @@ func (l *List) Request(r *h1.Request) error {
 	return err
 }
 
-// Trailers returns the fields of a trailer section (RFC 9113, 8.1), once they
-// have been decoded. The error is a *Fault or an *h1.Refusal. They are valid
-// until the next Decode.
+// Trailers returns the decoded fields of a trailer section (RFC 9113, 8.1),
+// valid until the next Decode. The error is a *Fault or an *h1.Refusal.
 func (l *List) Trailers() ([]h1.Field, error) {
 	fields := l.Fields()
 	if l.refusal != nil {
@@ -52,8 +50,8 @@ func (l *List) Trailers() ([]h1.Field, error) {
 	return fields, h1.CheckFields(fields)
 }
 
-// pseudo takes the pseudo-headers at the start of fields, and returns how many
-// they are.
+// pseudo takes the pseudo-headers at the start of fields, and returns their
+// number.
 func (l *List) pseudo(fields []h1.Field, s *h1.Start) (n int, err error) {
 	for ; n < len(fields); n++ {
 		f := &fields[n]
@@ -80,7 +78,7 @@ func (l *List) pseudo(fields []h1.Field, s *h1.Start) (n int, err error) {
 	return n, nil
 }
 
-// complete checks that a request has the pseudo-headers that it needs, and no
+// complete checks that a request has all required pseudo-headers, and no
 // others.
 func (l *List) complete(s *h1.Start) error {
 	connect := string(s.Method) == "CONNECT"
@@ -106,8 +104,8 @@ func (l *List) complete(s *h1.Start) error {
 	return nil
 }
 
-// checkFields checks the rules that only HTTP/2 has for fields other than
-// pseudo-headers.
+// checkFields checks rules for other fields than pseudo-headers that only
+// HTTP/2 has.
 func checkFields(fields []h1.Field) error {
 	for i := range fields {
 		f := &fields[i]
@@ -129,7 +127,7 @@ func checkName(f *h1.Field) error {
 	}
 	switch len(f.Name) {
 	case 0:
-		return nil // h1 refuses it: not a token
+		return nil // h1 refuses it as not a token
 	case len("te"):
 		if string(f.Name) == "te" && !equalFold(f.Value, "trailers") {
 			return errConnection

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-// encode is the header block of the given fields, each "name: value".
+// encode returns the header block of the given fields, each "name: value".
 func encode(t testing.TB, fields ...string) []byte {
 	t.Helper()
 	var wire bytes.Buffer
@@ -134,7 +134,7 @@ func TestHostAloneSaysWhoIsAsked(t *testing.T) {
 	assert.Equal(t, "a.test", string(r.Host))
 }
 
-// RFC 9113, 8.1.1: what makes a request malformed resets its stream.
+// RFC 9113, 8.1.1: a malformed request is a stream error.
 func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -181,7 +181,7 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 	}
 }
 
-// What HTTP/1.1 refuses gets the same answer.
+// Requests that HTTP/1.1 refuses get the same response.
 func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
 	many := []string{get, https, path, authority}
 	for range h1.MaxFields + 1 {
@@ -272,7 +272,7 @@ func TestTrailersObeyTheRulesOfFields(t *testing.T) {
 	assert.Error(t, err, "an empty name")
 }
 
-// chrome is what a browser sends, and what it sends next.
+// chrome is the fields of a browser's request.
 var chrome = [][]string{
 	{get, authority, https, ":path: /assets/app.css?v=20261123", `sec-ch-ua: "Chromium";v="142", "Not_A Brand";v="99"`, "sec-ch-ua-mobile: ?0",
 		"user-agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
@@ -282,7 +282,7 @@ var chrome = [][]string{
 }
 
 // blocks are the header blocks of a browser's first request, and of the same
-// one again.
+// request repeated.
 func blocks(t testing.TB) (first, again []byte) {
 	t.Helper()
 	var wire bytes.Buffer
@@ -309,7 +309,7 @@ func TestRequestsAreDecodedWithoutAllocating(t *testing.T) {
 			panic("refused")
 		}
 	}
-	for range 50 { // the table gets all its memory
+	for range 50 { // the table allocates all its memory
 		decode(first)
 	}
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -328,7 +328,7 @@ var responseFields = []h1.Field{
 
 const date = "Mon, 23 Nov 2026 10:00:00 GMT"
 
-// appendResponse writes what a connection sends of a small response.
+// appendResponse writes the frames of a small response.
 func appendResponse(dst []byte, e *h2.Encoder) []byte {
 	start := len(dst)
 	dst = e.AppendResponse(h2.OpenHeaders(dst), 200, responseFields)
@@ -378,7 +378,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkRequest is a request from its block to its fields.
+// BenchmarkRequest measures a request from its block to its fields.
 func BenchmarkRequest(b *testing.B) {
 	first, again := blocks(b)
 	var d h2.Decoder
@@ -422,8 +422,8 @@ func BenchmarkResponse(b *testing.B) {
 	})
 }
 
-// FuzzRequest holds that a request which is taken is one that HTTP/1.1 takes,
-// too, when it is spelled in bytes, and that both find the same in it.
+// FuzzRequest checks that an accepted request, written as HTTP/1.1, is accepted
+// by that parser, too, with the same result.
 func FuzzRequest(f *testing.F) {
 	f.Add("GET\nhttps\n/x?y\na.test\nx\ny\ncookie\na\ncookie\nb", true)
 	f.Add("POST\nhttp\n/\na.test:80\nhost\nA.test\ncontent-length\n5\nte\ntrailers", false)

@@ -35,7 +35,7 @@ func DefaultSettings() Settings {
 	return Settings{TableSize: TableSize, MaxStreams: math.MaxUint32, InitialWindow: InitialWindow, MaxFrame: DefaultMaxFrame, MaxList: math.MaxUint32}
 }
 
-// Apply takes the settings of a SETTINGS frame, or of a piece of one: the
+// Apply applies the settings of a SETTINGS frame, or of a piece of one: a
 // Payload that a Parser has checked. shift is the change of InitialWindow: pass
 // it to Window.Shift for each stream (RFC 9113, 6.9.2).
 func (s *Settings) Apply(payload []byte) (shift int64) {

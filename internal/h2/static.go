@@ -77,7 +77,7 @@ const (
 	indexDate          = 33
 )
 
-// A nameClass is what an Encoder needs to know of a field name: its index in
+// A nameClass is what an Encoder has to know about a field name: its index in
 // the static table, and the marks below.
 type nameClass uint8
 
@@ -91,8 +91,8 @@ const (
 // Read-only.
 var secrets = []string{"authorization", "cookie", "proxy-authorization", "set-cookie"}
 
-// named finds names: open addressing by slotOf, the index of the first entry of
-// the static table in lower case. Read-only.
+// named finds the class of a name: a hash table by slotOf with open addressing.
+// Names are in lower case. Read-only.
 var named = makeNamed()
 
 // A namedSlot is a name and its class.
@@ -128,13 +128,14 @@ func makeNamed() (slots [256]namedSlot) {
 // connectionSpecific are the names of RFC 9113, section 8.2.2. Read-only.
 var connectionSpecific = []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 
-// slotOf returns where the search for a name begins, in any case.
+// slotOf returns the slot where the search for a name begins, ignoring case.
 func slotOf[T ~string | ~[]byte](name T) uint8 {
 	n := len(name)
 	return uint8(n)*5 + (name[0]|0x20)*7 + (name[n-1]|0x20)*13 + (name[n/2]|0x20)*29
 }
 
-// classify returns the class of a name, in any case, that is not empty.
+// classify returns the class of a name, ignoring case. The name must not be
+// empty.
 func classify[T ~string | ~[]byte](name T) nameClass {
 	for i := slotOf(name); named[i].name != ""; i++ {
 		if s := &named[i]; equalFold(name, s.name) {
@@ -144,7 +145,7 @@ func classify[T ~string | ~[]byte](name T) nameClass {
 	return 0
 }
 
-// equalFold reports whether b is s in any case; s is in lower case.
+// equalFold reports whether b equals s, ignoring case; s must be lower case.
 func equalFold[T ~string | ~[]byte](b T, s string) bool {
 	if len(b) != len(s) {
 		return false

@@ -4,39 +4,40 @@ package h2
 // uses. It limits the sum of names, values and entryCost.
 const TableSize = 4096
 
-// entryCost is what an entry of a table counts besides its text (RFC 7541,
-// 4.1).
+// entryCost is what an entry of a table counts in addition to its text (RFC
+// 7541, 4.1).
 const entryCost = 32
 
 // A table is the dynamic table of a Decoder (RFC 7541, 2.3.2): a ring of
 // entries, and a ring of their texts. Both grow as needed.
 type table struct {
-	max  int // bytes allowed now, plus unset, so that the zero value is a table of TableSize
-	size int // bytes counted now
+	max  int // allowed size minus TableSize, so that the zero value allows TableSize
+	size int // current size
 
-	entries []entry // a power of two
-	next    uint32  // entries ever added; the newest is at next-1
+	entries []entry // its length is a power of two
+	next    uint32  // number of entries ever added; the newest is at next-1
 	count   uint32  // entries in the table
 
-	text []byte // a power of two
-	end  uint32 // bytes of text ever added
+	text []byte // its length is a power of two
+	end  uint32 // number of bytes ever added
 }
 
-// An entry is a field of a table: where its text ends, and the lengths of its
+// An entry is a field of a table: the end of its text, and the lengths of its
 // parts.
 type entry struct {
 	end         uint32
 	name, value uint16
 }
 
-// Sizes that a table begins with.
+// Initial sizes of a table.
 const (
 	fewEntries = 8
 	littleText = 256
 )
 
-// appendEntry appends name and value of the entry with that index, 0 for the
-// newest, and returns the length of the name. The name comes alone if nameOnly.
+// appendEntry appends name and value of the entry with that index, or only the
+// name if nameOnly. Index 0 is the newest entry. It returns the length of the
+// name.
 func (t *table) appendEntry(dst []byte, index uint32, nameOnly bool) (out []byte, name int, ok bool) {
 	if index >= t.count {
 		return dst, 0, false
@@ -58,7 +59,7 @@ func (t *table) appendEntry(dst []byte, index uint32, nameOnly bool) (out []byte
 	return dst, int(e.name), true
 }
 
-// add adds the field whose name is the first bytes of text. One that is larger
+// add adds the field whose name is the first name bytes of text. A field larger
 // than the table empties it.
 func (t *table) add(text []byte, name int) {
 	cost := len(text) + entryCost
@@ -86,7 +87,7 @@ func (t *table) resize(n int) {
 	t.evict(n)
 }
 
-// evict removes the oldest entries until no more than n bytes are counted.
+// evict removes the oldest entries until at most n bytes are counted.
 func (t *table) evict(n int) {
 	for t.count > 0 && t.size > n {
 		e := t.entries[(t.next-t.count)&uint32(len(t.entries)-1)]

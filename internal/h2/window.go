@@ -2,20 +2,21 @@ package h2
 
 // Sizes of windows (RFC 9113, 6.9).
 const (
-	// of a connection, and of a stream without SETTINGS_INITIAL_WINDOW_SIZE
+	// initial window of a connection, and of a stream without
+	// SETTINGS_INITIAL_WINDOW_SIZE
 	InitialWindow = 1<<16 - 1
 	MaxWindow     = 1<<31 - 1
 )
 
-// A Window is how many bytes of DATA we may send on a stream or a connection. A
-// change of the peer's settings can make it negative.
+// A Window is the number of bytes of DATA that we may send on a stream or a
+// connection. A change of the peer's settings can make it negative.
 type Window int32
 
-// Grow adds the increment of a WINDOW_UPDATE. A window of more than MaxWindow
-// is a *Fault, and leaves w as it was.
+// Grow adds the increment of a WINDOW_UPDATE. If the result exceeds MaxWindow,
+// it returns a *Fault and leaves w unchanged.
 func (w *Window) Grow(increment uint32) error { return w.Shift(int64(increment)) }
 
-// Shift adds what Settings.Apply returns. Its error is that of Grow.
+// Shift adds the result of Settings.Apply. Its error is that of Grow.
 func (w *Window) Shift(by int64) error {
 	n := int64(*w) + by
 	if n > MaxWindow {
@@ -26,9 +27,9 @@ func (w *Window) Shift(by int64) error {
 }
 
 // Take takes up to n bytes from the windows of a stream and its connection, and
-// returns how many; 0 if one of them is not open. The caller must send them:
-// they cannot be put back, since the peer may have grown the windows to their
-// limit meanwhile.
+// returns their number, or 0 if one of the windows is not open. The caller must
+// send these bytes. They cannot be put back: meanwhile the peer may grow the
+// windows to their limit.
 func Take(n int, stream, connection *Window) int {
 	n = max(0, min(n, int(*stream), int(*connection)))
 	*stream -= Window(n)
@@ -36,7 +37,7 @@ func Take(n int, stream, connection *Window) int {
 	return n
 }
 
-// An Inflow is how many bytes of DATA the peer may send us on a stream or a
+// An Inflow counts the bytes of DATA that the peer may send us on a stream or a
 // connection.
 //
 // Size is always the sum of Open, Owed and the bytes received but not passed to
@@ -59,8 +60,8 @@ func (f *Inflow) Open() int64 { return f.open }
 // Owed returns how many bytes are to be given back by a WINDOW_UPDATE.
 func (f *Inflow) Owed() int64 { return f.owed }
 
-// Receive counts n bytes that have arrived: Frame.Counted. More than the peer
-// may send is a *Fault.
+// Receive counts n bytes that have arrived: Frame.Counted. If they are more
+// than the peer may send, it returns a *Fault.
 func (f *Inflow) Receive(n uint32) error {
 	if int64(n) > f.open {
 		return errOverrun
@@ -69,8 +70,8 @@ func (f *Inflow) Receive(n uint32) error {
 	return nil
 }
 
-// Return gives n received bytes back. It returns the increment of a
-// WINDOW_UPDATE to be sent, or 0 while less than half of the window is owed.
+// Return gives n received bytes back. It returns the increment for a
+// WINDOW_UPDATE, or 0 while less than half of the window is owed.
 func (f *Inflow) Return(n uint32) (increment uint32) {
 	f.owed += int64(n)
 	if f.owed < (f.size+1)/2 {
@@ -79,7 +80,7 @@ func (f *Inflow) Return(n uint32) (increment uint32) {
 	return f.Settle()
 }
 
-// Settle returns the increment of a WINDOW_UPDATE for all owed bytes; 0 if
+// Settle returns the increment of a WINDOW_UPDATE for all owed bytes, or 0 if
 // there are none.
 func (f *Inflow) Settle() (increment uint32) {
 	increment = uint32(f.owed)
@@ -88,7 +89,8 @@ func (f *Inflow) Settle() (increment uint32) {
 	return increment
 }
 
-// Widen makes the window larger, up to size, and owes the peer the difference.
+// Widen enlarges the window to size, up to MaxWindow. The peer is then owed the
+// difference.
 func (f *Inflow) Widen(size uint32) {
 	if by := min(int64(size), MaxWindow) - f.size; by > 0 {
 		f.size += by

@@ -70,7 +70,8 @@ func TestAPeerIsGivenCreditInLargePieces(t *testing.T) {
 	assert.Zero(t, f.Settle())
 }
 
-// FuzzWindows runs two peers, and holds that no byte of credit is made or lost.
+// FuzzWindows runs two peers, and checks that no byte of credit is created or
+// lost.
 func FuzzWindows(f *testing.F) {
 	f.Add([]byte{0, 200, 1, 90, 2, 0, 3, 7, 4, 9, 0, 255, 1, 255})
 	f.Fuzz(func(t *testing.T, steps []byte) {

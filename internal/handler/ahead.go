@@ -9,8 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// An ahead is the body of a response that is read faster than the client takes
-// it, up to a bound, on a goroutine of its own. It takes the body over; Close
+// An ahead is the body of a response that is read faster than the client reads
+// it, up to a limit, on a goroutine of its own. It takes over the body; Close
 // waits for the end of that goroutine.
 type ahead struct {
 	body   io.ReadCloser
@@ -19,26 +19,26 @@ type ahead struct {
 	most   int    // pages
 	over   func() // called at the end of the body, on the goroutine
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	changed sync.Cond
 	pages   []*aheadPage
-	err     error // behind the pages
+	err     error // returned after the pages
 	closed  bool
 
 	done chan struct{}
 }
 
-// An aheadPage holds some of a body: what is between r and w is to be read.
+// An aheadPage holds a part of a body. The bytes between r and w are unread.
 type aheadPage struct {
 	buf  *[aheadSize]byte
 	r, w int
-	paid bool // the memory counts it
+	paid bool // its size was taken from the memory
 }
 
 const aheadSize = 32 << 10
 
-// readAhead begins to read body, of which bytes may be held. The first page is
-// free: without one nothing goes on.
+// readAhead begins to read body, and may hold that many bytes. The first page
+// is always allowed: without one, nothing could be read.
 func (a *roundTrip) readAhead(body io.ReadCloser, bytes int64) *ahead {
 	h := &ahead{body: body, flight: &a.flight, memory: &a.f.Memory, most: int((bytes + aheadSize - 1) / aheadSize), over: a.countOut, done: make(chan struct{})}
 	h.changed.L = &h.mu
@@ -46,14 +46,14 @@ func (a *roundTrip) readAhead(body io.ReadCloser, bytes int64) *ahead {
 	return h
 }
 
-// countOut notes that the target has done its part, though the client has not
-// got all of it: the target may go now.
+// countOut notes that the target is done, although the client has not got
+// everything: the target may be removed now.
 func (a *roundTrip) countOut() {
 	a.flight.aim(&a.attempts.Forwarder().Span, a.attempts.Around())
 	a.attempts.CountOut()
 }
 
-// run is the goroutine.
+// run is the goroutine that reads.
 func (h *ahead) run() {
 	defer close(h.done)
 	defer h.quit()
@@ -77,21 +77,21 @@ func (h *ahead) run() {
 	_ = h.leave()
 }
 
-// read is Read of a body that a hook of the program may have made.
+// read reads from the body, which a hook of the program may have made.
 func (h *ahead) read(p []byte) (n int, err error) {
 	defer exchange.Contain("a response body", &err)
 	m, err := h.body.Read(p)
-	return len(p[:m]), err // a panic if it says that it has read more than there is room for
+	return len(p[:m]), err // panics if a body claims to have read more than fits
 }
 
-// leave is Close of such a body.
+// leave closes such a body.
 func (h *ahead) leave() (err error) {
 	defer exchange.Contain("a response body", &err)
 	h.body.Close()
 	return nil
 }
 
-// quit ends what waits for more, also if the body has ended the goroutine.
+// quit wakes waiting readers, even if the body has ended the goroutine.
 func (h *ahead) quit() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -103,8 +103,8 @@ func (h *ahead) quit() {
 
 var errQuit = errors.New("the body of the response has ended the goroutine that reads it")
 
-// room returns where to read to, once there is room, or nil if the ahead is
-// closed.
+// room returns where to read to, once there is room. It returns nil if the
+// ahead is closed.
 func (h *ahead) room() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -152,7 +152,7 @@ func (h *ahead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// ready is how much of the first page is to be read. h.mu is held.
+// ready returns how many bytes of the first page are unread. h.mu is held.
 func (h *ahead) ready() int {
 	if len(h.pages) == 0 {
 		return 0
@@ -160,8 +160,8 @@ func (h *ahead) ready() int {
 	return h.pages[0].w - h.pages[0].r
 }
 
-// Buffered returns how many bytes Read gives without waiting; the end counts as
-// one.
+// Buffered returns how many bytes Read returns without waiting; the end counts
+// as one byte.
 func (h *ahead) Buffered() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -171,7 +171,7 @@ func (h *ahead) Buffered() int {
 	return 1
 }
 
-// free gives a page back. h.mu is held.
+// free returns a page to the pool. h.mu is held.
 func (h *ahead) free(p *aheadPage) {
 	exchange.Buffers.Put(p.buf)
 	if p.paid {
@@ -179,7 +179,7 @@ func (h *ahead) free(p *aheadPage) {
 	}
 }
 
-// Close ends the goroutine, and gives the pages back.
+// Close ends the goroutine and frees the pages.
 func (h *ahead) Close() error {
 	h.mu.Lock()
 	h.closed = true

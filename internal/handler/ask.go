@@ -15,30 +15,29 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Bounds of a question: the bytes of an answer that nobody reads, and the time
-// until the answer's end.
+// Limits of a question to an authentication server: the bytes of an answer
+// whose body is not used, and the time until the end of the answer.
 const (
 	maxVerdict = 64 << 10
 	askTimeout = 30 * time.Second
 )
 
-// unasked are the fields that describe a body or a wish which the question does
-// not have.
-// Read-only.
+// unasked are fields about a body or a condition that the question does not
+// have. Read-only.
 var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"}
 
-// A Question is what another server is asked about requests that are to pass.
-// It may be used concurrently.
+// A Question is a request to an authentication server that decides whether a
+// client's request may pass. It may be used concurrently.
 type Question struct {
 	target *url.URL
 	fields []string
-	user   string // the one of fields that names the user; "" means none
+	user   string // the element of fields with the user's name; "" means none
 }
 
-// NewQuestion returns the question at a path, which may have a query. fields
-// are those of the answer that a request gets when it passes, and that are
-// never the client's; user is the one of them that names the user, "" means
-// none. The error says all that is wrong.
+// NewQuestion returns the question for a path, which may have a query. fields
+// are the response headers that are copied to a request that passes; the
+// client's own are always removed. user is the element of fields that contains
+// the user's name; "" means none. The error names all faults.
 func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	var errs []error
 	u, err := url.ParseRequestURI(path)
@@ -54,16 +53,16 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	return &Question{u, fields, user}, errors.Join(errs...)
 }
 
-// Ask asks f by a GET whether q may pass, and returns q as it is to pass after
-// an answer of 2xx by a target. Any other answer goes to the client by w, as
-// does the failure of f to get one, which is that of x too; the result is nil
-// then. What is asked has q's end-to-end fields, and X-Forwarded-Method and
-// X-Forwarded-Uri besides those that every request gets.
+// Ask sends f a GET that asks whether q may pass. After a 2xx response of a
+// target, Ask returns q as it should pass. It returns nil otherwise: then the
+// response went to the client by w, or f failed to get one, which is also the
+// failure of x. The question has q's end-to-end fields, the usual forwarding
+// fields, and X-Forwarded-Method and X-Forwarded-Uri.
 func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) *http.Request {
 	ctx, cancel := context.WithTimeout(q.Context(), askTimeout)
 	defer cancel()
 	q = exchange.Withhold(q, k.fields...)
-	// what is not to be trusted is removed here
+	// untrusted fields are removed in about, so Trusted is true
 	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
@@ -71,7 +70,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	v := &verdict{w: w, h: make(http.Header), x: c}
 	defer func() {
 		if fail, ok := c.Err.(*exchange.Failure); ok && v.yes == nil {
-			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // it was ours
+			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // our deadline
 				fail.Side, fail.Err = exchange.SideUpstream, errLateVerdict
 			}
 			x.Fail(fail)
@@ -95,13 +94,13 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	return q
 }
 
-// serveQuestion serves the question. A yes is one however long its body is that
-// nobody reads, but not if it was cut off: then there is no answer.
+// serveQuestion serves the question. A 2xx response counts even if its unused
+// body is too long, but not if it was cut off: then there is no answer.
 func serveQuestion(f *forward.Forwarder, v *verdict, q *http.Request, c *exchange.Exchange) {
 	defer func() {
 		switch p := recover(); {
 		case p == nil, p == http.ErrAbortHandler && v.err != nil:
-		case p == http.ErrAbortHandler && v.yes != nil: // nothing has gone to the client
+		case p == http.ErrAbortHandler && v.yes != nil: // the client has got nothing yet
 			v.yes = nil
 			exchange.Reply(v.w, c.Asker, http.StatusBadGateway, "http_response_incomplete")
 		default:
@@ -111,7 +110,7 @@ func serveQuestion(f *forward.Forwarder, v *verdict, q *http.Request, c *exchang
 	Serve(f, v, q, c)
 }
 
-// about is what is asked about q.
+// about returns the question for q.
 func (k *Question) about(q *http.Request, x *exchange.Exchange) *http.Request {
 	c := q.Clone(q.Context())
 	header.RemoveHopByHop(c.Header)
@@ -131,20 +130,20 @@ func (k *Question) about(q *http.Request, x *exchange.Exchange) *http.Request {
 	return c
 }
 
-// A verdict takes the answer to a question. What is not a yes goes on to the
-// client.
+// A verdict receives the answer to a question. If it is not a yes, it is passed
+// on to the client.
 type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
-	x      *exchange.Exchange // of the question
-	yes    http.Header        // nil for any other answer
-	status int                // final; 0 before it is known
-	read   int                // bytes of a yes
+	x      *exchange.Exchange // exchange of the question
+	yes    http.Header        // header of a yes; nil for any other answer
+	status int                // final status; 0 until known
+	read   int                // bytes of a yes's body
 	err    error
 }
 
-// Header implements http.ResponseWriter. Trailers of what is not a yes go to
-// the client.
+// Header implements http.ResponseWriter. The trailers of an answer that is not
+// a yes go to the client.
 func (v *verdict) Header() http.Header {
 	if v.status != 0 && v.yes == nil {
 		return v.w.Header()
@@ -158,7 +157,7 @@ func (v *verdict) WriteHeader(status int) {
 		return
 	}
 	v.status = status
-	if status/100 == 2 && !v.x.Refused { // a page of ours is no yes, whatever its status
+	if status/100 == 2 && !v.x.Refused { // our own page is not a yes, regardless of its status
 		v.yes = v.h.Clone() // trailers may follow
 		return
 	}

@@ -16,25 +16,26 @@ import (
 )
 
 // A requestBody is the client's body. Its source is the request's Body, which
-// middleware may have replaced. At the end of the body it hands the trailers
-// on.
+// middleware may have replaced. At the end of the body it passes on the
+// trailers.
 type requestBody struct {
 	exchange.Body
 	q       *http.Request
 	flight  *flight
-	edit    *forward.Edit // of who serves the request
-	names   []string      // of the trailers that are announced and pass
-	trailer http.Header   // what passes, once the body is whole: its reader writes them
+	edit    *forward.Edit // header edits of the Forwarder that serves the request
+	names   []string      // announced trailers that pass
+	trailer http.Header   // trailers that pass; written by the reader of the whole body
 
-	// names that are no trailers: the hook of an attempt has set them
+	// trailers with these names do not pass: an attempt's hook has set the
+	// header
 	replaced atomic.Pointer[[]string]
 
-	reading atomic.Bool // from the client
-	// the attempt has failed, and no other one reads on: its client is not to
-	// blame if its context has ended
+	reading atomic.Bool // a Read from the client is in progress
+	// the attempt has failed, and no other continues to read: the client is not
+	// to blame if its context has ended
 	interrupted atomic.Bool
-	// guards left, and the flight's ResponseController against the end of the
-	// exchange
+	// guards left, after which interrupt must not use the flight's
+	// ResponseController
 	leaving sync.Mutex
 	left    bool // the exchange has ended
 }
@@ -45,16 +46,16 @@ func newRequestBody(q *http.Request, fl *flight, edit *forward.Edit) *requestBod
 	grpc := exchange.AwaitsTrailers(q)
 	b.Patient = grpc || q.Method == http.MethodConnect
 	if grpc {
-		b.KeepFirst() // a target that ends a connection refuses what comes on it meanwhile
+		b.KeepFirst() // a target that closes a connection refuses requests on it
 	}
 	b.setEdit(edit)
 	return b
 }
 
-// setEdit makes edit that of the request: which trailers pass.
+// setEdit sets the request's header edits, which decide which trailers pass.
 func (b *requestBody) setEdit(edit *forward.Edit) {
 	q := b.q
-	// HTTP/2 may send some behind a length, announced or not
+	// HTTP/2 may send trailers after a body of known length, announced or not
 	if b.edit = edit; q.ContentLength >= 0 && q.Trailer == nil {
 		return
 	}
@@ -69,8 +70,8 @@ func (b *requestBody) setEdit(edit *forward.Edit) {
 	}
 }
 
-// An attemptBody is the body as one attempt reads it. It has trailers of its
-// own, since the last attempt may still read, and get those of the client.
+// An attemptBody is the body as one attempt reads it. It has its own trailers:
+// the previous attempt may still read and get the client's trailers.
 type attemptBody struct {
 	exchange.BodyReader
 	b       *requestBody
@@ -87,7 +88,7 @@ type foreignBody struct {
 
 // Read implements io.Reader.
 func (r *foreignBody) Read(p []byte) (int, error) {
-	r.b.reading.Store(true) // before the look at closed, as Close does it in the other order
+	r.b.reading.Store(true) // set before closed is read; Close does it in the other order
 	defer r.b.reading.Store(false)
 	if r.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
@@ -105,22 +106,22 @@ func (r *foreignBody) Close() error {
 }
 
 // interrupt ends a Read that waits for the client, unless another attempt may
-// go on with what it reads.
+// use what it reads.
 func (b *requestBody) interrupt() {
 	b.leaving.Lock()
 	defer b.leaving.Unlock()
 	if b.left || b.Whole() || b.Failed() != nil || b.Replays() && exchange.Idempotent(b.q.Method) {
 		return
 	}
-	// or else the exchange has ended for another reason
+	// only if the exchange has not ended for another reason
 	if b.flight.Err() == nil && b.flight.why() == nil {
 		b.interrupted.Store(true)
 	}
 	_ = b.flight.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
-// reader returns the body from its beginning, for the next attempt, with its
-// trailers: nil if there can be none.
+// reader returns the body from its beginning for the next attempt, with its
+// trailers. These are nil if there can be none.
 func (b *requestBody) reader() (io.ReadCloser, http.Header) {
 	r := &attemptBody{BodyReader: b.Attempt(), b: b}
 	if b.trailer == nil {
@@ -147,7 +148,7 @@ func (r *attemptBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fill notes the trailers of a body that is whole.
+// fill sets the trailers of a whole body.
 func (r *attemptBody) fill() {
 	for k, v := range r.b.trailer {
 		if r.b.passes(k) {
@@ -158,12 +159,12 @@ func (r *attemptBody) fill() {
 
 // Read reads from the client. Body calls it.
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.flight.touch() // a client that sends nothing is timed
+	b.flight.touch() // a client that sends nothing times out
 	b.flight.owes.Store(!b.Patient)
 	n, err := b.q.Body.Read(p)
 	b.flight.owes.Store(false)
 	if !b.flight.begun.Load() {
-		b.flight.last.Store(0) // now the target has its own time
+		b.flight.last.Store(0) // from now on the target's time counts
 	}
 	switch {
 	case b.spoiled(n, err):
@@ -186,17 +187,17 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Excused is that of the client, for Body.
+// Excused returns the client's Excused, for Body.
 func (b *requestBody) Excused() time.Duration { return exchange.Excused(b.q.Context()) }
 
-// spoiled reports whether the body is not as long as the request says, behind a
+// spoiled reports whether the body's length differs from the request's, after a
 // Read that returned n and err.
 func (b *requestBody) spoiled(n int, err error) bool {
 	total, length := b.Count()+int64(n), b.q.ContentLength
 	return length >= 0 && (total > length || total < length && errors.Is(err, io.EOF))
 }
 
-// passes reports whether a trailer crosses the proxy.
+// passes reports whether a trailer is forwarded.
 func (b *requestBody) passes(name string) bool {
 	if names := b.replaced.Load(); names != nil && header.Matches(*names, name) {
 		return false
@@ -204,7 +205,7 @@ func (b *requestBody) passes(name string) bool {
 	return b.edit.PassesTrailer(name, b.q.Header["Connection"]...)
 }
 
-// replace keeps back trailers in place of which set was sent with the head.
+// replace drops trailers whose fields in set were sent with the head instead.
 func (b *requestBody) replace(set []header.Replacement) {
 	if len(set) == 0 || b.trailer == nil {
 		return
@@ -221,14 +222,14 @@ func (b *requestBody) replace(set []header.Replacement) {
 	b.replaced.Store(&names)
 }
 
-// detach ends all reading, since net/http reads on when the handler returns.
-// What the client still sends of an unread body gets a moment.
+// detach ends all reading, since net/http reads on after the handler returns.
+// The client gets a short time to send more of an unread body.
 func (b *requestBody) detach() {
 	b.leaving.Lock()
 	b.left = true
 	b.leaving.Unlock()
 	whole := b.Whole()
-	// it fails where no server reads on
+	// SetReadDeadline fails where no server reads on
 	b.Close(func() bool { return b.flight.rc.SetReadDeadline(time.Unix(1, 0)) == nil })
 	if !whole && !b.Patient {
 		_ = b.flight.rc.SetReadDeadline(time.Now().Add(exchange.LingerTime))

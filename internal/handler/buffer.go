@@ -9,7 +9,7 @@ import (
 )
 
 // bufferBody reads the client's body, or its beginning, before f chooses a
-// target. What converses with its target is not held back.
+// target. It does not hold back a conversation with the target.
 func (a *roundTrip) bufferBody(f *forward.Forwarder) *exchange.Failure {
 	q := a.q
 	if !a.hasBody() || q.Method == http.MethodConnect || !exchange.TakesPage(q.Header.Get("Content-Type")) || f.UpgradeProtocol(q) != "" {
@@ -30,7 +30,7 @@ func (a *roundTrip) bufferBody(f *forward.Forwarder) *exchange.Failure {
 	return nil
 }
 
-// take takes memory of f's for the body, until leaveBody.
+// take takes n bytes of f's memory for the body, until leaveBody.
 func (a *roundTrip) take(f *forward.Forwarder, n int64) bool {
 	if a.memory != nil && a.memory != &f.Memory || !f.Memory.Take(n) {
 		return false
@@ -39,7 +39,7 @@ func (a *roundTrip) take(f *forward.Forwarder, n int64) bool {
 	return true
 }
 
-// unbuffered is the failure of a request whose body could not be read.
+// unbuffered returns the failure of a request whose body could not be read.
 func (a *roundTrip) unbuffered() *exchange.Failure {
 	err := a.body.Failed()
 	fail := &exchange.Failure{Op: "read", Side: exchange.SideClient, Reason: "http_request_error", Err: err}

@@ -8,8 +8,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// copied reports whether a copy of the exchange is to be made and can be: it
-// had no upgrade, and no body or one that is kept, which is returned.
+// copied reports whether a copy of the exchange is wanted and possible: there
+// was no upgrade, and the body is empty or kept. It returns the body.
 func (a *roundTrip) copied() (body []byte, ok bool) {
 	if !a.mirrors || a.q.Header.Get("Upgrade") != "" && !exchange.IsHTTP10(a.q) || a.q.Method == http.MethodConnect || strings.HasPrefix(a.q.Header.Get("Content-Type"), "application/grpc") {
 		return nil, false

@@ -15,12 +15,12 @@ import (
 )
 
 // The short way through the handler lane: most requests have no body, and most
-// upstreams no hooks. Then net/http's request is written as it is, by the fast
-// lane's functions, without an http.Request of our own in between. The
-// response's fields go to a writer that relays them, or else straight into
+// upstreams no hooks. For these the fast lane's functions write net/http's
+// request as it is, without an http.Request of our own in between. The
+// response's fields go to a writer that relays them, or else directly into
 // net/http's map.
 
-// A draft shows a request on the short way to the fast lane's functions.
+// A draft presents a request on the short way to the fast lane's functions.
 type draft struct {
 	req      h1.Request
 	hop      header.Hop
@@ -29,12 +29,12 @@ type draft struct {
 
 var drafts = sync.Pool{New: func() any { return new(draft) }}
 
-// short returns the request as a draft if the short way does for the exchange,
-// and else nil. Its map iterator is gone when the draft is used: the stack is
-// deepest there. The fields have the order and the spelling in which the client
-// sent them.
+// short returns the request as a draft if the exchange can go the short way,
+// and otherwise nil. It is a function of its own so that its map iterator is
+// off the stack when the draft is used: the stack is deepest there. The fields
+// keep the client's order and spelling.
 func (a *roundTrip) short() *draft {
-	q := a.q // which exchange.Check has found valid
+	q := a.q // exchange.Check has found it valid
 	if !a.fast || len(a.f.Retry.Statuses) > 0 || len(a.f.Pages) > 0 || a.body != nil || q.RequestURI == "" || q.RequestURI[0] != '/' || q.Host == "" || !unchanged(q) {
 		return nil
 	}
@@ -60,18 +60,18 @@ func (a *roundTrip) short() *draft {
 	a.fill(&d.hop)
 	d.hop.ID = header.RequestID{}
 	if id := a.x.Numbering.Name; id != "" && slices.Equal(q.Header[id], []string{a.x.RequestID}) {
-		d.hop.ID = header.RequestID{Name: id, Value: a.x.RequestID} // behind the others
+		d.hop.ID = header.RequestID{Name: id, Value: a.x.RequestID} // written after the others
 	}
 	return d
 }
 
-// valid reports whether values can be those of a field.
+// valid reports whether values are valid for a field.
 func valid(values []string) bool {
 	return !slices.ContainsFunc(values, func(v string) bool { return !header.ValidValue(v) })
 }
 
-// harmless reports whether a field is a Connection that only says how long the
-// connection is to last.
+// harmless reports whether a field is a Connection with no other options than
+// close and keep-alive.
 func harmless(name string, values []string) bool {
 	if name != "Connection" {
 		return false
@@ -84,8 +84,8 @@ func harmless(name string, values []string) bool {
 	return true
 }
 
-// unchanged reports whether the request's URL is still what the client wrote:
-// handlers around us may have changed it.
+// unchanged reports whether the request's URL is still the client's: handlers
+// around us may have changed it.
 func unchanged(q *http.Request) bool {
 	u := q.URL
 	rest, ok := strings.CutPrefix(q.RequestURI, u.Path)
@@ -98,8 +98,8 @@ func unchanged(q *http.Request) bool {
 	return u.RequestURI() == q.RequestURI
 }
 
-// doShort performs one attempt on the short way. The response that it returns
-// has no Header: the writer has the fields already.
+// doShort performs one attempt on the short way. The returned response has no
+// Header: the fields are already in the writer.
 func (a *roundTrip) doShort(c *client.Client, t *forward.Target, d *draft) (*http.Response, error) {
 	try := c.Start(&a.flight, a.q, a.relay, &a.room)
 	defer try.Free()
@@ -112,7 +112,7 @@ func (a *roundTrip) doShort(c *client.Client, t *forward.Target, d *draft) (*htt
 	return a.adopt(&try, n)
 }
 
-// adopt takes the response over whose head of n bytes try has read.
+// adopt takes over the response of try, whose head of n bytes has been read.
 func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	head := &try.Head
 	if head.Status == http.StatusSwitchingProtocols {
@@ -126,7 +126,7 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	if head.Nominates {
 		a.named = []string{string(forward.AppendNominated(nil, head))}
 	}
-	// and so without trailers
+	// a body with a length has no trailers
 	sized := head.ContentLength >= 0 && !head.Chunked && head.Status != http.StatusNoContent
 	if a.relayed(head, sized) {
 		try.Attach(res, n)
@@ -144,15 +144,14 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 		all, _ := client.ResponseHeader(head)
 		a.requireUpgrade(h, head.Status, all["Upgrade"])
 	}
-	// last: without a body, the connection and the fields in its buffer are
-	// somebody else's behind it
+	// last: without a body, Attach gives back the connection, and the fields in
+	// its buffer are lost
 	try.Attach(res, n)
 	return res, nil
 }
 
-// relayed reports whether the writer has taken the head as it is. What concerns
-// more than the head, which are trailers and the protocols of a 426, is for the
-// Header.
+// relayed reports whether the writer has taken the head as it is. Heads with
+// trailers, or with the protocols of a 426, need the Header.
 func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 	w, ok := a.w.(exchange.Relayer)
 	if !ok || head.Trailer || head.Upgrade {
@@ -171,7 +170,7 @@ func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 	return true
 }
 
-// free gives the draft back, without a pointer to the request.
+// free puts the draft back into the pool, without pointers to the request.
 func (d *draft) free() {
 	d.received.Reset()
 	clear(d.req.Fields)
@@ -180,5 +179,5 @@ func (d *draft) free() {
 	drafts.Put(d)
 }
 
-// bytesOf is s as bytes that nobody may change.
+// bytesOf returns s as bytes, which must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

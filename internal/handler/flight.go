@@ -14,52 +14,51 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A flight is an exchange of the handler lane as the sweeper sees it, and the
-// context of its attempts: the client's, plus what an upstream connection is
-// bound to. Looking at all flights now and then is cheaper than telling each
-// of everything that could end it.
+// A flight is an exchange of the handler lane as the sweeper sees it. It is
+// also the context of its attempts: the client's, with Bind for their upstream
+// connections. It is cheaper to check all flights regularly than to notify each
+// one of everything that could end it.
 type flight struct {
 	context.Context // the client's
-	*methods        // of its roundTrip
+	*methods        // methods of its roundTrip
 
-	f     *forward.Forwarder // whose flight it is
+	f     *forward.Forwarder // the Forwarder whose Sweeper has the flight
 	rc    http.ResponseController
 	x     *exchange.Exchange
-	last  atomic.Int64 // when a byte moved, unix nanoseconds; 0 means that nothing is timed
+	last  atomic.Int64 // when a byte last moved, unix nanoseconds; 0 means no timeout runs
 	begun atomic.Bool  // the response has begun
-	open  atomic.Bool  // it has no known end
-	owes  atomic.Bool  // the client is being read from, and owes haste until begun
-	// the client is being written to: if no byte moves now, it is the one that
-	// waits
+	open  atomic.Bool  // the response has no known end
+	owes  atomic.Bool  // a read from the client is in progress, which must not be slow until begun
+	// a write to the client is in progress; a stall is the client's fault
 	slow  atomic.Bool
-	reads atomic.Bool // the body is read, and there is no attempt
-	// for its turn, with a body that nobody reads: net/http does not see the
-	// client leave then
+	reads atomic.Bool // the body is being read without an attempt
+	// the exchange waits for its turn, and its body is not read; net/http then
+	// does not notice that the client leaves
 	waits atomic.Bool
 
-	order exchange.Order // of the request of the attempt
-	// a hook or a goroutine may hold a context that leads here; used by the
-	// exchange's own goroutine
+	order exchange.Order // field order of the attempt's request
+	// a hook or a goroutine may hold a context that leads here; used only by
+	// the exchange's own goroutine
 	lent bool
 
-	mu     sync.Mutex         // guards what follows
-	span   *forward.Span      // of the current attempt's target
-	around *forward.Forwarder // that has diverted the exchange; nil if none has
-	idle   time.Duration      // how long no byte may move; 0 means no bound
-	lease  pool.Lease         // the connection of the current attempt
+	mu     sync.Mutex         // guards the fields below
+	span   *forward.Span      // life of the current attempt's target
+	around *forward.Forwarder // the Forwarder that has diverted the exchange; nil if none has
+	idle   time.Duration      // idle timeout; 0 means no limit
+	lease  pool.Lease         // connection of the current attempt
 	cancel context.CancelFunc
-	mark   peek.Mark     // of the client's connection, when it was last looked at
-	excuse time.Duration // the client's Excused, likewise
+	mark   peek.Mark     // progress of the client's connection at the last check
+	excuse time.Duration // the client's Excused at the last check
 	cut    error         // why the flight was cut off
 	doomed time.Time     // when a life was first seen to have ended
-	stay   *forward.Stay // of a stream that outlives its route and its target; nil if it does not
-	until  time.Time     // when an upgraded connection has lived long enough; zero means never
-	polite func()        // ends an upgraded connection politely; nil if it is none
+	stay   *forward.Stay // for a stream that outlives its route and its target; else nil
+	until  time.Time     // end of an upgraded connection's time; zero means none
+	polite func()        // ends an upgraded connection politely; nil for others
 
-	swept exchange.Swept // of the Forwarder's Sweeper
+	swept exchange.Swept // entry in the Forwarder's Sweeper
 }
 
-// Inspect cuts fl off if it has become pointless.
+// Inspect cuts off fl if it has become pointless.
 func (fl *flight) Inspect(now time.Time) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
@@ -85,23 +84,23 @@ func (fl *flight) Inspect(now time.Time) {
 			fl.abort(exchange.ErrIdle)
 		}
 		_ = fl.rc.SetReadDeadline(now)
-		if fl.begun.Load() { // else there is an answer to write
+		if fl.begun.Load() { // otherwise there is still a response to write
 			_ = fl.rc.SetWriteDeadline(now)
 		}
 	}
 }
 
-// contain makes a panic the end of the flight: its context and its writer may
-// be somebody's middleware, and on the sweeper's goroutine it would be the
-// program's. fl.mu is held.
+// contain turns a panic into the end of the flight. Context and writer may
+// belong to middleware; on the sweeper's goroutine its panic would end the
+// program. fl.mu is held.
 func (fl *flight) contain() {
 	if p := recover(); p != nil && fl.cut == nil {
 		fl.abort(&exchange.PanicError{Hook: "middleware", Value: p, Stack: debug.Stack()})
 	}
 }
 
-// moved reports whether a client that is being written to, and has been for so
-// long, has taken something meanwhile. fl.mu is held.
+// moved reports whether a client has read something meanwhile. quiet is how
+// long it has been written to. fl.mu is held.
 func (fl *flight) moved(quiet time.Duration) bool {
 	if !fl.slow.Load() || fl.idle <= 0 || quiet < fl.idle/4 {
 		return false
@@ -112,8 +111,8 @@ func (fl *flight) moved(quiet time.Duration) bool {
 	return ok && mark != before
 }
 
-// excused reports whether the client, which is to send some of its body, was
-// not free to do so since the last call. fl.mu is held.
+// excused reports whether the client, which should send its body, was not free
+// to do so since the last call. fl.mu is held.
 func (fl *flight) excused() bool {
 	if !fl.owes.Load() {
 		return false
@@ -123,8 +122,7 @@ func (fl *flight) excused() bool {
 	return fl.excuse != before
 }
 
-// overdue reports whether no byte may fail to move for that long. fl.mu is
-// held.
+// overdue reports whether a pause of that length is too long. fl.mu is held.
 func (fl *flight) overdue(quiet time.Duration) bool {
 	limit := fl.idle
 	if fl.owes.Load() && !fl.begun.Load() && (limit <= 0 || limit > exchange.BodyStall) {
@@ -160,14 +158,13 @@ func (fl *flight) ending() bool {
 	return fl.span.Ending() || fl.around != nil && fl.around.Ending()
 }
 
-// outlived reports whether an upgraded connection has had its time. fl.mu is
+// outlived reports whether the time of an upgraded connection is over. fl.mu is
 // held.
 func (fl *flight) outlived(now time.Time) bool {
 	return fl.stay.Over(now) || !fl.until.IsZero() && !now.Before(fl.until)
 }
 
-// remain lets the stream that the exchange has become have the grace of s. Nil
-// gives it none.
+// remain gives a streaming exchange the grace of s; nil gives it none.
 func (fl *flight) remain(s *forward.Stay) {
 	if s == nil {
 		return
@@ -178,8 +175,8 @@ func (fl *flight) remain(s *forward.Stay) {
 	s.Count()
 }
 
-// upgraded notes how to end an upgraded connection politely, and when it has to
-// end; 0 means never.
+// upgraded stores how to end an upgraded connection politely, and after what
+// time; 0 means no limit.
 func (fl *flight) upgraded(polite func(), after time.Duration) {
 	fl.last.Store(0) // the tunnel has an idle limit of its own
 	fl.mu.Lock()
@@ -190,7 +187,7 @@ func (fl *flight) upgraded(polite func(), after time.Duration) {
 	}
 }
 
-// abort ends what the flight waits for. fl.mu is held.
+// abort ends whatever the flight waits for. fl.mu is held.
 func (fl *flight) abort(cause error) {
 	fl.cut = cause
 	fl.lease.Abort()
@@ -219,22 +216,23 @@ func (fl *flight) why() error {
 	return fl.cut
 }
 
-// aim notes what the next attempt or wait is at, and who has diverted it there.
+// aim sets the target of the next attempt or wait, and the Forwarder that has
+// diverted it there.
 func (fl *flight) aim(at *forward.Span, around *forward.Forwarder) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	fl.span, fl.around = at, around
 }
 
-// serve notes who serves the exchange.
+// serve sets the Forwarder that serves the exchange.
 func (fl *flight) serve(f *forward.Forwarder) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	fl.idle = f.IdleTimeout
 }
 
-// Bind makes an abort of the flight one of the lease. The returned function
-// undoes it and reports whether it came in time.
+// Bind makes an abort of the flight abort the lease. The returned function
+// undoes that, and reports whether the flight was still going on.
 func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
@@ -245,8 +243,8 @@ func (fl *flight) Bind(l pool.Lease) (unbind func() bool) {
 	return fl.unbind
 }
 
-// Dialed notes how long the exchange has waited for a connection to be opened.
-// A dial may keep the context that it was given.
+// Dialed adds the time for opening a connection. A dial may keep the context
+// that it was given.
 func (fl *flight) Dialed(d time.Duration) { fl.x.Dial, fl.lent = fl.x.Dial+d, true }
 
 // release ends Bind.
@@ -257,7 +255,7 @@ func (fl *flight) release() bool {
 	return fl.cut == nil
 }
 
-// cancelable returns a context for clients that know nothing of leases.
+// cancelable returns a context for clients that do not know leases.
 func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
 	fl.lent = true
 	ctx, cancel := context.WithCancel(fl.Context)

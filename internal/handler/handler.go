@@ -1,18 +1,19 @@
 // Package handler is the handler lane: it carries an exchange between an
-// http.ResponseWriter and the targets of a Forwarder, for requests that come
-// through middleware, over HTTP/2, or with a wish that the fast lane does not
-// know. The writer is that of the Server's front, or of any other server.
+// http.ResponseWriter and the targets of a Forwarder. It serves requests that
+// come through middleware or another server, and requests that the fast lane
+// does not support. The writer is that of the Server's front or of any other
+// server.
 //
-//   - handler.go: the way in, and how failures are answered
-//   - roundtrip.go: from target to target until one answers
-//   - request.go, body.go: what a target is sent
-//   - response.go, upgrade.go: what the client gets
-//   - order.go: in which order fields are written
+//   - handler.go: the way in, and responses to failures
+//   - roundtrip.go: attempts at targets until one responds
+//   - request.go, body.go: the request for a target
+//   - response.go, upgrade.go: the response for the client
+//   - order.go: the order of fields
 //   - direct.go: the short way, without an http.Request of its own
 //   - race.go: two attempts at once
 //   - buffer.go, ahead.go: bodies that are read ahead
 //   - flight.go: what the sweeper sees, and the context of attempts
-//   - copied.go: what a mirror gets
+//   - copied.go: copies for a mirror
 //   - ask.go, redirect.go: the handlers of ForwardAuth and Redirect
 package handler
 
@@ -27,9 +28,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// Serve lets f forward q, and writes the answer to w. It completes x, except
-// for Finish. When the response is cut off it panics with http.ErrAbortHandler,
-// as net/http demands.
+// Serve lets f forward q, and writes the response to w. It completes x, except
+// for Finish. If the response is cut off, it panics with http.ErrAbortHandler,
+// as net/http requires.
 func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	a := roundTrips.Get().(*roundTrip)
 	a.f, a.w, a.q, a.x = f, w, q, x
@@ -47,7 +48,7 @@ func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exch
 	}
 }
 
-// carry carries the exchange out, and reports whether it ended alone.
+// carry executes the exchange, and reports whether it ended alone.
 func (a *roundTrip) carry() (alone bool) {
 	defer a.attempts.End()
 	if fail := a.run(); fail != nil {
@@ -57,8 +58,8 @@ func (a *roundTrip) carry() (alone bool) {
 	return a.alone()
 }
 
-// fail records the failure and answers it, or cuts the client off when the
-// response has begun and cannot end by a status.
+// fail records the failure and responds with it. If the response has begun and
+// cannot end with a status, it cuts off the client.
 func (a *roundTrip) fail(fail *exchange.Failure) {
 	if a.wrote {
 		a.x.Fail(fail)
@@ -74,14 +75,14 @@ func (a *roundTrip) fail(fail *exchange.Failure) {
 	refuse(a.attempts.Forwarder(), a.w, a.q, a.x, fail)
 }
 
-// sever resets the connection of an HTTP/1.0 client: it would take a normal
+// sever resets the connection of an HTTP/1.0 client, which would take a normal
 // close for the end of a body without a length.
 func sever(w http.ResponseWriter) {
 	nc, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
-	defer func() { nc.Close() }() // under TLS without a goodbye: below it
+	defer func() { nc.Close() }() // the connection below TLS, so without close_notify
 	for {
 		switch c := nc.(type) {
 		case interface{ SetLinger(int) error }:
@@ -95,7 +96,7 @@ func sever(w http.ResponseWriter) {
 	}
 }
 
-// refuse answers with the failure.
+// refuse sends the response for the failure.
 func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
 	w := exchange.Watch(out, x)
 	x.Refused = true
@@ -125,11 +126,11 @@ func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *e
 	exchange.Reply(w, q, fail.Status, fail.Reason)
 }
 
-// pageable reports whether a page of the program can be the answer.
+// pageable reports whether a page of the program may be the response.
 func pageable(x *exchange.Exchange) bool { return !x.Mirrored && !x.Paged }
 
-// servePage lets a page of the program answer q, or the client's request that q
-// is a question about.
+// servePage lets a page of the program answer q. If q asks an authentication
+// server, the page answers the client's request.
 func servePage(a *exchange.Answer, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if x.Asker != nil {
 		q = x.Asker
@@ -137,9 +138,9 @@ func servePage(a *exchange.Answer, w http.ResponseWriter, q *http.Request, x *ex
 	a.Serve(w, q, x)
 }
 
-// hookStatus is what the client is answered when a hook has failed: what it
-// refused is no good answer of the target's, and a panic is a fault of ours, as
-// is a header that it cannot set.
+// hookStatus returns the client's status after a hook has failed. It is 502 if
+// the hook rejected the target's response. A panic, or a header that the hook
+// may not set, is our fault: 500.
 func hookStatus(err error) int {
 	var p *exchange.PanicError
 	var field *exchange.FieldError
@@ -149,9 +150,9 @@ func hookStatus(err error) int {
 	return http.StatusBadGateway
 }
 
-// serveErrorHandler lets the user's ErrorHandler answer. What it panics with is
-// answered like the failure of any hook, if the answer has not begun, and
-// becomes the exchange's failure.
+// serveErrorHandler lets the user's ErrorHandler respond. A panic in it becomes
+// the exchange's failure. If no response has begun, the client gets one as for
+// any failed hook.
 func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
 	var err error
 	func() {

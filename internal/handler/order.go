@@ -7,9 +7,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// order is that of the fields of the request, which are in h: as the client
-// sent them, then what the proxy adds, as the fast lane does it. Of what the
-// proxy sets anew, the client's own places do not count.
+// order returns the order of the request's fields, which are in h: first as the
+// client sent them, then the fields that the proxy adds, as on the fast lane.
+// For fields that the proxy sets anew, the client's places do not count.
 func (a *roundTrip) order(h http.Header) exchange.Order {
 	names := exchange.NamesFrom(a.q.Context())
 	if names.Keys == nil {
@@ -29,8 +29,8 @@ func (a *roundTrip) order(h http.Header) exchange.Order {
 	}
 }
 
-// answerOrder is that of the fields of the response: as the target sent them,
-// then what the proxy adds, as the fast lane does it.
+// answerOrder returns the order of the response's fields: first as the target
+// sent them, then the fields that the proxy adds, as on the fast lane.
 func (a *roundTrip) answerOrder() exchange.Order {
 	number := ""
 	if a.x.Numbering.Shown {

@@ -11,23 +11,23 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// hedges reports whether the exchange may get a second attempt beside its
-// first.
+// hedges reports whether the exchange may get a second attempt while the first
+// one runs.
 func (a *roundTrip) hedges() bool {
 	return a.f.Hedge > 0 && a.body == nil && exchange.Hedgeable(a.q.Method) && a.f.UpgradeProtocol(a.q) == ""
 }
 
-// A race is between the two attempts of an exchange in the handler lane.
+// A race is a race between two attempts of an exchange in the handler lane.
 type race struct {
 	a      *roundTrip
 	ctx    context.Context
-	winner atomic.Pointer[rival] // the first that heard from its target
+	winner atomic.Pointer[rival] // the first that got a response from its target
 }
 
-// A rival is one of them.
+// A rival is one of the two attempts.
 type rival struct {
 	cancel context.CancelFunc
-	done   chan struct{} // closes when what follows is known
+	done   chan struct{} // closed when the fields below are set
 	res    *http.Response
 	err    error
 	dialed time.Duration // time spent connecting
@@ -43,7 +43,7 @@ type dialing struct {
 // Dialed implements client.Dialing.
 func (d dialing) Dialed(took time.Duration) { d.by.dialed += took }
 
-// race performs an attempt, and another one when it takes long.
+// race performs an attempt, and a second one if the first is slow.
 func (a *roundTrip) race() (*http.Response, error) {
 	if a.done != nil {
 		a.done()
@@ -97,13 +97,13 @@ func (a *roundTrip) race() (*http.Response, error) {
 	return first.answer(a)
 }
 
-// answer makes what v got that of a.
+// answer makes the result of v that of a.
 func (v *rival) answer(a *roundTrip) (*http.Response, error) {
 	a.flight.order = v.order
 	return v.res, v.err
 }
 
-// drop gives an attempt up, whatever it has got.
+// drop gives up an attempt and its response.
 func (v *rival) drop() {
 	v.cancel()
 	<-v.done
@@ -112,8 +112,7 @@ func (v *rival) drop() {
 	}
 }
 
-// awaitOther waits for the other one, which has nothing to win if the one that
-// is done heard from its target.
+// awaitOther waits for the other attempt, and cancels it if done has won.
 func (r *race) awaitOther(done, other *rival) {
 	if r.winner.Load() == done {
 		other.cancel()
@@ -121,7 +120,7 @@ func (r *race) awaitOther(done, other *rival) {
 	<-other.done
 }
 
-// lost is why an attempt that did not win failed, nil if it was given up.
+// lost returns why the losing attempt failed, or nil if it was given up.
 func (a *roundTrip) lost(err error) *exchange.Failure {
 	if errors.Is(err, forward.ErrGivenUp) || errors.Is(err, context.Canceled) {
 		return nil
@@ -144,9 +143,9 @@ func (r *race) start(t *forward.Target) *rival {
 	return v
 }
 
-// run performs v's attempt. The first thing that it hears decides the race.
-// What a handler around this one put in place of the writer may panic: on this
-// goroutine that would be the program's end.
+// run performs v's attempt. The first response head decides the race. A
+// ResponseWriter from a handler around this one may panic, which would end the
+// program on this goroutine; the panic becomes v's error.
 func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
 	defer close(v.done)
 	defer exchange.Contain("ResponseWriter", &v.err)
@@ -162,7 +161,7 @@ func (r *race) run(v *rival, t *forward.Target, out *http.Request) {
 	}
 }
 
-// wins reports whether v is the first that heard from its target.
+// wins reports whether v is the first that got a response from its target.
 func (r *race) wins(v *rival) bool {
 	return r.winner.CompareAndSwap(nil, v) || r.winner.Load() == v
 }

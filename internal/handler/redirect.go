@@ -10,15 +10,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// A Redirect is a handler that sends clients to another host. Equal ones do the
-// same.
+// A Redirect is a handler that sends clients to another host. Equal values
+// behave the same.
 type Redirect struct {
 	host string // canonical
-	port string // "" keeps that of the request
+	port string // "" keeps the port of the request
 }
 
-// NewRedirect reads a host with or without a port; an IPv6 address without a
-// port may do without brackets. The error quotes it and says which rule it
+// NewRedirect parses a host with or without a port. An IPv6 address without a
+// port needs no brackets. The error quotes the host and names the rule that it
 // breaks.
 func NewRedirect(to string) (Redirect, error) {
 	host, port, err := splitRedirect(to)
@@ -56,7 +56,7 @@ func (r Redirect) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	w.WriteHeader(http.StatusPermanentRedirect)
 }
 
-// location is where q goes. Without a port of r's, scheme and port are those
+// location returns the URL for q. If r has no port, scheme and port are those
 // that the client used. Port 443 means https, and port 80 http.
 func (r Redirect) location(q *http.Request) string {
 	scheme, asked := "http", q.Host

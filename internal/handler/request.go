@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// outgoing builds the request of one attempt. The client's request is not
-// touched.
+// outgoing builds the request of one attempt. It does not change the client's
+// request.
 func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Request, error) {
 	q := a.q
 	out := q.WithContext(ctx)
@@ -27,7 +27,7 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	out.Header = a.outgoingHeader(t)
 	out.Body, out.Trailer = http.NoBody, nil
 	out.TransferEncoding, out.Close, out.RequestURI = nil, false, ""
-	// RFC 8441: an h1 upstream is asked by GET and a key of ours
+	// RFC 8441: HTTP/1.1 targets get a GET with a key of ours
 	if q.Method == http.MethodConnect {
 		out.Method, out.ContentLength = http.MethodGet, 0
 		out.Header.Set("Sec-Websocket-Key", websocketKey())
@@ -57,12 +57,12 @@ func (a *roundTrip) outgoing(ctx context.Context, t *forward.Target) (*http.Requ
 	if o := exchange.OrderFrom(ctx); o != nil {
 		*o = a.order(out.Header)
 	}
-	header.OmitUserAgent(out.Header) // behind whatever may have added or removed one
+	header.OmitUserAgent(out.Header) // after everything that may have added or removed one
 	return out, nil
 }
 
-// measure tells the target how long a body is that has been read whole: not
-// every server takes chunks.
+// measure sets the length of a body that has been read whole: not every server
+// accepts chunks.
 func (a *roundTrip) measure(out *http.Request) {
 	if out.ContentLength = a.body.Count(); out.ContentLength == 0 {
 		out.Body, out.Trailer = http.NoBody, nil
@@ -70,8 +70,8 @@ func (a *roundTrip) measure(out *http.Request) {
 	}
 }
 
-// measured reports whether a target is told that q has no body: as a client of
-// our own front says it, or else if the method may have one (RFC 9110, 8.6).
+// measured reports whether to tell a target that q has no body. It follows the
+// client if our front serves it, and otherwise the method (RFC 9110, 8.6).
 func measured(q *http.Request) bool {
 	if _, said := q.Header["Content-Length"]; said || exchange.HasFront(q.Context()) {
 		return said
@@ -79,8 +79,8 @@ func measured(q *http.Request) bool {
 	return q.Method == http.MethodPost || q.Method == http.MethodPut || q.Method == http.MethodPatch
 }
 
-// outgoingURL names the target, with the request's own target behind its base
-// path, byte for byte where no hook needs to read it.
+// outgoingURL returns the URL at the target: its base path and the request's
+// own target, byte for byte if no hook has to read it.
 func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
 	out := &url.URL{Scheme: t.URL.Scheme, Host: t.URL.Host}
 	switch out.Scheme {
@@ -92,13 +92,13 @@ func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
 	in := a.q.URL
 	path, base := exchange.WirePath(a.q), t.Base
 	inner := a.f.Prefix.Inner(path)
-	if path == "*" { // asks about the server, which no path is put before
+	if path == "*" { // a question about the server, which takes no base path
 		base = ""
 	}
 	out.RawQuery, out.ForceQuery = in.RawQuery, in.ForceQuery
 	if a.f.Rewrite == nil && path != in.EscapedPath() && (t.Pool != nil || !strings.HasPrefix(base+inner, "//")) {
-		// The parsed form would spell it differently. Foreign clients take an
-		// Opaque that begins with // for an authority.
+		// The parsed form would spell it differently. Foreign clients read an
+		// Opaque that begins with // as an authority.
 		out.Opaque = base + inner
 		return out
 	}
@@ -114,7 +114,7 @@ func (a *roundTrip) outgoingURL(t *forward.Target) *url.URL {
 	return out
 }
 
-// outgoingHeader copies the fields that cross the proxy to t and adds ours.
+// outgoingHeader copies the fields that are forwarded to t and adds ours.
 func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 	q := a.q
 	h := make(http.Header, len(q.Header)+6)
@@ -127,7 +127,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 		h["Max-Forwards"] = []string{strconv.Itoa(left - 1)}
 	}
 	if exchange.IsHTTP10(q) || a.buffered {
-		delete(h, "Expect") // means nothing there (RFC 9110, 10.1.1)
+		delete(h, "Expect") // has no meaning there (RFC 9110, 10.1.1)
 	}
 	protocol := a.f.UpgradeProtocol(a.q)
 	if t.URL.Scheme == "h2c" { // HTTP/2 has no Upgrade: a server may ignore it (RFC 9110, 7.8)
@@ -145,7 +145,7 @@ func (a *roundTrip) outgoingHeader(t *forward.Target) http.Header {
 	return h
 }
 
-// fill sets what the target is told of the client.
+// fill sets what the target is told about the client.
 func (a *roundTrip) fill(h *header.Hop) {
 	h.Peer, h.Client, h.Trusted = a.x.Via, a.x.Client, a.x.Trusted
 	h.Scheme, h.Version, h.Name = a.x.Scheme, strings.TrimPrefix(exchange.Proto(a.q), "HTTP/"), a.x.Name
@@ -162,8 +162,8 @@ func websocketKey() string {
 	return base64.StdEncoding.EncodeToString(key[:])
 }
 
-// accepts reports whether h has the Sec-WebSocket-Accept that answers our key,
-// if we sent one: otherwise the target may be no WebSocket server (RFC 6455,
+// accepts reports whether h has the right Sec-WebSocket-Accept for our key, if
+// we sent one. Otherwise the target may not be a WebSocket server (RFC 6455,
 // 4.1).
 func (a *roundTrip) accepts(h http.Header) bool {
 	if a.key == "" {
@@ -174,7 +174,7 @@ func (a *roundTrip) accepts(h http.Header) bool {
 }
 
 // rewrite runs the user's hook on a deep copy, so that it cannot reach the
-// client's request. A panic in it is this request's failure.
+// client's request. A panic in it fails this request.
 func (a *roundTrip) rewrite(out *http.Request, t *forward.Target) (err error) {
 	out.Header = out.Header.Clone()
 	out.URL.RawQuery = cleanQuery(out.URL.RawQuery)
@@ -188,7 +188,7 @@ func (a *roundTrip) rewrite(out *http.Request, t *forward.Target) (err error) {
 
 var errRewritten = errors.New("Upstream.Rewrite set URL or Header to nil: keep both")
 
-// cleanQuery drops what url.ParseQuery cannot read, so that a hook and the
+// cleanQuery drops what url.ParseQuery cannot parse, so that a hook and the
 // target see the same parameters.
 func cleanQuery(raw string) string {
 	v, err := url.ParseQuery(raw)

@@ -42,7 +42,7 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	case res.ProtoMajor == 1: // a length excludes trailers
 		tellEnding(a.w, ending.Untrailed)
 	}
-	stream := streams(res) // before another goroutine reads, which fills Trailer
+	stream := streams(res) // before another goroutine reads the body, which fills Trailer
 	if a.absorbs(res) {
 		behind := a.readAhead(res.Body, a.f.BufferResponses)
 		defer behind.Close()
@@ -56,24 +56,24 @@ func (a *roundTrip) respond(res *http.Response) *exchange.Failure {
 	return nil
 }
 
-// stopUpload ends the upload before a response of HTTP/2 is closed. That would
-// wait for the upload, while the client, which may have stopped it, waits for
-// the end of the response.
+// stopUpload ends the upload before a response of HTTP/2 is closed. Closing
+// would wait for the upload. The client may have stopped that, and may itself
+// wait for the end of the response.
 func (a *roundTrip) stopUpload(res *http.Response) {
 	if res.ProtoMajor == 2 && a.body != nil && !a.body.Whole() {
 		a.body.detach()
 	}
 }
 
-// absorbs reports whether the response is to be read ahead. Of a stream there
-// is nothing to read ahead.
+// absorbs reports whether to read the response ahead. A stream is not read
+// ahead.
 func (a *roundTrip) absorbs(res *http.Response) bool {
 	return a.f.BufferResponses > 0 && res.Body != http.NoBody && res.ContentLength != 0 && a.q.Method != http.MethodConnect && !a.x.Mirrored &&
 		!forward.EventStream(a.w.Header().Get("Content-Type")) && exchange.TakesPage(a.q.Header.Get("Content-Type"))
 }
 
-// page lets a page of the program take the place of the response's body, which
-// is read no further.
+// page sends a page of the program in place of the response's body, and stops
+// reading that.
 func (a *roundTrip) page(res *http.Response, page http.Handler) {
 	res.Body.Close()
 	maps.DeleteFunc(res.Header, func(k string, _ []string) bool { return exchange.DescribesBody(k) })
@@ -87,15 +87,16 @@ func (a *roundTrip) page(res *http.Response, page http.Handler) {
 	servePage(&exchange.Answer{Status: res.StatusCode, Page: page}, a.w, a.q, a.x)
 }
 
-// translate makes the head name paths as the client knows them. On the short
-// way it does so already.
+// translate rewrites paths in the head to those that the client knows. On the
+// short way that is already done.
 func (a *roundTrip) translate(res *http.Response) {
 	if a.f.Translates() && res != &a.res {
 		a.f.TranslateHeader(res.Header, a.attempts.Target, a.q.Host, a.x.ClientHost)
 	}
 }
 
-// modify runs the user's hook. The response that it refused is closed.
+// modify runs the user's hook. An error of the hook, or a panic in it, is the
+// failure.
 func (a *roundTrip) modify(res *http.Response) *exchange.Failure {
 	if a.f.ModifyResponse == nil {
 		return nil
@@ -112,8 +113,8 @@ func (a *roundTrip) modify(res *http.Response) *exchange.Failure {
 		Reason: "proxy_internal_error", Err: err}
 }
 
-// copyHeader copies the fields that cross the proxy. Fields that outer handlers
-// set stay.
+// copyHeader copies the fields that are forwarded. Fields set by outer handlers
+// stay.
 func (a *roundTrip) copyHeader(res *http.Response) {
 	a.named = res.Header["Connection"]
 	required := res.Header["Upgrade"]
@@ -149,7 +150,7 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
 	}
-	if len(res.Trailer) > 0 { // or else sorting nothing allocates
+	if len(res.Trailer) > 0 { // avoids an allocation for sorting nothing
 		announced = a.announceTrailers(h, res.Trailer)
 	}
 	if a.flight.order.Answer.Keys != nil {
@@ -162,8 +163,7 @@ func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	return announced
 }
 
-// announceTrailers adds to h the names of those of the trailers that cross the
-// proxy, sorted.
+// announceTrailers adds the names of the forwarded trailers to h, sorted.
 func (a *roundTrip) announceTrailers(h, trailers http.Header) (announced int) {
 	for _, k := range slices.Sorted(maps.Keys(trailers)) {
 		if a.passes(k) {
@@ -174,18 +174,18 @@ func (a *roundTrip) announceTrailers(h, trailers http.Header) (announced int) {
 	return announced
 }
 
-// An ending is a writer that can be told of how a response may end.
+// An ending is a writer that takes hints about the end of a response.
 type ending interface {
-	// Unsized lets a response whose target did not give its length have none,
-	// however short it is.
+	// Unsized lets a response without a length from its target go out without
+	// one, however short it is.
 	Unsized()
 
-	// Untrailed says that no trailers follow the body, which has a length.
+	// Untrailed promises that no trailers follow a body of known length.
 	Untrailed()
 }
 
-// tellEnding calls how for the ending below w. Another server has none, and may
-// count a short response.
+// tellEnding calls how for the ending below w. With a foreign server there is
+// none, and a short response may get a length.
 func tellEnding(w http.ResponseWriter, how func(ending)) {
 	for {
 		switch inner := w.(type) {
@@ -200,17 +200,16 @@ func tellEnding(w http.ResponseWriter, how func(ending)) {
 	}
 }
 
-// streams reports whether the response is a body of unknown length, an event
-// stream or anything with trailers.
+// streams reports whether the response has a body of unknown length, trailers,
+// or an event stream.
 func streams(res *http.Response) bool {
 	return res.ContentLength < 0 || len(res.Trailer) > 0 ||
 		strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
 }
 
-// copyBody copies the response body as it comes. It is flushed whenever the
-// target has nothing more to say for now: behind a client that does not tell,
-// that is taken to be so all the time for a stream, and for others when a read
-// was short.
+// copyBody copies the response body as it arrives. It flushes whenever the
+// target has no more bytes for now. Some clients cannot tell that: then a
+// stream is flushed after each read, and any other body after a short read.
 func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure {
 	a.flight.begun.Store(true)
 	if a.body != nil {
@@ -222,7 +221,7 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 	for last := len(buf); ; {
 		left := buffered(res.Body)
 		if left <= 0 {
-			a.flight.touch() // now the target has its own time
+			a.flight.touch() // from now on the target's time counts
 		}
 		if left == 0 || left < 0 && (stream || last < len(buf)) {
 			a.flight.slow.Store(true)
@@ -232,11 +231,11 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 		n, err := res.Body.Read(buf[:])
 		last = n
 		if n > 0 {
-			a.flight.touch() // the client has its own time
+			a.flight.touch() // the client's time counts
 			a.flight.slow.Store(true)
 			m, werr := a.w.Write(buf[:n])
 			a.flight.slow.Store(false)
-			if !a.x.Watched { // which counts what the client gets
+			if !a.x.Watched { // otherwise a Watcher counts
 				a.x.ResponseBytes += int64(m)
 			}
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
@@ -252,7 +251,8 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 	}
 }
 
-// copyFailure says whose fault it is that the body ended early.
+// copyFailure returns the failure of a body that ended early, with the side
+// that caused it.
 func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 	var hook *exchange.PanicError
 	if a.body != nil && (errors.As(a.body.Failed(), &hook) || a.body.Failed() == exchange.ErrSpoiled) {
@@ -268,7 +268,7 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 		return a.cut(exchange.SideDrain, a.x.Status, cut)
 	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
 		return a.cut(exchange.SideProxy, a.x.Status, exchange.ErrDeadline)
-	case cut == exchange.ErrStalled: // and then took what there was, too late
+	case cut == exchange.ErrStalled: // the client read on, but too late
 		return a.cut(exchange.SideClient, exchange.StatusClientClosed, cut)
 	case a.body != nil && a.body.Failed() != nil:
 		return a.cut(exchange.SideClient, exchange.StatusClientClosed, a.body.Failed())
@@ -282,7 +282,7 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 // upload.
 func (a *roundTrip) interrupted() bool { return a.body != nil && a.body.interrupted.Load() }
 
-// cut is the failure of a response that has begun.
+// cut returns the failure of a response that has begun.
 func (a *roundTrip) cut(side exchange.Side, status int, err error) *exchange.Failure {
 	f := &exchange.Failure{Op: "copy", Target: a.attempts.Target.Name, Side: side, Status: a.x.Status,
 		Reason: "http_response_incomplete", Err: err}
@@ -291,7 +291,7 @@ func (a *roundTrip) cut(side exchange.Side, status int, err error) *exchange.Fai
 }
 
 // buffered returns how many bytes of body can be read without waiting, or a
-// negative number when the client that made it does not tell.
+// negative number if that is unknown.
 func buffered(body io.Reader) int {
 	if b, ok := body.(interface{ Buffered() int }); ok {
 		return b.Buffered()
@@ -299,7 +299,7 @@ func buffered(body io.Reader) int {
 	return -1
 }
 
-// writeTrailers sends the trailers, those that were not announced included.
+// writeTrailers sends the trailers, including those that were not announced.
 func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
 	if len(res.Trailer) == 0 {
 		return
@@ -310,7 +310,7 @@ func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
 		if !a.passes(k) {
 			continue
 		}
-		delete(h, k) // or net/http sends the head's field of that name again
+		delete(h, k) // otherwise net/http sends the head's field of that name again
 		if announced != len(res.Trailer) {
 			k = http.TrailerPrefix + k
 		}
@@ -318,7 +318,7 @@ func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
 	}
 }
 
-// passes reports whether a trailer of the response crosses the proxy.
+// passes reports whether a trailer of the response is forwarded.
 func (a *roundTrip) passes(name string) bool {
 	return a.f.ResponseHeader.PassesTrailer(name, a.named...)
 }

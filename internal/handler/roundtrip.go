@@ -16,47 +16,47 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A roundTrip is one exchange on its way through the handler lane: a try at one
-// target after the other until one answers.
+// A roundTrip is one exchange on its way through the handler lane: attempts at
+// one target after the other until one responds.
 type roundTrip struct {
 	methods
-	f *forward.Forwarder // who serves it; see Place
+	f *forward.Forwarder // the Forwarder that serves it; see Place
 	w http.ResponseWriter
 	q *http.Request
 	x *exchange.Exchange
 
 	flight   flight
 	attempts forward.Attempts
-	fast     bool               // the short way may do
-	res      http.Response      // on the short way
-	room     client.Room        // likewise
-	fields   []h1.Field         // of a response that is relayed
-	paths    []byte             // values of its fields that name some
-	events   bool               // it is an event stream
-	tries    int                // attempts that have begun
-	body     *requestBody       // the client's body, nil without
-	done     context.CancelFunc // of a client that knows nothing of leases; nil without
+	fast     bool               // the short way may be possible
+	res      http.Response      // used on the short way
+	room     client.Room        // used on the short way
+	fields   []h1.Field         // fields of a relayed response
+	paths    []byte             // values of its fields that contain paths
+	events   bool               // the response is an event stream
+	tries    int                // number of attempts
+	body     *requestBody       // the client's body; nil if there is none
+	done     context.CancelFunc // cancels a client that does not know leases; may be nil
 	wrote    bool               // the response to the client has begun
-	buffered bool               // some of body was read before there was a target
-	memory   *forward.Memory    // of what is buffered; nil if nothing is
-	taken    int64              // bytes of it
-	mirrors  bool               // a copy is to be sent
+	buffered bool               // a part of body was read before there was a target
+	memory   *forward.Memory    // memory for the buffered body; nil if nothing is buffered
+	taken    int64              // number of bytes taken from memory
+	mirrors  bool               // a copy should be sent
 	interim  int                // interim responses relayed
 	named    []string           // values of the response's Connection, for its trailers
-	// the Sec-WebSocket-Key that we sent to the target; "" if we sent none
+	// the Sec-WebSocket-Key that we sent to the target; "" if none
 	key string
-	set []header.Replacement // by the hook of the latest attempt
+	set []header.Replacement // set by the hook of the latest attempt
 }
 
-// methods are methods of a roundTrip and of its flight as funcs. They are kept,
-// so that an exchange allocates none.
+// methods are method values of a roundTrip and of its flight. They are kept, so
+// that an exchange does not allocate them.
 type methods struct {
-	relay  func(status int, h http.Header) error // informational
+	relay  func(status int, h http.Header) error // for interim responses
 	unbind func() bool
 	buffer func(*forward.Forwarder) *exchange.Failure // bufferBody
 }
 
-// roundTrips holds those that have ended alone.
+// roundTrips holds roundTrips that have ended alone.
 var roundTrips = sync.Pool{New: func() any {
 	a := new(roundTrip)
 	a.methods = methods{a.informational, a.flight.release, a.bufferBody}
@@ -64,15 +64,15 @@ var roundTrips = sync.Pool{New: func() any {
 	return a
 }}
 
-// alone reports whether nothing else can hold a or a part of it, now that it
-// has ended: one attempt on the short way, over a kept connection, has been
-// answered. A hook, another client, a dial or the sending of a body may still
+// alone reports whether nothing else can hold a or a part of it after its end.
+// That is so if one attempt on the short way, over a kept connection, got a
+// response. Otherwise a hook, another client, a dial or an upload may still
 // have a context or a request that leads to a.
 func (a *roundTrip) alone() bool {
 	return a.tries == 1 && a.res.StatusCode != 0 && !a.flight.lent && !a.mirrors
 }
 
-// release gives a back, with nothing of the exchange.
+// release puts a back into the pool, without anything of the exchange.
 func (a *roundTrip) release() {
 	m, fields, paths := a.methods, a.fields, a.paths
 	clear(fields)
@@ -82,19 +82,19 @@ func (a *roundTrip) release() {
 	roundTrips.Put(a)
 }
 
-// run carries the exchange out. A failure is returned once; after wrote it
-// means that the client must be cut off.
+// run executes the exchange. It returns a failure once; if wrote is set, the
+// client must then be cut off.
 func (a *roundTrip) run() *exchange.Failure {
 	if fail := exchange.Check(a.q); fail != nil {
 		return fail
 	}
-	// field by field: a literal would lie on the stack, which is copied when it
+	// field by field: a literal would be on the stack, which is copied when it
 	// grows
 	fl := &a.flight
 	fl.Context, fl.f, fl.x, fl.rc = a.q.Context(), a.f, a.x, *http.NewResponseController(a.w)
 	fl.span, fl.idle = &a.f.Span, a.f.IdleTimeout
 	fl.f.Sweeper.Add(&fl.swept, fl)
-	defer a.end() // one, since several defers take the stack of a literal
+	defer a.end() // one defer: several would take as much stack as a literal
 	if fail := a.begin(); fail != nil {
 		return fail
 	}
@@ -112,7 +112,7 @@ func (a *roundTrip) run() *exchange.Failure {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		return a.upgrade(res)
 	case a.q.Method == http.MethodConnect && res.StatusCode/100 == 2:
-		// would promise a tunnel (RFC 8441, 5)
+		// a 2xx would promise a tunnel (RFC 8441, 5)
 		res.Body.Close()
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
 			Reason: "http_upgrade_failed", Err: fmt.Errorf("upgrade requested, but the target answered with status %d", res.StatusCode)}
@@ -120,7 +120,7 @@ func (a *roundTrip) run() *exchange.Failure {
 	return a.respond(res)
 }
 
-// begin begins the first attempt.
+// begin starts the first attempt.
 func (a *roundTrip) begin() *exchange.Failure {
 	t := &a.attempts
 	t.Client, t.Size, t.Asked = a.x.Client, a.q.ContentLength, forward.Request{HTTP: a.q, ID: a.x.Numbering.Name}
@@ -138,7 +138,7 @@ func (a *roundTrip) begin() *exchange.Failure {
 // Place implements Party.
 func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	a.fast = f.Fast()
-	if a.f != f { // else an attempt that goes on may look at it
+	if a.f != f { // an attempt that still runs may look at a.f, so it is set only on a change
 		a.f = f
 		a.flight.serve(f)
 		if f.Shows() {
@@ -165,9 +165,8 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	return nil
 }
 
-// introduce puts the exchange into the request's context, where hooks find it.
-// The request of a Question has the exchange of the client's request there
-// already.
+// introduce puts the exchange into the request's context for hooks. The context
+// of a Question's request already has the exchange of the client's request.
 func (a *roundTrip) introduce() {
 	if a.x.Asker == nil && exchange.FromContext(a.q.Context()) != a.x {
 		a.q = a.q.WithContext(exchange.NewContext(a.q.Context(), a.x))
@@ -189,7 +188,7 @@ func (a *roundTrip) hasBody() bool {
 	return a.q.Body != nil && a.q.Body != http.NoBody && a.q.ContentLength != 0
 }
 
-// end undoes what run and reach have begun.
+// end undoes what run and reach have started.
 func (a *roundTrip) end() {
 	if a.done != nil {
 		a.done()
@@ -214,13 +213,13 @@ func (a *roundTrip) openBody() {
 		a.body.Keep()
 	}
 	a.body.Bound(a.attempts.MaxBody())
-	// An answer may come before the upload ends; without this net/http reads
-	// the rest first. HTTP/2 is full duplex and says so by an error.
+	// A response may come before the upload ends; without this call, net/http
+	// first reads the rest. HTTP/2 is full duplex and returns an error.
 	_ = a.flight.rc.EnableFullDuplex()
 }
 
-// rebindBody makes a body that is open that of the request to a.f, which may
-// not be the one that has opened it.
+// rebindBody applies the settings of a.f to an open body, which another
+// Forwarder may have opened.
 func (a *roundTrip) rebindBody() {
 	a.body.setEdit(&a.f.RequestHeader)
 	if a.mirrors {
@@ -234,29 +233,28 @@ func (a *roundTrip) leaveBody() {
 	if a.memory != nil {
 		a.memory.Give(a.taken)
 	}
-	if a.q.Method != http.MethodConnect { // or else the tunnel has counted
+	if a.q.Method != http.MethodConnect { // the tunnel has counted
 		a.x.RequestBytes = a.body.Count()
 	}
 }
 
-// settles reports whether the connection can be kept behind an answer that has
-// not waited for the body: a front of ours reads the rest, if that is not too
-// much.
+// settles reports whether the connection can be kept after a response that did
+// not wait for the body. Our front then reads the rest, if that is short.
 func (a *roundTrip) settles() bool {
 	return exchange.HasFront(a.q.Context()) && a.q.ContentLength <= exchange.SettleBytes && (a.body == nil || a.body.Failed() == nil)
 }
 
-// closeAfter makes the response the connection's last unless the request was
-// read to its end: what remains on the wire must not be taken for another
-// request (RFC 9112, 9.3). An HTTP/2 stream ends by itself.
+// closeAfter makes the response the connection's last one unless the request
+// was read to its end: the rest must not be read as another request (RFC 9112,
+// 9.3). An HTTP/2 stream needs no such rule.
 func (a *roundTrip) closeAfter() {
 	if a.body != nil && !a.body.Whole() && a.q.ProtoMajor == 1 && !a.settles() {
 		a.w.Header().Set("Connection", "close")
 	}
 }
 
-// reach sends the request to targets until one answers. On success the
-// answering target is counted in, until end.
+// reach sends the request to targets until one responds. That target then
+// counts the exchange until end.
 func (a *roundTrip) reach() (*http.Response, *exchange.Failure) {
 	for {
 		a.flight.aim(&a.attempts.Target.Span, a.attempts.Around())
@@ -271,7 +269,7 @@ func (a *roundTrip) reach() (*http.Response, *exchange.Failure) {
 	}
 }
 
-// outcome says how an attempt ended.
+// outcome describes how an attempt ended.
 func (a *roundTrip) outcome(res *http.Response, err error) forward.Outcome {
 	o := forward.Outcome{Wrote: true, Idempotent: exchange.Idempotent(a.q.Method), Begun: a.interim > 0}
 	if err == nil {
@@ -290,7 +288,7 @@ func (a *roundTrip) outcome(res *http.Response, err error) forward.Outcome {
 // rewind reports whether the request can be sent again.
 func (a *roundTrip) rewind() bool { return a.body == nil || a.body.Rewind() }
 
-// pick asks the user's Pick. A panic in it is this request's failure.
+// pick calls the user's Pick. A panic in it fails this request.
 func (a *roundTrip) pick(left []*forward.Target) (t *forward.Target, err error) {
 	defer exchange.Contain("Pick", &err)
 	return a.f.Pick(a.q, left), nil
@@ -317,8 +315,8 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 	return res, err
 }
 
-// announce calls the hook for the attempt that begins. The failure of the hook
-// is that of the attempt.
+// announce calls the hook for the start of the attempt. If the hook fails, the
+// attempt fails.
 func (a *roundTrip) announce() (err error) {
 	if !a.x.Hooks.Tries() {
 		return nil
@@ -330,7 +328,7 @@ func (a *roundTrip) announce() (err error) {
 	return err
 }
 
-// tryOwn performs one attempt by the built-in HTTP/1.1 client.
+// tryOwn performs one attempt with the built-in HTTP/1.1 client.
 func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response, error) {
 	if d := a.short(); d != nil {
 		return a.doShort(c, t, d)
@@ -342,7 +340,7 @@ func (a *roundTrip) tryOwn(c *client.Client, t *forward.Target) (*http.Response,
 	return c.Do(out, a.relay)
 }
 
-// tryForeign performs one attempt by a client that knows nothing of leases.
+// tryForeign performs one attempt with a client that does not know leases.
 func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
 	for again := 0; ; again++ {
 		res, err := a.sendForeign(c, t)
@@ -352,20 +350,20 @@ func (a *roundTrip) tryForeign(c forward.Doer, t *forward.Target) (*http.Respons
 	}
 }
 
-// maxUnseen is how often one attempt is sent again that its target has refused
-// unseen.
+// maxUnseen is how often one attempt is repeated if its target refuses it
+// without processing it.
 const maxUnseen = 3
 
 // sendForeign sends the request once. It does not set http.Request.GetBody:
-// clients then send it again by rules of their own, also a POST that its target
-// may have served.
+// clients would then retry by rules of their own, even a POST that its target
+// may have processed.
 func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Response, error) {
 	if a.done != nil {
 		a.done()
 	}
 	var ctx context.Context
 	ctx, a.done = a.flight.cancelable()
-	a.flight.order = exchange.Order{} // its answers have none
+	a.flight.order = exchange.Order{} // responses of foreign clients have no order
 	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace()), t)
 	if err != nil {
 		return nil, err
@@ -389,8 +387,8 @@ func (a *roundTrip) dialTrace() *httptrace.ClientTrace {
 	}
 }
 
-// informational relays a 1xx response. The header map is put back as the
-// outer handlers left it.
+// informational relays a 1xx response. Afterwards it restores the header map of
+// the outer handlers.
 func (a *roundTrip) informational(status int, h http.Header) error {
 	return a.inform(&a.flight.order, status, h)
 }
@@ -401,10 +399,10 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 		return exchange.ErrInterim
 	}
 	if status == http.StatusContinue && (a.body == nil || a.buffered || a.q.Header.Get("Expect") == "") {
-		return nil // nobody asked
+		return nil // the client has not asked for it
 	}
 	if exchange.IsHTTP10(a.q) {
-		return nil // nobody would understand (RFC 9110, 15.2)
+		return nil // not part of HTTP/1.0 (RFC 9110, 15.2)
 	}
 	header.CleanResponse(h)
 	a.f.ResponseHeader.Drop(h)
@@ -425,8 +423,8 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 	return nil
 }
 
-// classify turns an attempt's error into the exchange's failure: whose fault,
-// which status, which class for the client to read.
+// classify turns an attempt's error into the exchange's failure: the side, the
+// status, and the error type for the client.
 func (a *roundTrip) classify(err error) *exchange.Failure {
 	f := &exchange.Failure{Op: "read", Target: a.attempts.Target.Name, Side: exchange.SideUpstream, Status: http.StatusBadGateway,
 		Reason: "connection_terminated", Err: err}

@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/tunnel"
 )
 
-// upgrade answers a 101: it switches both connections and carries bytes until
-// both sides are done. A 101 that nobody asked for is the target's fault.
+// upgrade handles a 101: it switches both connections and copies bytes until
+// both sides are done. A 101 without an upgrade request is the target's fault.
 func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	upstream, _ := res.Body.(io.ReadWriteCloser)
 	asked := a.f.UpgradeProtocol(a.q)
@@ -51,7 +51,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	cut := func() { // unblocks the tunnel whatever it waits for
+	cut := func() { // unblocks the tunnel in any state
 		cancel()
 		client.Close()
 		upstream.Close()
@@ -67,7 +67,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	return nil
 }
 
-// grants returns nil if a 101 switches to the protocol that was asked for, or
+// grants returns nil if a 101 switches to the requested protocol, and otherwise
 // an error that says why not.
 func (a *roundTrip) grants(res *http.Response, asked string) error {
 	_, ok := res.Body.(io.ReadWriteCloser)
@@ -83,9 +83,9 @@ func (a *roundTrip) grants(res *http.Response, asked string) error {
 
 var errAccept = errors.New("the target switched to WebSocket, but its Sec-WebSocket-Accept does not answer our key")
 
-// bind calls end when the upgraded connection is to end politely, and cut when
-// at once. With a grace the sweeper sees to the route and the target. The
-// returned function undoes it.
+// bind calls end to end the upgraded connection politely, and cut to end it
+// immediately. With a grace, the sweeper takes care of the route and the target
+// instead. The returned function undoes bind.
 func (a *roundTrip) bind(end, cut func()) (unbind func()) {
 	target, lives := &a.attempts.Target.Span, a.x.Lives
 	if stay := a.attempts.Stay(lives[exchange.RouteLife]); stay != nil {
@@ -109,8 +109,8 @@ func (a *roundTrip) bind(end, cut func()) (unbind func()) {
 	}
 }
 
-// switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441)
-// and returns the client's side with the bytes it has sent already.
+// switchClient sends the 101 (or, on an HTTP/2 stream, the 200 of RFC 8441) and
+// returns the client's side with the bytes that it has already sent.
 func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWriteCloser, []byte, error) {
 	rc := http.NewResponseController(a.w)
 	if a.q.Method == http.MethodConnect {
@@ -147,8 +147,8 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 	return conn, ahead, conn.SetDeadline(time.Time{})
 }
 
-// writeSwitch writes the head of a 101. http.Header.Write takes CR and LF out
-// of values.
+// writeSwitch writes the head of a 101. http.Header.Write removes CR and LF
+// from values.
 func writeSwitch(w *bufio.Writer, h http.Header) error {
 	_, err := w.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	return errors.Join(err, h.Write(w), second(w.WriteString("\r\n")), w.Flush())
@@ -156,8 +156,8 @@ func writeSwitch(w *bufio.Writer, h http.Header) error {
 
 func second(_ int, err error) error { return err }
 
-// A stream is a client on an HTTP/2 stream: what it sends is the request's
-// body, what it gets the response's.
+// A stream is a client on an HTTP/2 stream: it sends the request's body, and
+// gets the response's body.
 type stream struct {
 	io.ReadCloser
 	w       io.Writer
@@ -165,7 +165,7 @@ type stream struct {
 	writing atomic.Bool
 }
 
-// Write sends p at once.
+// Write sends p immediately.
 func (s *stream) Write(p []byte) (int, error) {
 	s.writing.Store(true)
 	defer s.writing.Store(false)
@@ -176,8 +176,8 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, s.rc.Flush()
 }
 
-// Close ends a Read and a Write that wait. A stream on which nobody writes ends
-// well, when its handler returns.
+// Close ends a Read and a Write in progress. A stream without a write in
+// progress ends cleanly when its handler returns.
 func (s *stream) Close() error {
 	if s.writing.Load() {
 		_ = s.rc.SetWriteDeadline(time.Unix(1, 0))

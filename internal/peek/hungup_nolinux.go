@@ -2,6 +2,6 @@
 
 package peek
 
-// hungUp: no portable way is known to see the end of a stream behind bytes
-// that have not been read.
+// hungUp returns false: there is no portable way to see the end of a stream
+// after unread bytes.
 func hungUp(uintptr) bool { return false }

@@ -6,18 +6,18 @@ import (
 	"syscall"
 )
 
-// A Mark is how far a connection has come in sending: two that differ have had
-// a byte moved between them. A write that waits does not tell, since systems
-// wake a writer only when much of its buffer is free again, and a slow peer may
-// take minutes for that.
+// A Mark is the progress of a connection in sending: if two marks differ, bytes
+// have moved between them. A waiting write alone does not show that. Systems
+// wake a writer only when much of its buffer is free again, and with a slow
+// peer that may take minutes.
 type Mark struct {
 	Written int64 // bytes given to the connection
-	Queued  int64 // bytes of them that the peer has not acknowledged; 0 where systems do not tell
+	Queued  int64 // bytes of these that the peer has not acknowledged; 0 if not known
 }
 
-// MarkOf returns the mark of c, if it is a socket, has a method Mark, or is
-// above one that does, as its method NetConn says. It may be called while
-// others read and write.
+// MarkOf returns the mark of c. c must be a socket, have a method Mark, or have
+// a method NetConn that leads to one of these. MarkOf may be called during
+// reads and writes.
 func MarkOf(c any) (m Mark, ok bool) {
 	for range maxWrappers {
 		switch w := c.(type) {
@@ -35,8 +35,8 @@ func MarkOf(c any) (m Mark, ok bool) {
 	return Mark{}, false
 }
 
-// Queued returns how many bytes written to c its peer has not acknowledged, or
-// 0 where systems do not tell. c may be nil.
+// Queued returns the number of bytes written to c that its peer has not
+// acknowledged, or 0 if the system does not tell. c may be nil.
 func Queued(c syscall.RawConn) (n int64) {
 	if c != nil {
 		_ = c.Control(func(fd uintptr) { n = queued(fd) })
@@ -44,22 +44,22 @@ func Queued(c syscall.RawConn) (n int64) {
 	return n
 }
 
-// A Progress notices whether bytes move out of a connection while a write
-// waits. The writer calls Wrote and Moved, anybody Mark.
+// A Progress notices whether bytes leave a connection during a write. Only the
+// writer calls Wrote and Moved; any goroutine may call Mark.
 type Progress struct {
 	written atomic.Int64
-	seen    Mark // by the writer
+	seen    Mark // used by the writer
 }
 
-// Wrote counts n bytes that a write has taken.
+// Wrote counts n bytes that were written.
 func (p *Progress) Wrote(n int) { p.written.Add(int64(n)) }
 
-// Mark returns where the connection is; c is its socket, or nil.
+// Mark returns the current mark; c is the connection's socket, or nil.
 func (p *Progress) Mark(c syscall.RawConn) Mark {
 	return Mark{Written: p.written.Load(), Queued: Queued(c)}
 }
 
-// Moved reports whether bytes have moved since it was called last.
+// Moved reports whether bytes have moved since its last call.
 func (p *Progress) Moved(c syscall.RawConn) bool {
 	before := p.seen
 	p.seen = p.Mark(c)

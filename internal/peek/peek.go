@@ -1,8 +1,8 @@
 // Package peek notices what the peer of a connection does, without reading from
-// the connection: that it has left, and that it takes bytes.
+// the connection: whether it has left, and whether it reads.
 //
 //   - peek.go, peek_unix.go, peek_other.go: whether the peer has left
-//   - hungup_linux.go, hungup_nolinux.go: the same with bytes unread
+//   - hungup_linux.go, hungup_nolinux.go: the same with unread bytes
 //   - mark.go, queued_linux.go, queued_other.go: whether bytes move
 //   - socket.go: the socket below a connection
 package peek
@@ -15,18 +15,18 @@ import (
 	"time"
 )
 
-// ErrLeft is the cause of a context of Context whose peer has left.
+// ErrLeft is the cause of a context made by Context whose peer has left.
 var ErrLeft = errors.New("the client has disconnected")
 
-// interval is the time between two looks at a connection.
+// interval is the time between two checks of a connection.
 const interval = 250 * time.Millisecond
 
 // Context returns a context that ends with parent, and soon after the peer of c
-// has closed its side or reset the connection, even if some of what it sent has
-// not been read. Only sockets show that, and what has a method HungUp that says
-// so: with any other c the context ends with parent alone. Nobody may read from
-// c meanwhile. The caller calls cancel when it waits no longer; no goroutine is
-// kept for the wait.
+// has closed its side or reset the connection, even if bytes that it sent are
+// unread. That works for sockets, and for a c with a method HungUp that reports
+// it; otherwise the context ends only with parent. Nothing may read from c
+// meanwhile. The caller calls cancel after the wait. Context starts no
+// goroutine that waits.
 func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, end := context.WithCancelCause(parent)
 	left := hungUpOf(c)
@@ -40,8 +40,8 @@ func Context(parent context.Context, c net.Conn) (ctx context.Context, cancel co
 	return ctx, w.stop
 }
 
-// hungUpOf returns what says whether the peer of c has left, nil if there is
-// nothing.
+// hungUpOf returns a function that reports whether the peer of c has left, or
+// nil if that cannot be known.
 func hungUpOf(c net.Conn) func() bool {
 	if c, ok := c.(interface{ HungUp() bool }); ok {
 		return c.HungUp
@@ -53,7 +53,7 @@ func hungUpOf(c net.Conn) func() bool {
 	return func() bool { return HungUp(raw) }
 }
 
-// A watch looks at a connection again and again.
+// A watch checks a connection repeatedly.
 type watch struct {
 	left func() bool
 	end  context.CancelCauseFunc
@@ -63,7 +63,7 @@ type watch struct {
 	over  bool
 }
 
-// look is what the timer runs.
+// look is the function of the timer.
 func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -4,10 +4,10 @@ package peek
 
 import "syscall"
 
-// Gone is false: no portable way is known to look at a socket without waiting.
-// Servers that are ours read ahead instead. Under somebody else's, a client
-// that leaves a wait for a certificate is noticed at the end of the wait.
+// Gone returns false: there is no portable way to peek at a socket without
+// waiting. Our servers read ahead instead. Behind a foreign server, a client
+// that leaves during a wait for a certificate is noticed only after the wait.
 func Gone(syscall.RawConn) bool { return false }
 
-// HungUp is false, as Gone.
+// HungUp returns false, for the same reason.
 func HungUp(syscall.RawConn) bool { return false }

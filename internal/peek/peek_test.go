@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A leaver says by itself when its peer has left.
+// A leaver knows itself whether its peer has left.
 type leaver struct {
 	net.Conn
 	left atomic.Bool
@@ -56,7 +56,7 @@ func TestAContextOfWhatIsNoSocketEndsWithItsParent(t *testing.T) {
 	})
 }
 
-// A wrapper may know its socket later, and say so by a nil pointer until then.
+// A wrapper may get its socket later, and return a nil pointer until then.
 func TestANilPointerIsNoSocket(t *testing.T) {
 	var tcp *net.TCPConn
 	var unix *net.UnixConn
@@ -65,7 +65,7 @@ func TestANilPointerIsNoSocket(t *testing.T) {
 	}
 }
 
-// A wrapper says what is below it.
+// A wrapper exposes the connection below it.
 type wrapper struct{ net.Conn }
 
 func (w wrapper) Unbuffered() net.Conn { return w.Conn }

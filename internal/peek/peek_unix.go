@@ -4,18 +4,18 @@ package peek
 
 import "syscall"
 
-// Gone reports whether the peer has closed its side and all it sent has been
-// read, or has reset the connection. It takes no bytes. A socket that is closed
-// here is gone too.
+// Gone reports whether the peer has reset the connection, or has closed its
+// side and all its bytes have been read. It consumes no bytes. A socket that is
+// closed on our side counts as gone.
 func Gone(c syscall.RawConn) bool {
 	return look(c, func(uintptr) bool { return false })
 }
 
-// HungUp is Gone, even if some of what the peer sent has not been read, on
-// systems that tell.
+// HungUp is Gone, but also with unread bytes, on systems that show that.
 func HungUp(c syscall.RawConn) bool { return look(c, hungUp) }
 
-// look peeks at the next byte, and asks behind if there is one.
+// look peeks at the next byte. If there is one, it returns the result of
+// behind.
 func look(c syscall.RawConn, behind func(fd uintptr) bool) (gone bool) {
 	err := c.Control(func(fd uintptr) {
 		var p [1]byte

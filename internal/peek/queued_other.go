@@ -2,6 +2,6 @@
 
 package peek
 
-// queued: no portable way is known, so that a peer which takes less than what
-// is written at once in the time for it is cut off.
+// queued returns 0: there is no portable way. So a slow peer that does not read
+// a whole write within the time limit is cut off.
 func queued(uintptr) int64 { return 0 }

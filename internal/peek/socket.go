@@ -5,10 +5,10 @@ import (
 	"syscall"
 )
 
-// Socket returns the TCP or unix connection whose bytes are those of c: c
-// itself, or what is below it if c has a method Unbuffered that returns it. It
-// returns nil if there is none. A type that embeds a *net.TCPConn is none: its
-// Read may be another one.
+// Socket returns the TCP or unix connection that carries the bytes of c
+// unchanged: c itself, or the one that the method Unbuffered of c leads to. It
+// returns nil if there is none. A type that embeds a *net.TCPConn does not
+// count: it may have its own Read.
 func Socket(c net.Conn) net.Conn {
 	for range maxWrappers {
 		switch w := c.(type) {
@@ -31,8 +31,8 @@ func Socket(c net.Conn) net.Conn {
 	return nil
 }
 
-// maxWrappers is how deep a socket may be below a connection, so that a wrapper
-// that returns itself does no harm.
+// maxWrappers limits the search for a socket below a connection, in case a
+// wrapper returns itself.
 const maxWrappers = 16
 
 // Raw returns the socket of c for system calls, and nil if there is none.

@@ -8,13 +8,13 @@ import (
 
 type contextKey struct{}
 
-// NewContext returns ctx carrying h, for what dials on behalf of a client.
+// NewContext returns ctx carrying h, for a dial on behalf of a client.
 func NewContext(ctx context.Context, h *Header) context.Context {
 	return context.WithValue(ctx, contextKey{}, h)
 }
 
-// FromContext returns the header that ctx carries. Without one it is Local:
-// nobody has asked for the connection.
+// FromContext returns the header that ctx carries. Without one it returns a
+// Local header: no client is behind the connection.
 func FromContext(ctx context.Context) *Header {
 	if h, ok := ctx.Value(contextKey{}).(*Header); ok {
 		return h
@@ -22,10 +22,10 @@ func FromContext(ctx context.Context) *Header {
 	return new(Header)
 }
 
-// On returns the header for a client and the connection that its request came
-// on. The client is not the peer of that if there is a proxy in between: then
-// its port is not known, and is 0. An unknown local address is the unspecified
-// one.
+// On returns the header for a client and the connection of its request. If the
+// client is not the peer of that connection, there is a proxy in between: then
+// the client's port is not known, and is 0. An unknown local address becomes
+// the unspecified one.
 func On(client netip.Addr, remote, local netip.AddrPort) Header {
 	if !client.IsValid() {
 		return Header{}
@@ -43,8 +43,8 @@ func On(client netip.Addr, remote, local netip.AddrPort) Header {
 	return Of(netip.AddrPortFrom(client, port), local)
 }
 
-// AddrPort returns the address of an end of a connection; invalid unless it is
-// of TCP.
+// AddrPort returns the address of an end of a connection. It is invalid unless
+// it is a TCP address.
 func AddrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
 		return t.AddrPort()

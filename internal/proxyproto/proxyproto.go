@@ -1,14 +1,14 @@
 // Package proxyproto reads and writes the header of the PROXY protocol,
-// versions 1 and 2: the addresses of a connection that a load balancer has
-// accepted, in front of what it forwards
-// (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, quoted here as
+// versions 1 and 2. A load balancer sends it before the bytes that it forwards.
+// It contains the addresses of the connection that the load balancer has
+// accepted (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, below
 // "the specification").
 //
-//   - proxyproto.go: what a header says, how much of one is missing, and why it
-//     is refused
+//   - proxyproto.go: the content of a header, the number of missing bytes, and
+//     the errors
 //   - v1.go: the text header
 //   - v2.go: the binary header
-//   - context.go: the header for a connection that is to be opened
+//   - context.go: the header for a new connection
 package proxyproto
 
 import (
@@ -16,8 +16,8 @@ import (
 	"strings"
 )
 
-// The limits of a header, in bytes. The specification limits version 1 to 107.
-// Version 2 could have 65,551.
+// Limits of a header, in bytes. The specification limits version 1 to 107. It
+// allows 65,551 for version 2.
 const (
 	MaxV1 = 107
 	MaxV2 = 4 << 10
@@ -27,27 +27,27 @@ const (
 // shortest one of version 2 is a byte longer.
 const minLen = 15
 
-// A Kind is what a header says of the connection that was forwarded.
+// A Kind is the kind of the forwarded connection.
 type Kind uint8
 
 // The kinds. The zero Kind is Local.
 const (
-	// nothing: the addresses of the connection itself count. LOCAL, UNKNOWN and
-	// UNSPEC
+	// no information: the addresses of the connection itself are used. LOCAL,
+	// UNKNOWN and UNSPEC
 	Local Kind = iota
-	TCP        // its addresses
-	Unix       // it came over a unix socket: its client has no address
+	TCP        // a TCP connection with its addresses
+	Unix       // a unix socket, whose client has no address
 )
 
-// A Header is what a header says. The zero Header is that of a connection which
-// the sender opened for itself, such as a health check.
+// A Header is a parsed header. The zero Header is for a connection that the
+// sender has opened for itself, such as a health check.
 type Header struct {
 	Kind Kind
-	// of TCP; both are IPv4, or both are IPv6, which may be IPv4-mapped
+	// for TCP; both are IPv4, or both are IPv6, which may be IPv4-mapped
 	Source, Destination netip.AddrPort
 }
 
-// Of returns the header for the connection of a client: Local unless both
+// Of returns the header for a client's connection. It is Local unless both
 // addresses are known. IPv4 addresses may be IPv4-mapped.
 func Of(client, here netip.AddrPort) Header {
 	if !client.IsValid() || !here.IsValid() {
@@ -60,7 +60,7 @@ func Of(client, here netip.AddrPort) Header {
 	return Header{Kind: TCP, Source: netip.AddrPortFrom(src.WithZone(""), client.Port()), Destination: netip.AddrPortFrom(dst.WithZone(""), here.Port())}
 }
 
-// An Error is why bytes are no header. None quotes a peer.
+// An Error is why bytes are not a valid header. It never quotes a peer.
 type Error string
 
 // Error implements error.
@@ -79,10 +79,10 @@ const (
 	ErrChecksum = Error("the checksum of the PROXY header is wrong")
 )
 
-// Missing returns how many bytes are certainly missing of the header that b is
-// the beginning of; 0 if b is a whole header. A reader that never reads more
-// than that reads no byte behind the header. Missing refuses what can be
-// refused by now, and leaves the rest to Parse.
+// Missing returns how many bytes of the header are certainly missing after b,
+// its beginning. It returns 0 if b is a whole header. A reader that never reads
+// more than that reads no byte after the header. Missing refuses what it can
+// already judge, and leaves the rest to Parse.
 func Missing(b []byte) (int, error) {
 	head := string(b[:min(len(b), len(signature))])
 	switch {
@@ -96,7 +96,7 @@ func Missing(b []byte) (int, error) {
 	return 0, ErrNone
 }
 
-// Parse reads b, which is a whole header and nothing else.
+// Parse parses b, which must be a whole header and nothing else.
 func Parse(b []byte) (Header, error) {
 	switch n, err := Missing(b); {
 	case err != nil:

@@ -31,8 +31,8 @@ func tlv(kind byte, value string) string {
 	return string(binary.BigEndian.AppendUint16([]byte{kind}, uint16(len(value)))) + value
 }
 
-// summed returns a header whose last extension is its checksum, with a change
-// of its bits.
+// summed returns a header whose last extension is its checksum, with change
+// applied to its bits.
 func summed(command, family byte, block string, change uint32) string {
 	h := v2(command, family, block+tlv(3, "\x00\x00\x00\x00"))
 	sum := crc32.Checksum([]byte(h), crc32.MakeTable(crc32.Castagnoli)) ^ change
@@ -132,8 +132,8 @@ func TestOf(t *testing.T) {
 	assert.Zero(t, proxyproto.Of(v4, netip.AddrPort{}))
 }
 
-// read reads a header from the front of stream as a server does, in pieces of
-// at most size bytes, and returns how many bytes it has taken.
+// read reads a header from the start of stream as a server does, in pieces of
+// at most size bytes, and returns the number of bytes read.
 func read(stream []byte, size int) (h proxyproto.Header, taken int, err error) {
 	for {
 		n, err := proxyproto.Missing(stream[:taken])
@@ -181,9 +181,9 @@ func TestReadingALineTakesFewReads(t *testing.T) {
 	assert.LessOrEqual(t, reads, 16)
 }
 
-// FuzzParse checks that Parse accepts nothing that Append would not write, but
-// for extensions, paths, what LOCAL and UNKNOWN ignore, and spellings of IPv6;
-// and that a reader of pieces comes to the same result.
+// FuzzParse checks that Parse accepts only headers that Append would write.
+// Exceptions are extensions, paths, bytes that LOCAL and UNKNOWN ignore, and
+// spellings of IPv6. It also checks that reading in pieces has the same result.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"PROXY TCP4 192.0.2.1 198.51.100.2 258 443\r\nGET /", "PROXY TCP6 ::1 2001:db8::2 258 443\r\n", "PROXY UNKNOWN\r\n", "PROXY UNKNOWN x\r\n",
@@ -230,7 +230,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// FuzzRoundTrip checks that Parse reads what Append writes, with or without
+// FuzzRoundTrip checks that Parse reads what Append writes, with and without
 // extensions.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte(four[:4]), []byte(four[4:8]), uint16(1), uint16(2), []byte("x"))

@@ -7,18 +7,18 @@ import (
 	"strings"
 )
 
-// prefix begins a header of version 1, lineEnd ends it.
+// Parts of a header of version 1: its beginning, its end, and a family.
 const (
 	prefix  = "PROXY "
 	lineEnd = "\r\n"
 	unknown = "UNKNOWN"
 )
 
-// fields is how many a line for TCP has: PROXY, the family, two addresses and
-// two ports.
+// fields is the number of fields of a TCP line: PROXY, the family, two
+// addresses and two ports.
 const fields = 6
 
-// missingV1 is Missing of what begins with the prefix, and goes on.
+// missingV1 is Missing for bytes after the whole prefix.
 func missingV1(b []byte) (int, error) {
 	end := bytes.IndexByte(b, '\r')
 	if lf := bytes.IndexByte(b, '\n'); lf >= 0 && lf != end+1 {
@@ -39,11 +39,11 @@ func missingV1(b []byte) (int, error) {
 	return n, nil
 }
 
-// leastV1 is missingV1 of a line whose end has not begun.
+// leastV1 is missingV1 for a line whose end has not begun.
 func leastV1(b []byte) int {
 	n := len(lineEnd)
-	if b[len(prefix)] != unknown[0] { // which anything may follow
-		n += 2 * max(fields-1-bytes.Count(b, []byte{' '}), 0) // a space, and a byte at least
+	if b[len(prefix)] != unknown[0] { // anything may follow UNKNOWN
+		n += 2 * max(fields-1-bytes.Count(b, []byte{' '}), 0) // a space and at least one byte each
 		if b[len(b)-1] == ' ' {
 			n++
 		}
@@ -51,8 +51,8 @@ func leastV1(b []byte) int {
 	return max(n, minLen-len(b))
 }
 
-// parseV1 reads a whole line. IPv6 addresses may be spelled in any way, all
-// else in one only.
+// parseV1 parses a whole line. IPv6 addresses may have any spelling. Everything
+// else has only one.
 func parseV1(line string) (Header, error) {
 	line = strings.TrimSuffix(line, lineEnd)
 	if rest, ok := strings.CutPrefix(line, prefix+unknown); ok && (rest == "" || rest[0] == ' ') {

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// signature begins a header of version 2. Then come version and command, family
-// and protocol, and the length of the rest.
+// signature begins a header of version 2. After it come version and command,
+// family and protocol, and the length of the rest.
 const (
 	signature = "\r\n\r\n\x00\r\nQUIT\n"
 	fixed     = len(signature) + 4
@@ -31,7 +31,7 @@ const (
 	lenUnix = 2 * 108
 )
 
-// missingV2 is Missing of what begins with the signature.
+// missingV2 is Missing for bytes that begin with the signature.
 func missingV2(b []byte) (int, error) {
 	if len(b) > len(signature) && b[12] != commandLocal && b[12] != commandProxy {
 		return 0, ErrVersion
@@ -46,7 +46,7 @@ func missingV2(b []byte) (int, error) {
 	return n - len(b), nil
 }
 
-// parseV2 reads a whole header.
+// parseV2 parses a whole header.
 func parseV2(b []byte) (Header, error) {
 	if b[12] == commandLocal { // "discard the protocol block including the family which is ignored"
 		return Header{}, nil
@@ -79,7 +79,7 @@ func parseV2(b []byte) (Header, error) {
 	return h, nil
 }
 
-// addresses reads two addresses of size bytes each, and two ports.
+// addresses parses two addresses of size bytes each, and two ports.
 func addresses(b []byte, size int) Header {
 	src, _ := netip.AddrFromSlice(b[:size])
 	dst, _ := netip.AddrFromSlice(b[size : 2*size])
@@ -91,15 +91,14 @@ func addresses(b []byte, size int) Header {
 	}
 }
 
-// typeCRC32C is the type of the extension that holds the checksum of the
-// header.
+// typeCRC32C is the type of the extension with the header's checksum.
 const typeCRC32C = 0x03
 
-// castagnoli is the polynomial of that. Read-only.
+// castagnoli is the table for the checksum. Read-only.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checkTLVs checks the extensions in b, a whole header, from at on: their
-// lengths, and the checksum if there is one.
+// checkTLVs checks the extensions of the whole header b, which begin at at:
+// their lengths, and the checksum if there is one.
 func checkTLVs(b []byte, at int) error {
 	for summed := false; at < len(b); {
 		if len(b)-at < 3 {
@@ -126,8 +125,8 @@ func checkTLVs(b []byte, at int) error {
 	return nil
 }
 
-// AppendV2 appends h as a header of version 2, without extensions. Unix has
-// empty paths.
+// AppendV2 appends h as a header of version 2, without extensions. The paths of
+// Unix are empty.
 func AppendV2(b []byte, h Header) []byte {
 	b = append(b, signature...)
 	switch {

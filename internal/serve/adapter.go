@@ -16,34 +16,33 @@ import (
 )
 
 // An adapter serves one request of a front by an http.Handler, on the
-// connection's own goroutine: the handler lane. What a handler may keep, such
-// as the request, its own header map and the response writer, is made anew for
-// each; the rest is lent from a pool.
+// connection's own goroutine: the handler lane. What a handler may keep (the
+// request, its header map and the response writer) is made anew for each
+// request; the rest comes from a pool.
 //
-// What handlers see is what net/http documents. Where it leaves clients or
-// handlers something else than net/http does:
+// Handlers see what net/http documents. These points differ from net/http:
 //
-//   - HTTP/1.0 gets no interim responses, and its Expect and Upgrade are
-//     ignored
-//   - HTTP/1.0 keeps no connection behind a request that may have a body and
-//     says no length
+//   - HTTP/1.0 gets no interim responses; its Expect and Upgrade are ignored
+//   - HTTP/1.0 loses its connection after a request that may have a body but
+//     gives no length
 //   - a 304 keeps the Content-Length and Content-Type that the handler gave it
-//   - a body that the handler leaves unread holds no answer up: see
+//   - a body that the handler leaves unread does not delay the response: see
 //     source.settle. Its Close reads nothing
-//   - a body that has been read to its end returns io.EOF also when the answer
-//     has begun
-//   - a client that was sent 100 Continue keeps its connection when the rest of
+//   - a body that has been read to its end still returns io.EOF after the
+//     response has begun
+//   - a client that was sent 100 Continue keeps its connection if the rest of
 //     its body comes in time
-//   - a body that ends with the connection ends with a reset when it is cut off
+//   - a response body that ends with the connection ends with a reset if it is
+//     cut off
 //   - io.ReaderFrom sends no more than the Content-Length
 //   - control characters in header values become blanks
-//   - Content-Length, Transfer-Encoding and Connection count however the
-//     handler spells their keys, and what may be no trailer is none with
-//     http.TrailerPrefix
+//   - Content-Length, Transfer-Encoding and Connection are recognised however
+//     the handler spells their keys; http.TrailerPrefix cannot make a trailer
+//     of a field that may not be one
 //   - a 101 whose connection the handler does not take over is the last
 //     response
-//   - Pragma makes no Cache-Control
-//   - a client that has closed its side has a second to get its answer before
+//   - Pragma is not turned into Cache-Control
+//   - a client that has closed its side has a second to get its response before
 //     the request's context ends
 //   - http.MaxBytesReader does not close the connection by itself
 //   - over HTTP/2, a request's trailers need no announcement, there is no
@@ -57,43 +56,43 @@ type adapter struct {
 	q      *http.Request
 	texts  text
 
-	keys   []string   // of the handler's header, sorted
-	fields []h1.Field // of the head, as they were at WriteHeader
+	keys   []string   // sorted keys of the handler's header
+	fields []h1.Field // fields of the head, as they were at WriteHeader
 	out    head
 	given  given
 
-	order exchange.Order // of the next head's fields; see Ordered
+	order exchange.Order // field order of the next head; see Ordered
 
-	relayed bool   // fields are those of Relay
-	relay   []byte // and their bytes are here
+	relayed bool   // fields were set by Relay
+	relay   []byte // memory of the relayed fields
 
 	headOnly bool  // the request is HEAD
 	wrote    bool  // the final status is known
 	sent     bool  // the head has been given to the front
 	done     bool  // the handler has returned
 	duplex   bool  // see EnableFullDuplex
-	hijacked bool  // the connection is the handler's
-	written  int64 // bytes of the body, as the handler gave them
+	hijacked bool  // the handler has taken over the connection
+	written  int64 // bytes of the body that the handler has written
 	buf      [bufferBefore]byte
-	n        int // bytes of buf that wait
+	n        int // bytes of buf in use
 
-	// the request waited for 100 Continue at first; what follows is for those
-	// only
+	// the request waited for 100 Continue at first; if not, the fields below
+	// are unused
 	expects bool
 	asking  sync.Mutex // guards asks, and is held to write 100 Continue
 	asks    bool       // the first read of the body sends 100 Continue
 }
 
-// bufferBefore is how much of a body is held back until it is known how long it
-// is.
+// bufferBefore is how much of a body is held back until its length is known.
 const bufferBefore = 2 << 10
 
 var adapters = sync.Pool{New: func() any { return new(adapter) }}
 
 // adapt serves the parsed request, which came by c, with the server's Handler.
-// It calls no handler if it returns an error: the request must be refused.
+// If it returns an error, it has called no handler and the request must be
+// refused.
 func (x *fastExchange) adapt(c *conn) (step, error) {
-	// whatever the handler does with an exchange that was handed over
+	// needed whatever the handler does with an exchange that was handed over
 	defer x.attempts.Kept().Free()
 	x.attempts.Reset()
 	x.front.patience(0)
@@ -162,7 +161,7 @@ func (a *adapter) call(h http.Handler) (returned bool) {
 	return true
 }
 
-// abandon cuts off a response whose handler has panicked, or ended its
+// abandon cuts off a response whose handler has panicked or has ended its
 // goroutine.
 func (a *adapter) abandon(p any) {
 	if p != nil && p != http.ErrAbortHandler {
@@ -173,7 +172,7 @@ func (a *adapter) abandon(p any) {
 		a.w.shut()
 		return
 	}
-	if !a.w.mu.TryLock() { // another goroutine writes, maybe for long
+	if !a.w.mu.TryLock() { // another goroutine writes, maybe for a long time
 		a.f.sever()
 		a.w.mu.Lock()
 	}
@@ -184,8 +183,8 @@ func (a *adapter) abandon(p any) {
 	a.f.cut()
 }
 
-// finish ends the response of a handler that has returned, and says what
-// becomes of the connection.
+// finish ends the response of a handler that has returned, and returns the
+// connection's next step.
 func (a *adapter) finish() step {
 	a.done = true
 	a.stopAsking()
@@ -209,9 +208,9 @@ func (a *adapter) finish() step {
 	return a.f.next(whole)
 }
 
-// release gives the adapter back.
+// release puts the adapter back into the pool.
 func (a *adapter) release() {
-	if a.w != nil && a.w.a.Load() != nil { // or else the handler has been called
+	if a.w != nil && a.w.a.Load() != nil { // the handler has not been called
 		a.w.shut()
 		a.w.life.end()
 	}
@@ -231,12 +230,12 @@ func (a *adapter) release() {
 	adapters.Put(a)
 }
 
-// logf logs what a handler does wrong, as net/http does.
+// logf logs a handler's mistake, as net/http does.
 func (a *adapter) logf(format string, args ...any) {
 	a.c.s.http.ErrorLog.Printf(format, args...)
 }
 
-// caller is the place from which a handler called this package.
+// caller returns the place from which a handler called this package.
 func caller() string {
 	var pcs [16]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs[:])])
@@ -248,7 +247,7 @@ func caller() string {
 	}
 }
 
-// context is that of all requests of the connection.
+// context returns the context of all requests of the connection.
 func (c *conn) context() context.Context {
 	if c.ctx == nil {
 		c.ctx = context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
@@ -261,7 +260,7 @@ func (c *conn) context2() context.Context {
 	return context.WithValue(c.s.base, http.LocalAddrContextKey, c.LocalAddr())
 }
 
-// remote is the peer's address as requests have it.
+// remote returns the peer's address as requests have it.
 func (c *conn) remote() string {
 	if c.peerText == "" {
 		if a := c.RemoteAddr(); a != nil {
@@ -280,7 +279,7 @@ func (c *conn) Left() bool {
 // Excused implements exchange.Client. HTTP/1.x has no windows.
 func (c *conn) Excused() time.Duration { return 0 }
 
-// Why implements exchange.Client. HTTP/1.x answers what is wrong.
+// Why implements exchange.Client. HTTP/1.x responds to faults of the client.
 func (c *conn) Why() error {
 	if c.ousted.Load() {
 		return exchange.ErrCut
@@ -288,8 +287,8 @@ func (c *conn) Why() error {
 	return nil
 }
 
-// inspect ends the handler's context if the client has left. It is the
-// sweeper's.
+// inspect ends the handler's context if the client has left. Only the sweeper
+// calls it.
 func (w *response) inspect(c *conn, now time.Time) {
 	unread := false
 	if x := c.serving.Load(); x != nil {

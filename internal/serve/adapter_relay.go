@@ -15,7 +15,7 @@ func (w *response) Relay(status int, fields []h1.Field, length int64) bool {
 	if a == nil || a.hijacked || a.wrote {
 		return false
 	}
-	a.stopAsking() // without the gate: it may have to wait for a write
+	a.stopAsking() // before the gate is locked: it may have to wait for a write
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	if w.header != nil {
@@ -23,7 +23,7 @@ func (w *response) Relay(status int, fields []h1.Field, length int64) bool {
 	}
 	a.wrote, a.relayed = true, true
 	a.out.status, a.out.length = status, length
-	a.given.kind, a.given.date = true, dated(fields) // a target that tells no type is believed
+	a.given.kind, a.given.date = true, dated(fields) // a target that sends no type is believed
 	a.copyFields(fields)
 	return true
 }
@@ -34,7 +34,7 @@ func (a *adapter) copyFields(fields []h1.Field) {
 	for i := range fields {
 		size += len(fields[i].Name) + len(fields[i].Value)
 	}
-	text := slices.Grow(a.relay[:0], size) // does not move any more
+	text := slices.Grow(a.relay[:0], size) // large enough: it does not move any more
 	copied := func(b []byte) []byte {
 		start := len(text)
 		text = append(text, b...)
@@ -47,7 +47,7 @@ func (a *adapter) copyFields(fields []h1.Field) {
 	a.relay = text
 }
 
-// addTo adds to h the head that has been relayed. The response's gate is held.
+// addTo adds the relayed head to h. The response's gate is held.
 func (a *adapter) addTo(h http.Header) {
 	for i := range a.fields {
 		h.Add(string(a.fields[i].Name), string(a.fields[i].Value))

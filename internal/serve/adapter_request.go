@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A text is a copy of a head, for all the strings of a request: those that a
-// handler keeps keep all of it.
+// A text is a copy of a head, shared by all strings of a request: a handler
+// that keeps one string keeps the whole head.
 type text struct {
 	base uintptr // where the head was
 	s    string
@@ -35,7 +35,7 @@ func (t *text) of(b []byte) string {
 	return t.s[i : i+uintptr(len(b))]
 }
 
-// method is b as a string, the usual ones without the head that they came in.
+// method returns b as a string. Usual methods do not refer to the head.
 func (t *text) method(b []byte) string {
 	switch string(b) {
 	case http.MethodGet:
@@ -48,8 +48,8 @@ func (t *text) method(b []byte) string {
 	return t.of(b)
 }
 
-// request returns r as handlers want it. The http.Request lies in the response
-// writer, because handlers that keep one of them mostly keep both.
+// request returns r as an http.Request. It is stored in the response writer,
+// because handlers that keep one of them mostly keep both.
 func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, error) {
 	q := http.Request{Method: a.texts.method(r.Method), RequestURI: a.texts.of(r.Target), Host: a.texts.of(r.Host),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: r.Minor, RemoteAddr: a.c.remote(), TLS: a.c.state, Body: http.NoBody,
@@ -85,7 +85,7 @@ func (a *adapter) request(ctx context.Context, r *h1.Request) (*http.Request, er
 	return &a.w.q, nil
 }
 
-// parseTarget makes u what target spells.
+// parseTarget parses target into u.
 func parseTarget(u *url.URL, target string, r *h1.Request) error {
 	if r.Unusual&h1.UnusualTarget == 0 && plainPath(r.Path) {
 		u.Path = target[:len(r.Path)]
@@ -103,8 +103,8 @@ func parseTarget(u *url.URL, target string, r *h1.Request) error {
 	return nil
 }
 
-// plainPath reports whether p is the path of an origin-form target that is its
-// own decoded form.
+// plainPath reports whether p is the path of an origin-form target and needs no
+// decoding.
 func plainPath(p []byte) bool {
 	for _, c := range p {
 		switch {
@@ -116,8 +116,8 @@ func plainPath(p []byte) bool {
 	return len(p) > 0
 }
 
-// fillHeader makes q's Header from the fields, and its Trailer. It keeps their
-// names as the client sent them, in the memory of the values: handlers may keep
+// fillHeader makes q's Header from the fields, and its Trailer. The names as
+// the client sent them share the memory of the values: handlers may keep
 // either.
 func (a *adapter) fillHeader(q *http.Request, r *h1.Request) error {
 	h := make(http.Header, len(r.Fields))
@@ -167,7 +167,7 @@ func trails(q *http.Request, r *h1.Request) bool {
 
 var errTrailer = &h1.Refusal{Status: http.StatusBadRequest, Reason: "invalid Trailer"}
 
-// announce notes the trailers that a Trailer field names.
+// announce adds the names in a Trailer field to q's trailers.
 func announce(q *http.Request, value string) error {
 	for name := range strings.SplitSeq(value, ",") {
 		name = http.CanonicalHeaderKey(strings.Trim(name, " \t"))
@@ -185,20 +185,20 @@ func announce(q *http.Request, value string) error {
 	return nil
 }
 
-// A requestBody is the Body of a request: a source as handlers see it, for as
-// long as they may.
+// A requestBody is the Body of a request: a source as handlers see it, as long
+// as they may use it.
 type requestBody struct {
 	w       *response
 	trailer http.Header // gets the trailers at the end
 
-	mu     sync.Mutex // held while somebody reads
+	mu     sync.Mutex // held during a Read
 	closed atomic.Bool
 	ended  bool // trailer is filled; guarded by mu
 	left   bool // reading has ended; guarded by the response's gate
 }
 
-// Read implements io.Reader. The first one asks a client that waits to be
-// asked.
+// Read implements io.Reader. The first call sends 100 Continue if the client
+// waits for it.
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -239,8 +239,8 @@ func (b *requestBody) end(a *adapter) {
 	a.f.lookOut(b.w)
 }
 
-// lookOut starts to look out for a request without a body. After a body, end
-// does so: only then is there room for the next byte.
+// lookOut starts to look out for the client of a request without a body. After
+// a body, end does so: only then is there room for the next byte.
 func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -249,7 +249,7 @@ func (b *requestBody) lookOut() {
 	}
 }
 
-// Close implements io.Closer. A Read that waits returns.
+// Close implements io.Closer. A Read in progress returns.
 func (b *requestBody) Close() error {
 	b.closed.Store(true)
 	if b.mu.TryLock() {
@@ -283,7 +283,7 @@ func (a *adapter) asked() {
 	a.f.body().expect(false)
 }
 
-// stopAsking ends that: the answer has begun.
+// stopAsking disables 100 Continue: the response has begun.
 func (a *adapter) stopAsking() {
 	if !a.expects {
 		return
@@ -293,10 +293,10 @@ func (a *adapter) stopAsking() {
 	a.asks = false
 }
 
-// shutBody ends the handler's reading of a body, since its answer begins, and
-// reports whether the connection can be kept: the rest of a short body is read
-// behind the answer. A handler may read a long one on, as with net/http. A
-// handler's goroutine may be reading now.
+// shutBody ends the handler's reading of a body when its response begins, and
+// reports whether the connection can be kept. The rest of a short body is read
+// after the response. A handler may go on reading a long one, as with net/http.
+// A goroutine of the handler may be reading at the same time.
 func (a *adapter) shutBody() bool {
 	b := &a.w.body
 	if !b.mu.TryLock() {
@@ -324,7 +324,7 @@ func (a *adapter) shutBody() bool {
 	return true
 }
 
-// closeBody ends all reading of the body, and reads what is left of it. It
+// closeBody ends all reading by the handler, and reads the rest of the body. It
 // reports whether the body has been read to its end.
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
@@ -335,7 +335,7 @@ func (a *adapter) closeBody() bool {
 	return s.whole()
 }
 
-// leaveBody ends all reading of the body. Without one, the handler cannot read.
+// leaveBody ends all reading of the body by the handler, if there can be any.
 func (a *adapter) leaveBody() {
 	b, s := &a.w.body, a.f.body()
 	if s.length() == 0 && !a.f.looksOut() && !s.bounded() {

@@ -23,35 +23,37 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A response is the ResponseWriter of one request, with what else a handler may
-// keep of it. Once the request has been served it does nothing any more.
+// A response is the ResponseWriter of one request, together with everything
+// else that a handler may keep of it. Once the request has been served it does
+// nothing any more.
 //
-// What serves the request is lent from pools, and serves another client's next.
-// So it is used under mu, or for what must not wait for a write, under gate.
+// The adapter that serves the request comes from a pool, and serves another
+// client's request next. So it is used only under mu, or, where waiting for a
+// write is not acceptable, under gate.
 type response struct {
 	a    atomic.Pointer[adapter] // nil when the handler has returned; see shut
-	mu   sync.Mutex              // held by who uses a
-	gate sync.Mutex              // held by who does what does not block; guards header's making
+	mu   sync.Mutex              // held while a is used
+	gate sync.Mutex              // held for use that does not block; guards the creation of header
 	life lifetime                // the request's context
 	left atomic.Bool             // the client left, which ended the context
 	q    http.Request
 	url  url.URL
 	body requestBody
 
-	header http.Header // the handler's; nil until it asks
+	header http.Header // the handler's; nil until Header is called
 
 	since   time.Time // when the handler was called
-	goodbye goodbye   // the sweeper's
+	goodbye goodbye   // used by the sweeper
 }
 
-// use is the adapter, nil when the request has been served. The caller unlocks
-// w.mu.
+// use returns the adapter, or nil if the request has been served. The caller
+// unlocks w.mu.
 func (w *response) use() *adapter {
 	w.mu.Lock()
 	return w.a.Load()
 }
 
-// serving is use for what panics when the request has been served.
+// serving is use for methods that panic once the request has been served.
 func (w *response) serving(method string) *adapter {
 	a := w.use()
 	if a == nil {
@@ -61,8 +63,8 @@ func (w *response) serving(method string) *adapter {
 	return a
 }
 
-// shut ends all use of the adapter by the handler, and by what it has left
-// running.
+// shut ends all use of the adapter by the handler, and by goroutines that it
+// has left running.
 func (w *response) shut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,15 +86,15 @@ func (w *response) Header() http.Header {
 	return w.header
 }
 
-// made is the handler's header, nil if it has not asked for it.
+// made returns the handler's header, or nil if Header was not called.
 func (w *response) made() http.Header {
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	return w.header
 }
 
-// WriteHeader implements http.ResponseWriter. An interim response goes out at
-// once.
+// WriteHeader implements http.ResponseWriter. An interim response is sent
+// immediately.
 func (w *response) WriteHeader(status int) {
 	a := w.use()
 	defer w.mu.Unlock()
@@ -140,9 +142,10 @@ func (a *adapter) interim(status int) {
 	a.out, a.given = head{}, given{trailers: a.given.trailers[:0]}
 }
 
-// note takes down the handler's header as it is now. What frames the response
-// or is said of the connection counts however its key is spelled: two of a kind
-// would let clients disagree on where the response ends.
+// note takes a copy of the handler's header as it is now. Fields that frame the
+// response or describe the connection are recognised however their key is
+// spelled: with two of a kind, clients would disagree on where the response
+// ends.
 func (a *adapter) note() {
 	a.keys, a.fields = a.keys[:0], a.fields[:0]
 	header := a.w.made()
@@ -193,7 +196,7 @@ func (a *adapter) note() {
 	}
 }
 
-// framed reports whether a key of a handler's header is not that of a field.
+// framed reports whether a key of a handler's header is not sent as a field.
 func framed(key string) bool {
 	switch http.CanonicalHeaderKey(key) {
 	case "Connection", "Content-Length", "Transfer-Encoding":
@@ -202,8 +205,8 @@ func framed(key string) bool {
 	return strings.HasPrefix(key, http.TrailerPrefix)
 }
 
-// Ordered makes o the order of the fields of the next head, interim or final.
-// See exchange.Arrange.
+// Ordered sets the order of the fields in the next head, interim or final. See
+// exchange.Arrange.
 func (w *response) Ordered(o exchange.Order) {
 	if a := w.use(); a != nil {
 		a.order = o
@@ -211,7 +214,7 @@ func (w *response) Ordered(o exchange.Order) {
 	w.mu.Unlock()
 }
 
-// first is what Header.Get returns of the values.
+// first returns the first value, as Header.Get does.
 func first(values []string) string {
 	if len(values) == 0 {
 		return ""
@@ -219,8 +222,8 @@ func first(values []string) string {
 	return values[0]
 }
 
-// appendField appends a field of a handler's, unless its name is no token.
-// Control characters of its value become blanks.
+// appendField appends a field of a handler's header, unless its name is not a
+// token. Control characters in its value become blanks.
 func appendField(dst []h1.Field, name, value string) []h1.Field {
 	if !h1.ValidToken(name) {
 		return dst
@@ -237,7 +240,7 @@ func appendField(dst []h1.Field, name, value string) []h1.Field {
 	return append(dst, h1.Field{Name: bytesOf(name), Value: v})
 }
 
-// noteLength takes down the length that the handler gives its body.
+// noteLength notes the Content-Length that the handler has set.
 func (a *adapter) noteLength() {
 	a.out.length = unknownLength
 	v := a.given.length
@@ -256,8 +259,8 @@ func (a *adapter) noteLength() {
 	}
 }
 
-// writeHead gives the front the head. first is the beginning of the body: all
-// of it when the handler is done.
+// writeHead gives the head to the front. first is the beginning of the body, or
+// all of it if the handler is done.
 func (a *adapter) writeHead(first []byte) error {
 	a.sent = true
 	h, g := &a.out, &a.given
@@ -281,8 +284,7 @@ func (a *adapter) writeHead(first []byte) error {
 	return a.check(a.f.head(h))
 }
 
-// check ends the request's context when err says that the client is not there
-// any more.
+// check ends the request's context if err says that the client is gone.
 func (a *adapter) check(err error) error {
 	if err != nil {
 		a.w.leave()
@@ -320,12 +322,12 @@ func (w *response) Write(p []byte) (int, error) {
 
 // WriteString implements io.StringWriter.
 func (w *response) WriteString(s string) (int, error) {
-	return w.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // nobody changes or keeps it
+	return w.Write(unsafe.Slice(unsafe.StringData(s), len(s))) // not changed, not kept
 }
 
-// put gives p to the front, behind what waits, once that is more than fits buf.
+// put gives p to the front. Small pieces gather in buf first.
 func (a *adapter) put(p []byte) (total int, err error) {
-	if a.sent && a.n == 0 && a.out.length >= 0 { // nothing to gather for
+	if a.sent && a.n == 0 && a.out.length >= 0 { // nothing to gather
 		return a.emit(p)
 	}
 	for len(p) > len(a.buf)-a.n {
@@ -348,7 +350,7 @@ func (a *adapter) put(p []byte) (total int, err error) {
 	return total + len(p), nil
 }
 
-// emit gives the front the next of the body, behind the head.
+// emit gives the next part of the body to the front, after the head.
 func (a *adapter) emit(p []byte) (n int, err error) {
 	if !a.sent {
 		if err := a.writeHead(p); err != nil {
@@ -365,7 +367,7 @@ func (a *adapter) emit(p []byte) (n int, err error) {
 // Flush implements http.Flusher.
 func (w *response) Flush() { _ = w.FlushError() }
 
-// Unsized lets a response whose length the handler does not give have none.
+// Unsized lets the response have no length if the handler gives none.
 func (w *response) Unsized() {
 	if a := w.use(); a != nil {
 		a.given.unsized = true
@@ -404,7 +406,7 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	buf := exchange.Buffers.Get().(*[32 << 10]byte)
 	defer exchange.Buffers.Put(buf)
 	only := struct{ io.Writer }{w}
-	if w.sniffs() { // a source that fails at once can still be answered by an error
+	if w.sniffs() { // a source that fails immediately can still be answered by an error
 		const sniffed = 512
 		total, err = io.CopyBuffer(only, io.LimitReader(src, sniffed), buf[:])
 		if err != nil || total < sniffed {
@@ -418,11 +420,11 @@ func (w *response) ReadFrom(src io.Reader) (total int64, err error) {
 	if total += n; err != nil {
 		return total, err
 	}
-	n, err = io.CopyBuffer(only, src, buf[:]) // what is no file, or more than the Content-Length
+	n, err = io.CopyBuffer(only, src, buf[:]) // not a file, or longer than the Content-Length
 	return total + n, err
 }
 
-// sniffs reports whether the head has not gone out.
+// sniffs reports whether the head has not been sent yet.
 func (w *response) sniffs() bool {
 	a := w.use()
 	defer w.mu.Unlock()
@@ -430,7 +432,7 @@ func (w *response) sniffs() bool {
 }
 
 // sendFile lets the front send src by a short cut, if there is one, up to the
-// length that the handler gave the body.
+// Content-Length that the handler has set.
 func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	a := w.use()
 	defer w.mu.Unlock()
@@ -481,8 +483,8 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
-// A hijackable is a response of HTTP/1.x: its handler can take the connection
-// over.
+// A hijackable is a response of HTTP/1.x, whose handler can take over the
+// connection.
 type hijackable struct{ response }
 
 // Hijack implements http.Hijacker.
@@ -516,5 +518,5 @@ func (w *response) CloseNotify() <-chan bool {
 	return left
 }
 
-// errServed is the failure of writes to a request that has been served.
+// errServed is the error of writes after the request has been served.
 var errServed = fmt.Errorf("the request has been served: %w", http.ErrHandlerTimeout)

@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	_ = flag.Set("test.parallel", "32") // what is parallel waits; -parallel says otherwise
+	_ = flag.Set("test.parallel", "32") // parallel tests only wait; -parallel overrides this
 	proxytest.Main(m)
 }
 
@@ -119,7 +119,7 @@ func TestABodyThatDoesNotComeHoldsNoAnswerUp(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct {
 		name, request string
-		says          bool // in its answer that the connection ends
+		says          bool // the response announces the end of the connection
 	}{
 		{"nothing of it", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\n", false},
 		{"some of it", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\nx", false},
@@ -470,7 +470,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// An opaque listener's connections show nothing of a socket.
+// An opaque listener has connections that hide their socket.
 type opaque struct{ net.Listener }
 
 func (l opaque) Accept() (net.Conn, error) {
@@ -580,7 +580,7 @@ func TestAHandlerFramesItsResponseOnceHoweverItSpellsTheKeys(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		h    http.Header
-		want []string // fields of the head, in any order, but Date
+		want []string // fields of the head in any order, without Date
 	}{
 		{"a length", http.Header{"content-length": {"5"}}, []string{"Content-Length: 5"}},
 		{"two lengths", http.Header{"Content-Length": {"5"}, "content-length": {"3"}}, []string{"Content-Length: 5"}},
@@ -642,7 +642,7 @@ func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	const stays = " / HTTP/1.0\r\nConnection: keep-alive\r\n"
 	for raw, want := range map[string]int32{
-		// what follows may be meant as the body
+		// the bytes after it may be meant as its body
 		"POST" + stays + "\r\n": 1, "OPTIONS" + stays + "\r\n": 1,
 		"POST" + stays + "Content-Length: 0\r\n\r\n": 2, "GET" + stays + "\r\n": 2,
 	} {
@@ -670,7 +670,7 @@ func TestAWriteThatFailsSaysHowMuchHasBeenTaken(t *testing.T) {
 		n, err := w.Write(make([]byte, size))
 		wrote <- result{n, err}
 	})
-	c.Send(get) // and reads nothing
+	c.Send(get) // reads nothing
 	r := <-wrote
 	require.ErrorIs(t, r.err, os.ErrDeadlineExceeded)
 	assert.Less(t, r.n, size)

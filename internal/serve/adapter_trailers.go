@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// declare notes the trailers that a Trailer field names.
+// declare notes the trailer names in the values of a Trailer field.
 func (a *adapter) declare(values []string) {
 	a.given.trails = a.given.trails || len(values) > 0
 	for _, v := range values {
@@ -22,7 +22,7 @@ func (a *adapter) declare(values []string) {
 	}
 }
 
-// trailable reports whether a field may come as a trailer (RFC 9110, 6.5.1).
+// trailable reports whether a field may be sent as a trailer (RFC 9110, 6.5.1).
 func trailable(name string) bool {
 	switch name {
 	case "Authorization", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
@@ -34,7 +34,7 @@ func trailable(name string) bool {
 }
 
 // mayTrail reports whether trailers that were not announced may follow a body
-// of known length. Only HTTP/2 has a place for them.
+// of known length. Only HTTP/2 allows that.
 func (a *adapter) mayTrail() bool {
 	if a.given.untrailed || a.f.major() == 1 {
 		return false
@@ -68,8 +68,8 @@ func (a *adapter) trailers() (trailers []h1.Field) {
 	return trailers
 }
 
-// Untrailed says that no trailers follow the body, whose length is known.
-// HTTP/2 can then end the response with it.
+// Untrailed promises that no trailers follow a body of known length, so that
+// HTTP/2 can end the response with the body.
 func (w *response) Untrailed() {
 	if a := w.use(); a != nil {
 		a.given.untrailed = true

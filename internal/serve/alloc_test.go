@@ -23,11 +23,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The race detector makes sync.Pool drop items at random, so this one runs
+// The race detector makes sync.Pool drop items at random, so these tests run
 // without it. Where the pool cannot peek at sockets, it allocates for each
-// exchange what its own tests say.
+// exchange; the pool's own tests say how much.
 
-// backend answers every head it reads with answer, and allocates nothing.
+// backend responds to every head with answer, and allocates nothing.
 func backend(t *testing.T, answer string) string {
 	ln := proxytest.Listen(t)
 	raw := []byte(answer)
@@ -161,8 +161,8 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Each end's crypto/tls makes a reader for each record that it reads, which is
-// one of the request and one of the answer.
+// crypto/tls allocates a reader for each record that it reads: one for the
+// request, and one for the response.
 func TestTLSAllocatesNothingOfOurs(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
@@ -170,8 +170,8 @@ func TestTLSAllocatesNothingOfOurs(t *testing.T) {
 	assert.Less(t, newSecureLink(t, r).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 2.05)
 }
 
-// The handler lane makes what handlers may keep: the request, its header and
-// URL, the writer and its header.
+// The handler lane allocates what handlers may keep: the request, its header
+// and URL, the writer and its header.
 func TestARequestOfTheHandlerLaneAllocatesLittle(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
@@ -223,8 +223,7 @@ func newSecureLink(t testing.TB, r *hostproxy.Router) *link {
 	return &link{c, t}
 }
 
-// cookie sends a request and returns the cookie that the answer sets, "" if it
-// sets none.
+// cookie sends a request and returns the cookie that the response sets, or "".
 func (l *link) cookie(request string) string {
 	l.t.Helper()
 	_, err := l.Write([]byte(request))
@@ -259,9 +258,9 @@ func (l *link) perRequest(request string) float64 {
 	return perCall(exchange)
 }
 
-// perCall returns how often the process allocates while do is called once: the
-// least of five thousands of calls, since a collection of garbage empties what
-// the others gave back.
+// perCall returns the number of allocations of the process per call of do. It
+// is the lowest of five averages over a thousand calls: a garbage collection
+// empties pools.
 func perCall(do func()) float64 {
 	const n = 1000
 	least := math.Inf(1)

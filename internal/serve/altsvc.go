@@ -11,14 +11,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// An AltSvc is the Alt-Svc field of responses over TLS (RFC 7838): where other
-// servers serve the same hosts. The zero value has no such server. Its methods
+// An AltSvc holds the Alt-Svc value of responses over TLS (RFC 7838): other
+// servers for the same hosts. The zero value has no such server. Its methods
 // may be called concurrently.
 type AltSvc struct {
-	now atomic.Pointer[string] // the field's value; nil if there is no field
+	now atomic.Pointer[string] // value of the field; nil if there is no field
 
 	mu     sync.Mutex // serialises writers
-	values []string   // of the servers; "" of those that announce nothing
+	values []string   // one per server; "" if it announces nothing
 }
 
 // add adds a server, which announces value, and returns its number.
@@ -30,8 +30,8 @@ func (a *AltSvc) add(value string) int {
 	return len(a.values) - 1
 }
 
-// withdraw takes back what a server has announced. Clients that have heard of
-// it are told to forget it: one value replaces those before it (RFC 7838, 3).
+// withdraw takes back what a server has announced. Clients that have seen it
+// are told to forget it: a new value replaces earlier ones (RFC 7838, 3).
 func (a *AltSvc) withdraw(number int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -41,11 +41,11 @@ func (a *AltSvc) withdraw(number int) {
 	}
 }
 
-// tell sets the field. a.mu is held.
+// tell updates the field. a.mu is held.
 func (a *AltSvc) tell() {
 	var values []string
 	for _, v := range a.values {
-		if v != "" && v != forget { // an alternative replaces those before it
+		if v != "" && v != forget { // any value replaces earlier ones
 			values = append(values, v)
 		}
 	}
@@ -60,7 +60,7 @@ func (a *AltSvc) tell() {
 	a.now.Store(&value)
 }
 
-// value returns the value of the field, "" for none.
+// value returns the value of the field, or "" for none.
 func (a *AltSvc) value() string {
 	if a == nil {
 		return ""
@@ -71,9 +71,9 @@ func (a *AltSvc) value() string {
 	return ""
 }
 
-// altSvc returns the value of Alt-Svc in a response with that head, "" for
-// none. The field of a handler of the program stays, and a 421 cannot have one
-// (RFC 7838, 6).
+// altSvc returns the Alt-Svc value for a response with head h, or "" for none.
+// A field set by a handler of the program stays, and a 421 cannot have one (RFC
+// 7838, 6).
 //
 // Hot path: without companions one comparison, no allocation.
 func (o *origin) altSvc(h *head) string {

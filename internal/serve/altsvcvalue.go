@@ -13,12 +13,12 @@ import (
 // 3).
 const forget = "clear"
 
-// maxAltSvc limits the length of a value, which is in the head of each
+// maxAltSvc limits the length of a value, since it is in the head of each
 // response.
 const maxAltSvc = 4 << 10
 
-// altSvcFault returns what is wrong with a value of Alt-Svc (RFC 7838, 3), nil
-// if nothing is. It is as strict as the grammar is for senders.
+// altSvcFault returns what is wrong with a value of Alt-Svc (RFC 7838, 3), or
+// nil. It is as strict as the grammar for senders.
 func altSvcFault(value string) error {
 	switch {
 	case len(value) > maxAltSvc:
@@ -64,7 +64,7 @@ func alternativeFault(s string) error {
 	return nil
 }
 
-// authorityFault returns what is wrong with what is behind the protocol's name.
+// authorityFault returns what is wrong with the part after the protocol's name.
 func authorityFault(quoted string) error {
 	s, ok := unquote(quoted)
 	if !ok {
@@ -80,8 +80,8 @@ func authorityFault(quoted string) error {
 	return nil
 }
 
-// parameterFault returns what is wrong with a parameter. Those that have a
-// meaning must have one of their values, because clients would ignore another.
+// parameterFault returns what is wrong with a parameter. The known ones, ma and
+// persist, must have a value that clients understand.
 func parameterFault(s string) error {
 	name, value, _ := strings.Cut(s, "=")
 	if !header.ValidName(name) {
@@ -101,8 +101,8 @@ func parameterFault(s string) error {
 	return nil
 }
 
-// isProtocolID reports whether s is a token whose percents encode bytes that
-// tokens do not have otherwise (RFC 7838, 3).
+// isProtocolID reports whether s is a token that percent-encodes only bytes
+// that a token cannot contain otherwise (RFC 7838, 3).
 func isProtocolID(s string) bool {
 	if !header.ValidName(s) {
 		return false
@@ -132,7 +132,8 @@ func unhex(c byte) byte {
 	return c - '0'
 }
 
-// isNumber reports whether s is a number of a length that clients read.
+// isNumber reports whether s is a number of at most ten digits, which clients
+// can read.
 func isNumber(s string) bool {
 	return s != "" && len(s) <= 10 && strings.Trim(s, "0123456789") == ""
 }
@@ -160,7 +161,7 @@ func unquote(s string) (text string, ok bool) {
 	return "", false
 }
 
-// cutUnquoted cuts s around the first sep that is in no quoted-string.
+// cutUnquoted cuts s around the first sep outside quoted strings.
 func cutUnquoted(s string, sep byte) (before, after string, found bool) {
 	quoted := false
 	for i := 0; i < len(s); i++ {

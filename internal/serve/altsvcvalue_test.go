@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// What is a value of Alt-Svc stays one in a list, and can be sent as it is.
+// A valid Alt-Svc value stays valid in a list, and is a valid header value.
 func FuzzAltSvcValue(f *testing.F) {
 	for _, s := range []string{`h3=":443"; ma=86400`, `h3=443`, "clear", `h2="a\"b:1", w%3Dx=":1"; x="a,b"`, `h3=":1";`, `h3="\`, "h3=\":1\" \t"} {
 		f.Add(s)

@@ -22,8 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// asNetHTTP runs check against net/http's server and against ours, with the
-// same handler.
+// asNetHTTP runs check against net/http's server and ours with the same
+// handler.
 func asNetHTTP(t *testing.T, h http.HandlerFunc, check func(t *testing.T, url string)) {
 	t.Helper()
 	t.Run("net/http", func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestALimitAboveTheLengthIsNoExcess(t *testing.T) {
 		return <-copied
 	}
 	asNetHTTP(t, copies(1000), func(t *testing.T, url string) { assert.NoError(t, read(t, url)) })
-	t.Run("longer", func(t *testing.T) { // net/http sends all of it
+	t.Run("longer", func(t *testing.T) { // net/http sends everything
 		assert.ErrorIs(t, read(t, "http://"+start(t, &serve.Server{Handler: copies(2000)})), http.ErrContentLength)
 	})
 }
@@ -114,8 +114,8 @@ func TestFullDuplexAfterTheRequestIsNothing(t *testing.T) {
 	})
 }
 
-// A lateListener has connections at which nobody can peek, and says when a Read
-// has met a deadline.
+// A lateListener has connections that cannot be peeked at. It signals when a
+// Read fails at a deadline.
 type lateListener struct {
 	net.Listener
 	late chan struct{}
@@ -150,7 +150,7 @@ func TestAReadDeadlineDoesNotEndTheLookoutForTheClient(t *testing.T) {
 	startOn(t, &serve.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		rc := http.NewResponseController(w)
 		_ = rc.SetReadDeadline(time.Unix(1, 0))
-		<-ln.late // the lookout has met it
+		<-ln.late // the lookout has reached its deadline
 		_ = rc.SetReadDeadline(time.Time{})
 		close(waits)
 		<-q.Context().Done()

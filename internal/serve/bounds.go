@@ -2,7 +2,7 @@ package serve
 
 import "time"
 
-// Bounds are the limits of servers that may change while these serve. Zero
+// Bounds are the limits of servers that may change while the servers run. Zero
 // means no bound.
 type Bounds struct {
 	ReadHeaderTimeout, IdleTimeout, HandshakeTimeout, DrainTimeout time.Duration
@@ -10,8 +10,8 @@ type Bounds struct {
 	MaxHeaderBytes, MaxConns, MaxHandshakes, MaxPerClient int
 }
 
-// Change puts n in force for all servers that share b, also for those that join
-// it later.
+// Change applies n to all servers that share b, including those that join
+// later.
 func (b *Budget) Change(n Bounds) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -36,7 +36,7 @@ func (b *Budget) perClient() int {
 // Hot path: one atomic load.
 func (s *Server) limit() *Bounds { return s.bounds.Load() }
 
-// given returns the bounds that the fields of s say.
+// given returns the bounds that are set in the fields of s.
 func (s *Server) given() *Bounds {
 	return &Bounds{s.ReadHeaderTimeout, s.IdleTimeout, s.HandshakeTimeout, s.DrainTimeout, s.MaxHeaderBytes, s.MaxConns, s.MaxHandshakes, 0}
 }

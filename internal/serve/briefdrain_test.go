@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A drain of a moment is clean if no client has a request under way: that one
-// of them may send another is no reason to fail.
+// A short drain is clean if no request is in flight: a client that may send
+// another one is no reason to fail.
 func TestAShortDrainOfConnectionsWithoutRequestsIsClean(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

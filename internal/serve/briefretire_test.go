@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A connection that was new when the server handed over waits longer for a
-// request than others that are new, but not in a drain.
+// After a hand-over, connections that are still new wait longer for their first
+// request. In a drain they do not.
 func TestADrainAfterAHandOverDoesNotWaitForConnectionsWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()

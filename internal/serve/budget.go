@@ -23,19 +23,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// refusalPause is the least time between two log lines about one cause of
+// refusalPause is the shortest time between two log lines about one cause of
 // refusals.
 const refusalPause = time.Minute
 
-// A Budget limits the connections of each client, over all servers that share
-// it, and counts what these refuse. Its fields are set before the first use;
-// Log is required. Its methods may be called concurrently.
+// A Budget limits the connections of each client across all servers that share
+// it, and counts what these servers refuse. Its fields are set before the first
+// use; Log is required. Its methods may be called concurrently.
 //
 // It costs one lock for each connection of a limited client, and one for each
 // refusal; nothing for a request.
 type Budget struct {
 	MaxPerClient int            // connections of a client; zero means no limit
-	Trusted      []netip.Prefix // peers without a limit: they hold the connections of many clients
+	Trusted      []netip.Prefix // peers without a limit: each carries many clients
 	Log          *slog.Logger
 
 	started time.Time // set by Budgets.Add
@@ -44,29 +44,29 @@ type Budget struct {
 	closed  bool
 	servers []*Server
 	besides []*Companion
-	clients map[uint64]*Client // by limit.Key; those that have connections
-	calm    *limit.Limiter     // of the tokens that clients spend over HTTP/2; see expense
+	clients map[uint64]*Client // clients with connections, by limit.Key
+	calm    *limit.Limiter     // tokens that clients spend over HTTP/2; see expense
 	refused map[Cause]*tally
 
 	changed atomic.Pointer[Bounds] // nil before Change
 	shakes  places                 // for handshakes in flight
 }
 
-// A Client is one that has connections.
+// A Client is a client that has connections.
 type Client struct {
 	key   uint64
 	conns int // guarded by Budget.mu
 }
 
-// A Cause is what was refused and why. Neither text is a client's.
+// A Cause is what was refused and why. Neither text comes from a client.
 type Cause struct {
 	What string // "connections", "handshakes" or "requests"
-	// the setting whose limit was met or with what was wrong, the status of the
-	// response, or a word
+	// a setting, alone if its limit was reached, or followed by the fault; for
+	// a request the status of the response; or a word
 	Why string
 }
 
-// The causes; those of requests have the status of the response. Read-only.
+// The causes. Requests have the status of the response as cause. Read-only.
 var (
 	causeConns      = Cause{"connections", "MaxConns"}
 	causeClient     = Cause{"connections", "MaxConnsPerClient"}
@@ -76,23 +76,23 @@ var (
 	causeDrainShake = Cause{"handshakes", "shutdown"}
 )
 
-// noLimit is the limit of a refusal that is logged and met none.
+// noLimit marks a refusal that is logged but has no limit.
 const noLimit = -1
 
 // A tally counts the refusals of one cause.
 type tally struct {
 	count    uint64
 	latest   time.Time
-	limit    int // that was met; zero if refusals are not logged
+	limit    int // the limit that was reached; zero if refusals are not logged
 	unlogged int
-	client   netip.Addr  // of the latest; invalid if not known
-	report   *time.Timer // logs those; nil while there is nothing to log
+	client   netip.Addr  // client of the latest refusal; invalid if not known
+	report   *time.Timer // logs the unlogged refusals; nil while there are none
 }
 
 // Enter takes a place for a connection of p. It returns false if the client has
-// as many as it may have. It returns nil and true if there is no limit for p,
-// which holds for peers without an address. The caller calls Leave with the
-// result when the connection is closed.
+// reached its limit. It returns nil and true if p has no limit, as peers
+// without an address. The caller calls Leave with the result when the
+// connection is closed.
 func (b *Budget) Enter(p header.Peer) (*Client, bool) {
 	most := b.perClient()
 	if most == 0 || !p.Addr.IsValid() || p.TrustedBy(b.Trusted) {
@@ -120,7 +120,7 @@ func (b *Budget) Enter(p header.Peer) (*Client, bool) {
 	return c, true
 }
 
-// Leave gives the place of a connection back; nil has none.
+// Leave gives back the place of a connection; nil has no place.
 func (b *Budget) Leave(c *Client) {
 	if c == nil {
 		return
@@ -132,8 +132,8 @@ func (b *Budget) Leave(c *Client) {
 	}
 }
 
-// meet is Enter for a connection that was accepted, if its address is known at
-// once. For the others meetLate does it.
+// meet is Enter for an accepted connection whose address is known immediately.
+// For other connections meetLate does it.
 func (b *Budget) meet(raw net.Conn) (*Client, bool) {
 	if b.perClient() == 0 || !knowsPeer(raw) {
 		return nil, true
@@ -141,9 +141,8 @@ func (b *Budget) meet(raw net.Conn) (*Client, bool) {
 	return b.Enter(header.PeerOf(raw.RemoteAddr()))
 }
 
-// knowsPeer reports whether RemoteAddr of c returns at once. That of other
-// types may wait for bytes of the client, such as the header of the PROXY
-// protocol.
+// knowsPeer reports whether RemoteAddr of c returns immediately. Other types
+// may wait for bytes of the client, such as the header of the PROXY protocol.
 func knowsPeer(c net.Conn) bool {
 	if a, ok := c.(interface{ Accepted() net.Conn }); ok {
 		c = a.Accepted()
@@ -155,7 +154,7 @@ func knowsPeer(c net.Conn) bool {
 	return false
 }
 
-// meetLate is meet for a connection whose address may have to be waited for, on
+// meetLate is meet for a connection whose address may arrive late. It runs on
 // the connection's own goroutine. False means that the connection is closed.
 func (c *conn) meetLate() bool {
 	b := c.s.Budget
@@ -172,14 +171,15 @@ func (c *conn) meetLate() bool {
 		return false
 	}
 	c.client.Store(client)
-	if c.closed.Load() { // by the drain, which may have seen no client
+	if c.closed.Load() { // closed by the drain, which may have seen no client
 		b.Leave(c.client.Swap(nil))
 	}
 	return true
 }
 
-// refuse counts a refusal. If limit is not zero, such as noLimit, the refusal
-// is logged: at once, or with others once a minute. client may be invalid.
+// refuse counts a refusal. If limit is not zero, the refusal is also logged:
+// immediately, or with others once a minute. noLimit is such a limit. client
+// may be invalid.
 func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 	now := time.Now()
 	b.mu.Lock()
@@ -209,7 +209,7 @@ func (b *Budget) refuse(cause Cause, limit int, client netip.Addr) {
 	}
 }
 
-// sum logs the refusals since the last line.
+// sum logs the refusals since the last log line.
 func (b *Budget) sum(cause Cause, t *tally) {
 	b.mu.Lock()
 	n, limit, client := t.unlogged, t.limit, t.client
@@ -246,8 +246,8 @@ func (b *Budget) warn(cause Cause, limit, n int, client netip.Addr) {
 	b.Log.Warn(cause.What+" refused", attrs...)
 }
 
-// Close logs the refusals since the last lines, and ends them. Refusals are
-// still counted.
+// Close logs the refusals that are not yet logged. Later ones are counted, but
+// not logged.
 func (b *Budget) Close() {
 	b.mu.Lock()
 	b.closed = true
@@ -267,7 +267,8 @@ func (b *Budget) Close() {
 	}
 }
 
-// join makes s one of those that share b; nil is a budget of its own.
+// join adds s to the servers that share b. If b is nil, s gets a budget of its
+// own.
 func (b *Budget) join(s *Server, addr net.Addr) *Budget {
 	if b == nil {
 		b = &Budget{Log: s.Log}
@@ -310,8 +311,8 @@ func (b *Budget) Describe() status.Server {
 	return d
 }
 
-// Budgets are those of a program's servers that run. The zero value is none.
-// Its methods may be called concurrently.
+// Budgets are the budgets of a program's running servers. The zero value is
+// empty. Its methods may be called concurrently.
 type Budgets struct {
 	mu  sync.Mutex
 	all []*Budget // in order of their start
@@ -332,7 +333,7 @@ func (l *Budgets) Remove(b *Budget) {
 	l.all = slices.DeleteFunc(l.all, func(other *Budget) bool { return other == b })
 }
 
-// Describe returns what Describe of each returns.
+// Describe returns the description of each budget.
 func (l *Budgets) Describe() []status.Server {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -344,7 +345,7 @@ func (l *Budgets) Describe() []status.Server {
 }
 
 // reject answers a head that no lane forwards, counts it and reports its
-// record. req is what has been parsed of it; nil if that is not known.
+// record. req is the parsed part of it, or nil.
 func (x *fastExchange) reject(status int, err error, req *h1.Request) {
 	x.lost = true
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
@@ -357,8 +358,8 @@ func (x *fastExchange) account(cause Cause, status int, err error, req *h1.Reque
 	x.report(status, err, req)
 }
 
-// report reports the record of a request that no lane forwards, as the client's
-// failure.
+// report reports the record of a request that no lane forwards, as a failure of
+// the client.
 func (x *fastExchange) report(status int, err error, req *h1.Request) {
 	lane := x.from.s.Lane
 	if !lane.Always && !lane.Hooks.Begins() {
@@ -380,7 +381,7 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 		}()
 	}
 	if lane.Hooks.Begins() {
-		_, _ = x.beginning.Begin(lane.Hooks, &x.rec, said) // the answer is on its way; it is logged
+		_, _ = x.beginning.Begin(lane.Hooks, &x.rec, said) // errors are logged
 	}
 }
 
@@ -389,7 +390,7 @@ func (x *fastExchange) report(status int, err error, req *h1.Request) {
 func (c *conn) countShake(err error) {
 	b := c.s.Budget
 	var late net.Error
-	var broken *net.OpError // the connection's, and not an alert
+	var broken *net.OpError // a failure of the connection, not an alert
 	switch {
 	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 	case errors.Is(err, errNoSlot):

@@ -74,7 +74,7 @@ func TestPeersWithoutALimit(t *testing.T) {
 	}
 }
 
-// Clients come and go at random, as many at a time as a model says.
+// Clients come and go at random, and a model counts them.
 func TestEachClientHasItsPlacesAndNoMore(t *testing.T) {
 	const most = 3
 	b := budget(most)
@@ -139,7 +139,7 @@ func TestClientsWithoutConnectionsAreForgotten(t *testing.T) {
 		p := header.Peer{Addr: netip.AddrFrom4([4]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})}
 		one, _ := b.Enter(p)
 		two, _ := b.Enter(p)
-		_, ok := b.Enter(p) // refused ones leave nothing either
+		_, ok := b.Enter(p) // a refused connection leaves nothing either
 		require.False(t, ok)
 		b.Leave(one)
 		b.Leave(two)
@@ -163,7 +163,7 @@ func TestARefusedConnectionAllocatesNothing(t *testing.T) {
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { b.Enter(p) }))
 }
 
-// Written are lines of a log.
+// written is a log whose lines can be received.
 type written chan string
 
 func (w written) Write(line []byte) (int, error) {
@@ -228,7 +228,7 @@ func TestRefusalsAreLoggedOnceAMinute(t *testing.T) {
 func TestRefusedHandshakesAreCountedByReason(t *testing.T) {
 	for _, tt := range []struct {
 		about string
-		wait  func(pauser) error // of a handshake for wait.test
+		wait  func(pauser) error // during a handshake for wait.test
 		end   func(ln *pipes, roots *x509.CertPool)
 		want  map[string]uint64
 		logs  int
@@ -269,7 +269,7 @@ func BenchmarkEnterLeave(b *testing.B) {
 			b.Run(fmt.Sprintf("most=%d/clients=%d", most, clients), func(b *testing.B) {
 				b.ReportAllocs()
 				budget := budget(most)
-				for i := range clients { // each has a connection already
+				for i := range clients { // each client has a connection
 					budget.Enter(header.Peer{Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})})
 				}
 				for i := uint32(0); b.Loop(); i++ {
@@ -282,8 +282,8 @@ func BenchmarkEnterLeave(b *testing.B) {
 	}
 }
 
-// BenchmarkConnection is a connection without a request, as its client sees it:
-// one that the client closes, or one that is refused.
+// BenchmarkConnection measures a connection without a request, as its client
+// sees it. The client closes it, or the server refuses it.
 func BenchmarkConnection(b *testing.B) {
 	for _, most := range []int{0, 1_000, 1} {
 		b.Run(fmt.Sprintf("most=%d", most), func(b *testing.B) {
@@ -295,7 +295,7 @@ func BenchmarkConnection(b *testing.B) {
 				require.NoError(b, err)
 				return c
 			}
-			defer dial().Close() // the only one there is room for
+			defer dial().Close() // takes the only place
 			for b.Loop() {
 				c := dial()
 				if most == 1 {

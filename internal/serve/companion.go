@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Beside is a server of the program's own.
+// A Beside is a server that the program provides.
 type Beside interface {
 	Serve(context.Context, http.Handler) error
 }
@@ -22,20 +22,20 @@ type Beside interface {
 // A listening is a Beside that opens its socket before it serves.
 type listening interface{ Listen(*tls.Config) error }
 
-// Companions are what companions have in common.
+// Companions are the settings that all companions share.
 type Companions struct {
 	Handler      http.Handler
 	Log          *slog.Logger
-	Budget       *Budget            // of the servers beside them
+	Budget       *Budget            // budget of the servers beside them
 	DrainTimeout time.Duration      // zero means no bound
-	TLS          func() *tls.Config // for each of those that listen
-	Secure       bool               // a server for TLS is beside them
+	TLS          func() *tls.Config // returns the settings for each companion that listens
+	Secure       bool               // a server for TLS runs beside them
 }
 
-// Listens reports whether c needs settings for TLS.
+// Listens reports whether c needs TLS settings.
 func Listens(c Beside) bool { _, ok := c.(listening); return ok }
 
-// FaultsOf returns why some of all cannot be companions.
+// FaultsOf returns why some of the servers cannot be companions.
 func FaultsOf(all []Beside) (errs []error) {
 	for i, c := range all {
 		if c == nil || isNil(c) {
@@ -54,8 +54,8 @@ func FaultsOf(all []Beside) (errs []error) {
 	return errs
 }
 
-// Open opens all. On an error it closes those that are open. The AltSvc is nil
-// if they announce nothing.
+// Open opens all companions. On an error it closes the ones that are open. The
+// AltSvc is nil if none announces anything.
 func (c *Companions) Open(all []Beside) (open []*Companion, alt *AltSvc, err error) {
 	alt = new(AltSvc)
 	for i, one := range all {
@@ -79,7 +79,7 @@ func (c *Companions) Open(all []Beside) (open []*Companion, alt *AltSvc, err err
 	return open, alt, nil
 }
 
-// open opens one. The Companion is nil if there is nothing to close.
+// open opens one companion. The Companion is nil if there is nothing to close.
 func (c *Companions) open(name string, one Beside, alt *AltSvc) (*Companion, error) {
 	x := &Companion{all: c, name: name, run: one.Serve}
 	if one, ok := one.(interface{ Close() error }); ok {
@@ -114,35 +114,36 @@ func (c *Companion) announce(alt *AltSvc, value func() string) error {
 	return nil
 }
 
-// contained calls hook. A panic in it is its error.
+// contained calls hook. It turns a panic into an error.
 func contained(name string, hook func() error) (err error) {
 	defer exchange.Contain(name, &err)
 	return hook()
 }
 
-// closeTime is how long a companion has to end once it has been told to close.
+// closeTime is how long a companion may take to end after it has been told to
+// close.
 const closeTime = time.Second
 
 var errStays = errors.New("drain timeout: the companion does not end: let its Serve return when its context is done, or give it a method Close")
 
-// A Companion is a server of the program's own beside servers of ours, such as
-// one for HTTP/3. It serves once.
+// A Companion is a server of the program's own that runs beside our servers,
+// such as one for HTTP/3. It serves once.
 type Companion struct {
 	all  *Companions
 	name string
-	// serves until the context is done, and lets requests end
+	// serves until the context is done, then lets requests in flight finish
 	run    func(context.Context, http.Handler) error
-	end    func() error           // ends run at once; nil if that cannot be
+	end    func() error           // ends run immediately; nil if that is impossible
 	altSvc *AltSvc                // nil if it announces nothing
-	number int                    // in altSvc
-	says   string                 // what it announces
-	ended  atomic.Pointer[string] // why it serves no more; nil while it serves
+	number int                    // its number in altSvc
+	says   string                 // its announcement
+	ended  atomic.Pointer[string] // why it has ended; nil while it serves
 
 	draining context.Context
 	cut      context.Context // ends the requests
 }
 
-// Serve runs the companion until ctx is done, and until it has ended or
+// Serve runs the companion until ctx is done, and then until it has ended or
 // DrainTimeout is over. If it ends before ctx is done, its Alt-Svc is withdrawn
 // immediately.
 func (c *Companion) Serve(ctx context.Context) error {
@@ -179,7 +180,7 @@ func (c *Companion) Serve(ctx context.Context) error {
 	}
 }
 
-// named returns err with the companion's name; nil stays.
+// named adds the companion's name to err; nil stays nil.
 func (c *Companion) named(err error) error {
 	if err == nil {
 		return nil
@@ -190,14 +191,14 @@ func (c *Companion) named(err error) error {
 // errExited is the error of a Serve that does not return.
 var errExited = errors.New("the companion has ended its goroutine: want Serve to return")
 
-// serve runs it. A panic is its error.
+// serve runs the companion. It turns a panic into an error.
 func (c *Companion) serve(ended chan<- error) {
 	err := errExited // until it returns
 	defer func() { c.over(err, ended) }()
 	err = contained("Serve", func() error { return c.run(c.draining, c) })
 }
 
-// over notes that it has ended with err.
+// over notes that the companion has ended with err.
 func (c *Companion) over(err error, ended chan<- error) {
 	why := ""
 	if err != nil {
@@ -236,8 +237,8 @@ func (c *Companion) drainTimeout() time.Duration {
 	return c.all.DrainTimeout
 }
 
-// ServeHTTP serves a request by the Handler of all. Its context ends when the
-// companion is cut off, and tells the Handler of the drain.
+// ServeHTTP serves a request with the common Handler. The request's context
+// tells the Handler of the drain, and ends when the companion is cut off.
 func (c *Companion) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	ctx, cancel := context.WithCancel(exchange.WithCut(exchange.WithDrain(q.Context(), c.draining), c.cut))
 	defer cancel()

@@ -15,13 +15,13 @@ var (
 )
 
 // methodFaults returns which methods of c the Server would not call, although
-// they have the name of one that it calls.
+// they have a name that it calls.
 func methodFaults(c Beside) error {
 	v := reflect.ValueOf(c)
 	p := reflect.New(v.Type()) // has the methods with a pointer receiver too
 	p.Elem().Set(v)
-	// the linker keeps all methods of a program unless the names are constants
-	// here
+	// The names are constants here: otherwise the linker keeps all methods of a
+	// program.
 	return errors.Join(
 		methodFault("Listen", listenType, v.MethodByName("Listen"), p.MethodByName("Listen")),
 		methodFault("AltSvc", altSvcType, v.MethodByName("AltSvc"), p.MethodByName("AltSvc")),
@@ -29,8 +29,8 @@ func methodFaults(c Beside) error {
 	)
 }
 
-// methodFault returns what is wrong with a method, which is zero if there is
-// none. pointed is the one of a pointer.
+// methodFault returns what is wrong with a method, which is the zero Value if
+// there is none. pointed is the method of the pointer type.
 func methodFault(name string, want reflect.Type, method, pointed reflect.Value) error {
 	switch {
 	case method.IsValid() && method.Type() != want:

@@ -20,48 +20,47 @@ import (
 )
 
 // A conn is a front connection. It is the net.Conn below TLS, and the one that
-// handlers take over, so that closing it anywhere takes it out of the server's
-// count.
+// handlers take over: wherever it is closed, it leaves the server's count.
 type conn struct {
 	net.Conn
 	origin
 	lookahead
 	tls    *tls.Conn       // nil on plain connections
-	shake  *handshake      // nil but in the TLS handshake
-	socket syscall.RawConn // what can be peeked at; nil without
-	// the same, if it holds all that is to be read; nil where it cannot be read
+	shake  *handshake      // nil except during the TLS handshake
+	socket syscall.RawConn // for peeking; nil if the connection has none
+	// socket, if all bytes to be read come from it; nil if it cannot be read
 	// without waiting
 	raw      syscall.RawConn
-	spliced  bool // what splice can write to
-	opaque   bool // a type that may say later that it is no more than its socket
+	spliced  bool // splice can write to it
+	opaque   bool // its type may later turn out to be only its socket
 	closed   atomic.Bool
 	ousted   atomic.Bool            // closed at DrainTimeout
 	discards atomic.Bool            // see discardOnClose
 	armed    atomic.Int64           // when our write deadline expires, unix nanoseconds
-	bound    atomic.Bool            // the write deadline is somebody else's
-	progress peek.Progress          // of writes
-	client   atomic.Pointer[Client] // whose connection it is; nil if that has no limit
-	stall    time.Duration          // how long the client may take nothing; 0 means writeStall
+	bound    atomic.Bool            // a write deadline was set from outside
+	progress peek.Progress          // progress of writes
+	client   atomic.Pointer[Client] // the client of the connection; nil if it has no limit
+	stall    time.Duration          // how long the client may read nothing; 0 means writeStall
 
-	readable  func(fd uintptr) bool // the method tryRead, kept so that waiting allocates nothing
-	front     *front1               // what tryRead read into
-	ctx       context.Context       // of requests to handlers; nil until there is one
-	peerText  string                // the peer's address; likewise
-	first     [1]byte               // what awaitTLS reads into
+	readable  func(fd uintptr) bool // tryRead, kept so that waiting does not allocate
+	front     *front1               // where tryRead reads to
+	ctx       context.Context       // context of requests to handlers; nil until the first
+	peerText  string                // the peer's address; empty until needed
+	first     [1]byte               // buffer for one byte; see awaitTLS
 	readArmed time.Time             // when the read deadline expires
-	quiet     bool                  // waits on a goroutine of its own; see startAfresh
+	quiet     bool                  // it waits on a goroutine of its own; see startAfresh
 	timedOut  bool                  // the last wait ended at its deadline
-	spoke     bool                  // a request of HTTP/1.x has been parsed
+	spoke     bool                  // a request of HTTP/1.x has been parsed on it
 
-	serving  atomic.Pointer[watched]  // what the sweeper looks at; nil between requests
-	handling atomic.Pointer[response] // likewise, while a handler serves the request
+	serving  atomic.Pointer[watched]  // for the sweeper; nil between requests
+	handling atomic.Pointer[response] // for the sweeper, while a handler serves the request
 	two      atomic.Pointer[conn2]    // nil on connections of HTTP/1.x
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	idling bool       // waits for a request
-	brief  bool       // the wait of idling ends by itself within quietAfter
+	brief  bool       // the idle wait ends by itself within quietAfter
 	woken  bool       // wake set a read deadline
-	leaves int64      // when the wait ends that hurry has limited, unix nanoseconds
+	leaves int64      // end of a wait that hurry has limited, unix nanoseconds
 }
 
 // contain recovers a panic and closes the connection; use it with defer.
@@ -81,8 +80,8 @@ func (c *conn) logPanic(p any) {
 	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
 }
 
-// serve runs on the connection's own goroutine until it is known who serves
-// the connection.
+// serve runs on the connection's own goroutine until it is known which
+// goroutine serves the connection.
 func (c *conn) serve() {
 	defer c.contain()
 	if !c.introduced() || !c.meetLate() {
@@ -99,7 +98,7 @@ func (c *conn) serve() {
 		protocol = c.state.NegotiatedProtocol
 	}
 	switch {
-	case protocol == "acme-tls/1": // the handshake was the challenge's answer (RFC 8737, 3)
+	case protocol == "acme-tls/1": // the handshake was the response to the challenge (RFC 8737, 3)
 		c.tls.Close()
 	case protocol == "h2":
 		c.serve2(nil)
@@ -109,11 +108,11 @@ func (c *conn) serve() {
 			c.run()
 			return
 		}
-		go c.run() // the stack of a handshake is four times what an idle connection needs
+		go c.run() // a handshake's stack is four times as large as an idle connection needs
 	}
 }
 
-// enterLane prepares what the fast lane needs.
+// enterLane prepares the connection for the fast lane.
 func (c *conn) enterLane() {
 	c.peer = header.PeerOf(c.RemoteAddr())
 	c.trusted = c.peer.TrustedBy(c.s.Lane.Trusted)
@@ -121,7 +120,7 @@ func (c *conn) enterLane() {
 	c.bare()
 }
 
-// bare looks for the socket that can be used in place of Conn.
+// bare looks for a socket that can be used instead of Conn.
 func (c *conn) bare() {
 	socket := peek.Socket(c.Conn)
 	if socket == nil || !canTry {
@@ -138,7 +137,7 @@ func (c *conn) bare() {
 	c.readable = c.tryRead
 }
 
-// stream is where the bytes of HTTP go.
+// stream returns the connection that carries HTTP.
 func (c *conn) stream() net.Conn {
 	if c.tls != nil {
 		return c.tls
@@ -146,8 +145,8 @@ func (c *conn) stream() net.Conn {
 	return c
 }
 
-// An origin is where requests come from, and the server that they come to: the
-// same for all of a connection.
+// An origin is where requests come from, and the server that serves them. It is
+// the same for all requests of a connection.
 type origin struct {
 	s       *Server
 	peer    header.Peer
@@ -162,8 +161,8 @@ func (o *origin) scheme() string {
 	return "http"
 }
 
-// readBy bounds the next reads: they fail after d, or up to a quarter later,
-// since a deadline that is armed anew for each is not free.
+// readBy makes reads fail after d, or up to a quarter later: setting a deadline
+// for each read is expensive.
 func (c *conn) readBy(d time.Duration) {
 	if d <= 0 {
 		if !c.readArmed.IsZero() {
@@ -179,7 +178,7 @@ func (c *conn) readBy(d time.Duration) {
 	}
 }
 
-// interrupt wakes the goroutine that reads. It contains panics: callers may
+// interrupt wakes the goroutine that reads. It contains panics: its callers may
 // serve other connections, too. Server.mu must not be held.
 func (c *conn) interrupt() {
 	defer c.contain()
@@ -188,7 +187,7 @@ func (c *conn) interrupt() {
 
 // shut closes the connection, with a close_notify under TLS.
 func (c *conn) shut() {
-	// or else crypto/tls tries for five seconds to say goodbye
+	// crypto/tls would try for five seconds to send its close_notify
 	if c.tls != nil && !c.discards.Load() {
 		c.tls.Close()
 		return
@@ -196,13 +195,13 @@ func (c *conn) shut() {
 	c.Close()
 }
 
-// cut closes the connection so that the client sees that it was cut off.
+// cut closes the connection in a way that shows the client that it was cut off.
 func (c *conn) cut() {
 	c.discardOnClose()
 	c.Close()
 }
 
-// SetLinger is [net.TCPConn.SetLinger], where there is one below.
+// SetLinger calls [net.TCPConn.SetLinger], if there is a TCP connection below.
 func (c *conn) SetLinger(sec int) error {
 	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
 		return tcp.SetLinger(sec)
@@ -210,27 +209,27 @@ func (c *conn) SetLinger(sec int) error {
 	return nil
 }
 
-// discardOnClose makes Close drop what the client has not taken, which the
-// kernel would keep for a client that takes nothing.
+// discardOnClose makes Close drop bytes that the client has not received, which
+// the kernel would keep for a client that does not read.
 func (c *conn) discardOnClose() {
 	c.discards.Store(true)
 	_ = c.SetLinger(0)
 }
 
-// lingerBytes is what lingerClose reads at most.
+// lingerBytes limits what lingerClose reads.
 const lingerBytes = 256 << 10
 
-// lingerClose closes after an answer to a request that was not read to its
-// end. Closing at once would reset the connection, and the client might lose
-// the answer (RFC 9112, 9.6).
+// lingerClose closes the connection after a response to a request that was not
+// read to its end. Closing immediately would reset the connection, and the
+// client might lose the response (RFC 9112, 9.6).
 func (c *conn) lingerClose() {
 	page := pages.Get().(*[pageSize]byte)
 	defer pages.Put(page)
 	c.linger(page[:])
 }
 
-// lingerShort is lingerClose after a handshake that failed, whose client is to
-// read the alert: there may be thousands of those, and little to read.
+// lingerShort is lingerClose for a failed handshake, whose alert the client
+// should read. Its buffer is small: there may be thousands of such connections.
 func (c *conn) lingerShort() {
 	var page [512]byte
 	c.linger(page[:])
@@ -241,8 +240,8 @@ func (c *conn) linger(page []byte) {
 	c.Close()
 }
 
-// sayGoodbye is linger, but does not close the connection. It returns what
-// hearOut returns.
+// sayGoodbye is linger, but does not close the connection. It returns the
+// results of hearOut.
 func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	if c.state != nil {
 		_ = c.tls.CloseWrite()
@@ -251,8 +250,8 @@ func (c *conn) sayGoodbye(page []byte) (n int, more bool) {
 	return c.hearOut(page)
 }
 
-// hearOut reads what the client still sends, for a moment. It returns how much
-// that was, and whether there may be more to hear: the client is there, and has
+// hearOut reads what the client still sends, for a short time. It returns the
+// number of bytes, and whether more may come: the client is still there and has
 // not sent too much.
 func (c *conn) hearOut(page []byte) (total int, more bool) {
 	_ = c.Conn.SetReadDeadline(time.Now().Add(exchange.LingerTime))
@@ -265,8 +264,8 @@ func (c *conn) hearOut(page []byte) (total int, more bool) {
 	return total, false
 }
 
-// Write limits how long a write may make no progress (slow read). A slow client
-// that reads something goes on.
+// Write fails after a time without progress (slow read). A slow client that
+// reads something is not cut off.
 func (c *conn) Write(p []byte) (total int, err error) {
 	for {
 		c.armWrite()
@@ -278,7 +277,7 @@ func (c *conn) Write(p []byte) (total int, err error) {
 	}
 }
 
-// Pump implements pool.Sink, within the same bounds as Write.
+// Pump implements pool.Sink, with the same limits as Write.
 func (c *conn) Pump(p *pool.Pipe) error {
 	for {
 		c.armWrite()
@@ -293,9 +292,9 @@ func (c *conn) Pump(p *pool.Pipe) error {
 	}
 }
 
-// goesOn notes how a write ended, and reports whether it is to be continued:
-// only the deadline has come, and the client has taken something since the last
-// one.
+// goesOn notes how a write ended, and reports whether to continue it. That is
+// so if only the deadline has passed and the client has read something since
+// the last one.
 func (c *conn) goesOn(n int, err error) bool {
 	c.progress.Wrote(n)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -308,11 +307,11 @@ func (c *conn) goesOn(n int, err error) bool {
 	return true
 }
 
-// Mark implements what [peek.MarkOf] asks for.
+// Mark implements the interface that [peek.MarkOf] looks for.
 func (c *conn) Mark() peek.Mark { return c.progress.Mark(c.socket) }
 
-// armWrite arms the write deadline, anew only when it has moved by a quarter,
-// unless somebody else has set one.
+// armWrite sets the write deadline, unless it was set from outside. It sets it
+// again only when it would move by a quarter.
 func (c *conn) armWrite() {
 	if c.bound.Load() {
 		return
@@ -332,15 +331,16 @@ func (c *conn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// SetWriteDeadline takes the write deadline over from the connection; the
-// zero time gives it back.
+// SetWriteDeadline sets a write deadline in place of the connection's own; the
+// zero time restores that.
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.bound.Store(!t.IsZero())
 	c.armed.Store(0)
 	return c.Conn.SetWriteDeadline(t)
 }
 
-// CloseWrite half-closes connections that can.
+// CloseWrite half-closes the connection, if that is possible, and otherwise
+// closes it.
 func (c *conn) CloseWrite() error {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -360,8 +360,8 @@ func (c *conn) Close() error {
 	return err
 }
 
-// closeUnder closes Conn. It turns a panic of its type into an error: the
-// caller may serve other connections, too.
+// closeUnder closes Conn. It turns a panic in Conn into an error: the caller
+// may serve other connections, too.
 func (c *conn) closeUnder() (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A hostileConn panics in method when left gets to 0.
+// A hostileConn panics in method when left reaches 0.
 type hostileConn struct {
 	net.Conn
 	method string
@@ -129,13 +129,12 @@ func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
 	}
 }
 
-// A panickedConn is one whose Read panics.
+// A panickedConn panics in Read.
 type panickedConn struct{ net.Conn }
 
 func (c *panickedConn) Read([]byte) (int, error) { panic("oh") }
 
-// What panics while a body is on its way leaves nothing behind that waits for
-// the rest.
+// A panic during an upload leaves no goroutine that waits for the rest.
 func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadString(1 << 20) })
@@ -155,13 +154,13 @@ func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 	}
 }
 
-// A panic in the sweeper or a drain, which serve all connections, ends one
-// connection only.
+// The sweeper and a drain handle all connections. A panic there ends only one
+// of them.
 func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
-		busy         bool // with a request, until the connection ends
-		sweeps       bool // the sweeper meets the panic; otherwise the drain does
+		busy         bool // has a request in flight until it ends
+		sweeps       bool // the panic is in the sweeper; otherwise in the drain
 	}{
 		{"in a sweep", "SetReadDeadline", false, true},
 		{"in a drain", "SetReadDeadline", false, false},
@@ -193,8 +192,7 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 						_, err := io.WriteString(c, get)
 						require.NoError(t, err)
 					}
-					// a drain does not wait for a client that has paused for so
-					// long
+					// so long a pause that a drain does not wait for the client
 					time.Sleep(time.Second)
 					left.Store(1)
 					if tt.sweeps {
@@ -216,9 +214,8 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 	}
 }
 
-// A hook that panics behind an answer that came before the end of its request
-// ends that stream alone: what is still on its way of the body is no fault of
-// the client.
+// A hook that panics after an early response ends only its stream. The rest of
+// the request body may still arrive, and is not the client's fault.
 func TestAHookThatPanicsBehindAnEarlyAnswerEndsItsStreamAlone(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -20,19 +20,19 @@ const (
 	RoleInternal  = "internal"  // a handler of the program
 )
 
-// An Entrance is a listener, and the server that serves it.
+// An Entrance is a listener with the server that serves it.
 type Entrance struct {
-	Name   string // of the argument or of the field, in errors
+	Name   string // name of the argument or field, for errors
 	Socket string // name of the socket in a process that takes over
 
-	Listener net.Listener // in the end with what wraps it
-	Opened   net.Listener // as it was opened
-	Addr     string       // host:port or unix:/path; what Open opens
-	Mode     fs.FileMode  // of a unix socket; 0 means 0600
+	Listener net.Listener // wrapped before it is served
+	Opened   net.Listener // not wrapped
+	Addr     string       // host:port or unix:/path, for Open
+	Mode     fs.FileMode  // permissions of a unix socket; 0 means 0600
 	Role     string
-	Handler  http.Handler // of RoleInternal
+	Handler  http.Handler // for RoleInternal
 	H2C      bool
-	Headers  *ProxyHeaders // nil means that connections have none
+	Headers  *ProxyHeaders // nil means no PROXY protocol
 
 	Server *Server
 }
@@ -59,7 +59,7 @@ func (all Entrances) Faults() (errs []error) {
 	return errs
 }
 
-// fault returns which rule e breaks, "" if none.
+// fault returns the rule that e breaks, or "".
 func (e *Entrance) fault() string {
 	path, unix := strings.CutPrefix(e.Addr, "unix:")
 	switch {
@@ -90,7 +90,8 @@ func (e *Entrance) fault() string {
 	return ""
 }
 
-// DoesTLS reports whether a listener already uses TLS: one of tls.NewListener.
+// DoesTLS reports whether a listener already uses TLS, that is, comes from
+// tls.NewListener.
 func DoesTLS(ln net.Listener) bool {
 	return reflect.TypeOf(ln) == reflect.TypeOf(tls.NewListener(nil, nil))
 }
@@ -100,8 +101,8 @@ func (all Entrances) Has(role string) bool {
 	return slices.ContainsFunc(all, func(e *Entrance) bool { return e.Role == role })
 }
 
-// Addr returns the address of the first listener with that role, preferably of
-// TCP; nil if there is none.
+// Addr returns the address of the first listener with that role, preferably a
+// TCP address, or nil.
 func (all Entrances) Addr(role string) (first net.Addr) {
 	for _, e := range all {
 		if e.Role != role {
@@ -118,7 +119,7 @@ func (all Entrances) Addr(role string) (first net.Addr) {
 	return first
 }
 
-// Open opens the entrances that have an address; listen does it for host:port.
+// Open opens the entrances that have an address. It calls listen for host:port.
 func (all Entrances) Open(listen func(addr string) (net.Listener, error)) error {
 	for _, e := range all {
 		if e.Opened = e.Listener; e.Opened != nil {
@@ -139,7 +140,7 @@ func (all Entrances) Open(listen func(addr string) (net.Listener, error)) error 
 	return nil
 }
 
-// Close closes what is open.
+// Close closes the open listeners.
 func (all Entrances) Close() {
 	for _, e := range all {
 		if e.Listener != nil && !isNil(e.Listener) {
@@ -148,7 +149,7 @@ func (all Entrances) Close() {
 	}
 }
 
-// same reports whether a and b hold one value; nil is none.
+// same reports whether a and b hold the same value. nil equals nothing.
 func same(a, b any) bool {
 	return a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }

@@ -2,26 +2,26 @@ package serve
 
 import "time"
 
-// Places are handshakes in flight, for tests.
+// Places exports places.
 type Places struct{ p places }
 
-// What takePlace of a handshake returns without a place. Read-only.
+// Errors of takePlace. Read-only.
 var (
 	ErrNoSlot   = errNoSlot
 	ErrDraining = errDraining
 )
 
-// Bound is bound.
+// Bound calls bound.
 func (p *Places) Bound(most int) { p.p.bound(most) }
 
-// Take is take.
+// Take calls take.
 func (p *Places) Take(late time.Time, done <-chan struct{}) error { return p.p.take(late, done) }
 
-// Leave is leave.
+// Leave calls leave.
 func (p *Places) Leave() { p.p.leave() }
 
-// Waiting returns how many wait.
+// Waiting returns the number of waiting handshakes.
 func (p *Places) Waiting() int { return p.p.waiting.Len() }
 
-// AltSvcFault is altSvcFault.
+// AltSvcFault calls altSvcFault.
 func AltSvcFault(value string) error { return altSvcFault(value) }

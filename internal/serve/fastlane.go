@@ -16,33 +16,34 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// The fast lane: one goroutine reads a request, finds its route, asks the
-// target and copies the response. An unusual request goes to the handler lane,
-// with its bytes; a forbidden one is refused here.
+// The fast lane: one goroutine reads a request, finds its route, sends it to
+// the target and copies the response. An unusual request goes to the handler
+// lane with all its bytes; a forbidden one is refused here.
 //
-// Hot path: no allocation per request; while a connection waits for its next
-// request it holds no buffer.
+// Hot path: no allocation per request. A connection that waits for its next
+// request holds no buffer.
 
-// A Lane is what the fast lane needs to know of the router.
+// A Lane holds what the fast lane needs from the router.
 type Lane struct {
-	// Route finds who serves a canonical host and a path. It reports false
-	// for what the handler lane must serve, refusals included.
+	// Route finds the upstream for a canonical host and a path. It reports
+	// false if the handler lane must serve the request or refuse it.
 	Route func(host, path string, state *tls.ConnectionState) (Hit, bool)
 
-	Name    string         // of the router in Via
-	Trusted []netip.Prefix // peers whose forwarding fields count
+	Name    string         // the router's name in Via
+	Trusted []netip.Prefix // peers whose forwarding fields are believed
 
-	Numbering exchange.Numbering // of requests
-	Hooks     *exchange.Hooks    // at the beginning of exchanges and attempts; nil has none
+	Numbering exchange.Numbering // request identifiers
+	Hooks     *exchange.Hooks    // called at the start of exchanges and attempts; may be nil
 
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
-	// Retired is told of an exchange's route that has gone while it was served.
+	// Retired is called with the exchange's route if that was removed while the
+	// exchange was served.
 	Retired func(route any)
 
-	// End is shown the record of each exchange, if Always, or of each failed
-	// one. The record is valid only during the call.
+	// End gets the record of each exchange if Always is set, otherwise of each
+	// failed one. The record is valid only during the call.
 	End    func(*exchange.Record)
 	Always bool
 }
@@ -56,15 +57,15 @@ type Hit struct {
 }
 
 // A fastExchange is everything that one exchange of the fast lane needs, in one
-// piece that is lent to a connection while it is not idle.
+// piece. A connection has one while it is not idle.
 type fastExchange struct {
 	watched
 
-	out       []byte     // the request on its way, with what of the body goes along
-	fields    []h1.Field // of the response's head or trailer section
-	final     head       // of the response
-	paths     []byte     // values of the response's fields that name some
-	nominated []byte     // what the response's Connection names, for its trailers
+	out       []byte     // the outgoing request, with the part of the body that is sent with it
+	fields    []h1.Field // fields of the response's head or trailer section
+	final     head       // head of the response
+	paths     []byte     // values of the response's fields that contain paths
+	nominated []byte     // named by the response's Connection: dropped from its trailers
 	host      []byte
 	req       h1.Request
 	res       h1.Response
@@ -72,35 +73,36 @@ type fastExchange struct {
 	hop       header.Hop
 
 	hit    Hit
-	scheme string // the client's, as far as a trusted peer says it
+	scheme string // the client's scheme, from a trusted peer if there is one
 	start  time.Time
-	dial   time.Duration // of the attempt
+	dial   time.Duration // duration of the attempt's dial
 	rec    exchange.Record
-	names  [6]name // of the record: method, host, path, query, user agent, referer
+	names  [6]name // strings of the record: method, host, path, query, user agent, referer
 	ids    exchange.IDs
 	fail   *exchange.Failure
-	// what the handler lane has to know that carries the exchange on; nil if
-	// nothing
+	// passed on to the handler lane if that continues the exchange; otherwise
+	// nil
 	known *exchange.Handover
-	asked bool // something of the request has gone out
+	asked bool // a part of the request has been sent
 	sent  bool // the response has begun
-	lost  bool // where the request ends is not known: the connection closes
+	lost  bool // the end of the request is not known: the connection closes
 
-	// that a kept connection must have been opened for, where that matters
+	// a kept connection must have been opened for it, if the target's pool
+	// separates clients
 	origin    proxyproto.Header
 	beginning exchange.Beginning
-	set       []header.Replacement // by the hook Begin
+	set       []header.Replacement // set by the Begin hook
 
 	attempts forward.Attempts
 	upload   upload
 	chunks   h1.Chunks // of the response
-	first    piece     // of these, what came with the head
+	first    piece     // the part that came with the head
 }
 
 // maxKeptOut is the largest output buffer that goes back to the pool.
 const maxKeptOut = 64 << 10
 
-// release forgets whose exchange x was.
+// release clears what belongs to the last exchange.
 func (x *fastExchange) release() {
 	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set = nil, Hit{}, nil, nil, nil, nil
 	x.rec, x.first = exchange.Record{}, piece{}
@@ -110,8 +112,8 @@ func (x *fastExchange) release() {
 	}
 }
 
-// named makes x.host the canonical form of the host that the client wants, and
-// reports whether there is one. HTTP/1.0 may do without.
+// named sets x.host to the canonical form of the requested host, and reports
+// whether that is valid. HTTP/1.0 may have no host.
 func (x *fastExchange) named() (ok bool) {
 	if len(x.req.Host) == 0 {
 		x.host = x.host[:0]
@@ -125,7 +127,8 @@ func (x *fastExchange) named() (ok bool) {
 	return err == nil
 }
 
-// route finds who serves the request; false means the handler lane.
+// route finds the upstream for the request. It returns false if the handler
+// lane must serve it.
 func (x *fastExchange) route() (ok bool) {
 	x.hit, ok = x.from.s.Lane.Route(view(x.host), view(x.req.Path), x.from.state)
 	if !ok {
@@ -144,7 +147,7 @@ func (x *fastExchange) route() (ok bool) {
 	return f.Fast()
 }
 
-// proto returns the request's version of HTTP, as records name it.
+// proto returns the request's version of HTTP as in records.
 func (x *fastExchange) proto() string {
 	if x.front.major() == 2 {
 		return "HTTP/2.0"
@@ -152,5 +155,5 @@ func (x *fastExchange) proto() string {
 	return "HTTP/1.1"
 }
 
-// view is b as a string, valid as long as b is not changed.
+// view returns b as a string, valid only until b is changed.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -14,13 +14,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// hedges reports whether the request may go to a second target while the first
-// one thinks.
+// hedges reports whether the request may also go to a second target if the
+// first one is slow.
 func (x *fastExchange) hedges(f *forward.Forwarder) bool {
 	return f.Hedge > 0 && x.req.Framing() == h1.NoBody && exchange.Hedgeable(view(x.req.Method))
 }
 
-// hedge sends the request to up, and to another target when up takes long.
+// hedge sends the request to up, and also to another target if up is slow.
 func (x *fastExchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	late := time.Now().Add(f.Hedge)
 	if !deadline.IsZero() && !late.Before(deadline) {
@@ -34,15 +34,15 @@ func (x *fastExchange) hedge(f *forward.Forwarder, up *pool.Conn, deadline time.
 	return x.race(f, up, deadline)
 }
 
-// A rival is the second attempt of an exchange, on a goroutine of its own,
-// which ends before the exchange does. The first that hears from its target
-// wins.
+// A rival is the second attempt of an exchange. It runs on a goroutine of its
+// own, which ends before the exchange does. The first attempt that gets a
+// response wins.
 type rival struct {
 	f      *forward.Forwarder
 	target *forward.Target
 	out    []byte // the request as it goes to target
 	first  pool.Lease
-	won    atomic.Bool // by either
+	won    atomic.Bool // one of the attempts has won
 	ctx    context.Context
 	cancel context.CancelFunc
 
@@ -56,22 +56,22 @@ type rival struct {
 	dialed time.Duration // time spent connecting
 }
 
-// A bothFailedError is the failure of the first of two attempts, when the
-// second has failed too. The connections of both are closed.
+// A bothFailedError is the failure of the first of two attempts if both have
+// failed. Both connections are closed.
 type bothFailedError struct{ first exchange.AttemptError }
 
 // Error implements error.
 func (e *bothFailedError) Error() string { return e.first.Error() }
 
-// Unwrap returns the failure of the first.
+// Unwrap returns the failure of the first attempt.
 func (e *bothFailedError) Unwrap() error { return &e.first }
 
-// race waits for an answer on up, and lets another target answer too. The
-// connection that it returns has an answer; up is closed if it is not that one.
+// race waits for a response on up, and asks another target meanwhile. The
+// returned connection has a response. If it is not up, up is closed.
 func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.Time) (*pool.Conn, error) {
 	_ = up.SetReadDeadline(deadline)
 	first := x.attempts.Target
-	other, _ := x.attempts.Fork(time.Now()) // no Pick, no error
+	other, _ := x.attempts.Fork(time.Now()) // this lane has no Pick, so no error
 	if other == nil {
 		return up, up.Fill()
 	}
@@ -108,8 +108,8 @@ func (x *fastExchange) race(f *forward.Forwarder, up *pool.Conn, deadline time.T
 	return r.conn, nil
 }
 
-// giveUpBoth ends the attempt on up and the one beside it, whose hook has
-// failed with err.
+// giveUpBoth ends the attempt on up and the second one, whose hook has failed
+// with err.
 func (x *fastExchange) giveUpBoth(f *forward.Forwarder, up *pool.Conn, err error) error {
 	up.Close()
 	x.unwatch()
@@ -117,7 +117,7 @@ func (x *fastExchange) giveUpBoth(f *forward.Forwarder, up *pool.Conn, err error
 	return &bothFailedError{exchange.AttemptError{Op: "read", Wrote: true, Err: err}}
 }
 
-// await waits for the rival, or gives it up when the client has left.
+// await waits for the rival, or gives it up if the client has left.
 func (x *fastExchange) await(r *rival) {
 	x.unwatch()
 	if x.left() || x.ended() || x.attempts.Target.Killed() {
@@ -134,7 +134,7 @@ func (x *fastExchange) await(r *rival) {
 	<-r.done
 }
 
-// loss is why the attempt that did not win failed, nil if it was given up.
+// loss returns why the losing attempt failed, or nil if it was given up.
 func (x *fastExchange) loss(f *forward.Forwarder, err error) *exchange.Failure {
 	if errors.Is(err, forward.ErrGivenUp) {
 		return nil
@@ -142,10 +142,10 @@ func (x *fastExchange) loss(f *forward.Forwarder, err error) *exchange.Failure {
 	return x.classify(f, err)
 }
 
-// wins reports whether the caller is the first that heard from its target.
+// wins reports whether the caller is the first with a response.
 func (r *rival) wins() bool { return r.won.CompareAndSwap(false, true) }
 
-// run asks the target, once more if a kept connection was dead.
+// run asks the target, and again if a kept connection was dead.
 func (r *rival) run() {
 	defer close(r.done)
 	for {
@@ -173,8 +173,8 @@ func (r *rival) run() {
 	}
 }
 
-// ask sends the request on conn and waits for an answer. A panic in a
-// connection of somebody else's type is its failure.
+// ask sends the request on conn and waits for a response. A panic in a foreign
+// connection type becomes its error.
 func (r *rival) ask(conn *pool.Conn) (err error) {
 	defer exchange.Contain("a connection", &err)
 	return conn.Ask(r.out)
@@ -210,7 +210,7 @@ func (r *rival) open() (*pool.Conn, error) {
 	return conn, nil
 }
 
-// giveUp ends the attempt, wherever it is.
+// giveUp ends the attempt at any stage.
 func (r *rival) giveUp() {
 	r.cancel()
 	r.mu.Lock()

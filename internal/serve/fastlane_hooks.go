@@ -5,7 +5,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// announce calls the hook for the exchange that begins.
+// announce calls the hook for the start of the exchange.
 func (x *fastExchange) announce() (fail *exchange.Failure) {
 	x.describe(&x.rec)
 	x.set, fail = x.beginning.Begin(x.from.s.Lane.Hooks, &x.rec, x)
@@ -13,8 +13,8 @@ func (x *fastExchange) announce() (fail *exchange.Failure) {
 	return fail
 }
 
-// announceAttempt calls the hook for the attempt that begins. The failure of
-// the hook is that of the attempt.
+// announceAttempt calls the hook for the start of the attempt. If the hook
+// fails, the attempt fails.
 func (x *fastExchange) announceAttempt() error {
 	hooks := x.from.s.Lane.Hooks
 	if !hooks.Tries() {

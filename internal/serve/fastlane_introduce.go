@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// take takes a kept connection to t, nil if there is none.
+// take takes a kept connection to t, or returns nil if there is none.
 func (x *fastExchange) take(t *forward.Target) *pool.Conn {
 	if !t.Pool.Apart {
 		return t.Pool.Take()
@@ -17,7 +17,7 @@ func (x *fastExchange) take(t *forward.Target) *pool.Conn {
 	return t.Pool.TakeFor(&x.origin)
 }
 
-// introduction is what the PROXY protocol says of the client.
+// introduction returns what the PROXY protocol says about the client.
 func (x *fastExchange) introduction() proxyproto.Header {
 	c := x.front.conn()
 	return proxyproto.On(x.hop.Client, proxyproto.AddrPort(c.RemoteAddr()), proxyproto.AddrPort(c.LocalAddr()))

@@ -10,31 +10,31 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// Pages of the program are http.Handlers: the handler lane writes them. A
-// request whose response may be one has no body here, so that nothing of it is
-// lost on the way there.
+// The program's pages are http.Handlers, so the handler lane writes them.
+// Requests with a body that may be answered by a page take the handler lane
+// from the start, so that none of the body is lost on the way there.
 
-// pageOf returns the page for a response with that status, nil if there is
+// pageOf returns the page for a response with that status, or nil if there is
 // none.
 func (x *fastExchange) pageOf(f *forward.Forwarder, status int) http.Handler {
-	// one with a body only begins here if f has come meanwhile
+	// a request with a body is here only if f has changed meanwhile
 	if len(f.Pages) == 0 || x.req.Framing() != h1.NoBody {
 		return nil
 	}
 	return f.Page(status, view(x.said("Content-Type")))
 }
 
-// failBy answers for fail, by a page if there is one.
+// failBy answers for fail, with a page if there is one.
 func (x *fastExchange) failBy(f *forward.Forwarder, fail *exchange.Failure) step {
 	page := x.pageOf(f, fail.Status)
 	if page == nil || fail.Page != nil || fail.Status == exchange.StatusClientClosed || fail.Err == forward.ErrOtherLane {
 		return x.answer(fail)
 	}
-	own := *fail // it may be the exchange's memory
+	own := *fail // fail may be the exchange's memory
 	return x.handPage(&exchange.Answer{Status: fail.Status, Header: fail.Header(), Page: page, Failure: &own})
 }
 
-// respondBy lets a page take the place of the body of the answer on up, whose
+// respondBy sends a page in place of the response body on up. The response's
 // head of n bytes has been read.
 func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, page http.Handler) step {
 	forward.Bare(&x.res)
@@ -52,8 +52,8 @@ func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, pag
 	return x.handPage(a)
 }
 
-// skipBody gives up back if the rest of its answer has come, and else closes
-// it.
+// skipBody returns up to its pool if the rest of the response has arrived, and
+// otherwise closes it.
 func (x *fastExchange) skipBody(up *pool.Conn, n int) {
 	method := view(x.req.Method)
 	keep := x.res.Persistent(method)
@@ -78,7 +78,7 @@ func (x *fastExchange) skipBody(up *pool.Conn, n int) {
 }
 
 // handPage passes the exchange on to the handler lane, which only writes the
-// answer.
+// response.
 func (x *fastExchange) handPage(a *exchange.Answer) step {
 	x.rec.Pattern = x.hit.Pattern
 	next := x.handOver()

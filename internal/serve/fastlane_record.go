@@ -9,8 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A name is a string that is likely to come again: the record's strings may be
-// kept by whoever sees them, so they cannot point into the buffer.
+// A name is a string that is likely to come again. Hooks may keep the record's
+// strings, so they cannot point into the buffer.
 type name struct{ last string }
 
 // of returns b as a string. It allocates only when b has changed.
@@ -21,7 +21,7 @@ func (n *name) of(b []byte) string {
 	return n.last
 }
 
-// client is who the request is from, behind the trusted proxies.
+// client returns the client's address, resolved through the trusted proxies.
 func (x *fastExchange) client() netip.Addr {
 	if !x.from.trusted {
 		return x.from.peer.Addr
@@ -33,14 +33,14 @@ func (x *fastExchange) client() netip.Addr {
 	return header.ClientIP(x.from.peer, x.from.s.Lane.Trusted, x.received.For)
 }
 
-// finish completes the record and shows it when somebody wants to see it.
+// finish completes the record and passes it to End if that wants it.
 func (x *fastExchange) finish() {
 	lane := x.from.s.Lane
 	if !lane.Always && x.fail == nil {
 		return
 	}
 	r := &x.rec
-	if r.Pattern = x.hit.Pattern; r.Proto == "" { // or else a hook has been shown it
+	if r.Pattern = x.hit.Pattern; r.Proto == "" { // not yet described for a hook
 		x.describe(r)
 	}
 	if x.asked {
@@ -54,7 +54,7 @@ func (x *fastExchange) finish() {
 	lane.End(r)
 }
 
-// describe notes in r what is known of the request from the beginning.
+// describe fills r with what is known from the start.
 func (x *fastExchange) describe(r *exchange.Record) {
 	r.Client, r.Peer = x.hop.Client, x.from.peer.Addr
 	r.Proto, r.Scheme = x.proto(), x.from.scheme()
@@ -66,7 +66,8 @@ func (x *fastExchange) describe(r *exchange.Record) {
 	r.Secured(x.from.state)
 }
 
-// said is the beginning of the first field of that name, nil without one.
+// said returns the value of the first field of that name, cut to the length of
+// records, or nil.
 func (x *fastExchange) said(name string) []byte {
 	for i := range x.req.Fields {
 		if fd := &x.req.Fields[i]; len(fd.Name) == len(name) && strings.EqualFold(view(fd.Name), name) {

@@ -15,11 +15,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// run forwards the request that head parsed and route routed.
+// run forwards a request that was parsed and has a route.
 func (x *fastExchange) run() step {
 	x.begin()
 	next := x.admitted()
-	if next == other { // the record is not at its end
+	if next == other { // the record is not complete
 		return next
 	}
 	if x.asked && x.fail == nil && x.attempts.Forwarder().Mirrors() {
@@ -33,12 +33,13 @@ func (x *fastExchange) run() step {
 	if next == drain {
 		next = x.drainBody()
 	}
-	x.front.body().release() // not before: the record is made of what it overwrites
+	x.front.body().release() // only now: the record uses bytes that this overwrites
 	return next
 }
 
-// admitted is admit. What does not return is reported too: a panic of the
-// program's own connection type, and runtime.Goexit in a hook.
+// admitted calls admit. It also reports an exchange that does not return,
+// because of a panic in the program's own connection type or of runtime.Goexit
+// in a hook.
 func (x *fastExchange) admitted() (next step) {
 	returned := false
 	defer func() {
@@ -55,18 +56,18 @@ func (x *fastExchange) admitted() (next step) {
 
 var errNoReturn = errors.New("a hook or a connection of the program panicked, or ended its goroutine")
 
-// admit forwards the request, unless its client has asked enough, or it is in a
-// loop.
+// admit forwards the request, unless the client is over its limit or the
+// request is in a loop.
 func (x *fastExchange) admit() step {
 	if x.from.s.Lane.Hooks.Begins() {
 		if fail := x.announce(); fail != nil {
-			x.hit.Pattern = "" // whatever its route
+			x.hit.Pattern = "" // regardless of its route
 			return x.answer(fail)
 		}
 	}
 	if rule := x.from.s.Lane.Limit; rule != nil {
 		if fail := x.attempts.Limit(rule, x.start); fail != nil {
-			x.hit.Pattern = "" // whatever its route
+			x.hit.Pattern = "" // regardless of its route
 			return x.answer(fail)
 		}
 	}
@@ -77,7 +78,7 @@ func (x *fastExchange) admit() step {
 	return x.forward()
 }
 
-// begin resets what the last exchange left.
+// begin resets the state of the last exchange.
 func (x *fastExchange) begin() {
 	x.start = time.Now()
 	x.fail, x.asked, x.sent, x.lost = nil, false, false, false
@@ -114,7 +115,7 @@ func (x *fastExchange) identify() {
 	x.hop.ID = header.RequestID{Name: name, Value: x.rec.RequestID}
 }
 
-// shown is the identifier that the client gets.
+// shown returns the identifier for the client, if it gets one.
 func (x *fastExchange) shown() header.RequestID {
 	if x.from.s.Lane.Numbering.Shown {
 		return x.hop.ID
@@ -122,7 +123,7 @@ func (x *fastExchange) shown() header.RequestID {
 	return header.RequestID{}
 }
 
-// atMost returns the shorter of two limits; a limit of zero is none.
+// atMost returns the shorter of two limits. A b of zero means no limit.
 func atMost(a, b time.Duration) time.Duration {
 	if b > 0 && b < a {
 		return b
@@ -139,7 +140,7 @@ func (x *fastExchange) forward() step {
 	up, n, fail := x.reach(f)
 	if fail != nil {
 		if !x.asked && x.upload.body.Replays() && f.Refuses(x.attempts.Target, fail.Err) {
-			next := x.handOver() // to HTTP/2
+			next := x.handOver() // the handler lane speaks HTTP/2
 			if next == other {
 				x.known.Untried()
 			}
@@ -155,7 +156,7 @@ func (x *fastExchange) forward() step {
 	return next
 }
 
-// mirror sends a copy of the request, if its body is at hand.
+// mirror sends a copy of the request, if its whole body is still stored.
 func (x *fastExchange) mirror() {
 	if !x.upload.body.Whole() || !x.upload.body.Replays() {
 		return
@@ -168,7 +169,7 @@ func (x *fastExchange) mirror() {
 	x.attempts.Forwarder().CopyBytes(&x.req, x.upload.body.Kept(), &e)
 }
 
-// Await implements forward.Party: the sweeper sees the client leave.
+// Await implements forward.Party. The sweeper notices if the client leaves.
 func (x *fastExchange) Await(wait func(gone <-chan struct{}) error) error {
 	gone := make(chan struct{})
 	x.wait(gone, x.hit.Life, x.attempts.Forwarder(), x.attempts.Around())
@@ -193,8 +194,8 @@ func (x *fastExchange) Place(f *forward.Forwarder) *exchange.Failure {
 	return nil
 }
 
-// reach sends the request to targets until one answers, and returns the
-// connection with the length of the response's head.
+// reach sends the request to targets until one responds. It returns the
+// connection and the length of the response's head.
 func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.Failure) {
 	for {
 		up, n, err := x.attempt(f)
@@ -216,7 +217,7 @@ func (x *fastExchange) reach(f *forward.Forwarder) (*pool.Conn, int, *exchange.F
 	}
 }
 
-// attempt asks the target and reads the head of its response.
+// attempt sends the request to the target and reads the head of its response.
 func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	if err := x.announceAttempt(); err != nil {
 		return nil, 0, err
@@ -234,7 +235,7 @@ func (x *fastExchange) attempt(f *forward.Forwarder) (*pool.Conn, int, error) {
 	return up, n, nil
 }
 
-// outcome says how an attempt ended.
+// outcome describes how an attempt ended.
 func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) forward.Outcome {
 	o := forward.Outcome{Wrote: true, Idempotent: exchange.Idempotent(view(x.req.Method)), Begun: x.sent}
 	if err == nil {
@@ -244,7 +245,7 @@ func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) f
 	}
 	o.Whole = x.upload.body.Rewind()
 	x.unwatch()
-	f.Refuses(x.attempts.Target, err) // or it would never be asked where others answer
+	f.Refuses(x.attempts.Target, err) // otherwise it would never be asked while others respond
 	o.Failure = x.classify(f, err)
 	var ae *exchange.AttemptError
 	if errors.As(err, &ae) {
@@ -254,10 +255,10 @@ func (x *fastExchange) outcome(f *forward.Forwarder, up *pool.Conn, err error) f
 	return o
 }
 
-// ask sends the request to t and waits for the first bytes of the answer. A
-// kept connection that turns out dead is replaced, which is safe when nothing
-// was written, and for idempotent requests that are whole when nothing was
-// answered (RFC 9110, 9.2.2).
+// ask sends the request to t and waits for the first bytes of the response. It
+// replaces a kept connection that turns out dead. That is safe if nothing was
+// written, and for idempotent requests that are stored whole if no response
+// began (RFC 9110, 9.2.2).
 func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	if err := x.render(f, t); err != nil {
 		return nil, err
@@ -285,7 +286,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 			if err := x.render(f, t); err != nil {
 				return nil, err
 			}
-			break // the others are probably as dead: once more, on a fresh one
+			break // the other kept ones are probably dead, too: try a fresh one
 		}
 	}
 	up, err := x.open(f, t)
@@ -304,7 +305,7 @@ func (x *fastExchange) ask(f *forward.Forwarder, t *forward.Target) (*pool.Conn,
 	return nil, err
 }
 
-// open dials a new connection to t, and notes how long that took.
+// open dials a new connection to t, and notes how long that takes.
 func (x *fastExchange) open(f *forward.Forwarder, t *forward.Target) (*pool.Conn, error) {
 	start := time.Now()
 	up, err := dial(x.dialing(context.Background(), t), f, t)
@@ -331,17 +332,17 @@ func dial(ctx context.Context, f *forward.Forwarder, t *forward.Target) (*pool.C
 	return nil, &exchange.AttemptError{Op: "dial", Err: err}
 }
 
-// render makes x.out the request as it goes to t, with what of the body has
-// come.
+// render fills x.out with the request for t and the part of the body that has
+// arrived.
 func (x *fastExchange) render(f *forward.Forwarder, t *forward.Target) error {
 	var err error
 	x.out, err = x.upload.appendReady(f.AppendRequest(x.out[:0], &x.req, t, &x.hop, &x.received))
 	return err
 }
 
-// send writes x.out to up and waits for the first bytes of the answer, on the
-// connection that it returns: up, unless another target was faster. A failure
-// is up's, or a *bothFailedError.
+// send writes x.out to up and waits for the first bytes of the response. It
+// returns the connection that has them: up, unless another target was faster.
+// An error is that of up, or a *bothFailedError.
 func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Conn) (*pool.Conn, error) {
 	x.watch(up.Lease(), x.hit.Life, t, x.attempts.Around())
 	deadline := x.attempts.Since.Add(x.dial + f.ResponseHeaderTimeout)
@@ -363,8 +364,8 @@ func (x *fastExchange) send(f *forward.Forwarder, t *forward.Target, up *pool.Co
 	return up, up.Ask(x.out)
 }
 
-// fill waits for more of the response's head. The timeout for it runs from the
-// end of the upload.
+// fill waits for more of the response's head. Its timeout starts at the end of
+// the upload.
 func (x *fastExchange) fill(f *forward.Forwarder, up *pool.Conn) error {
 	for {
 		err := up.Fill()
@@ -409,7 +410,7 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 	return fail
 }
 
-// answer sends the proxy's own reply for fail.
+// answer sends the proxy's own response for fail.
 func (x *fastExchange) answer(fail *exchange.Failure) step {
 	if fail.Err == forward.ErrOtherLane {
 		return x.handOver()
@@ -420,9 +421,9 @@ func (x *fastExchange) answer(fail *exchange.Failure) step {
 	return x.decline(fail)
 }
 
-// handOver passes an exchange that has waited on to the handler lane: its
-// targets have changed, and only that lane can ask them now. Nothing of the
-// request is lost.
+// handOver passes an exchange that has waited to the handler lane: its targets
+// have changed, and only that lane can use them now. No part of the request is
+// lost.
 func (x *fastExchange) handOver() step {
 	x.known = x.attempts.Handover()
 	x.known.Begun, x.known.Set = x.from.s.Lane.Hooks.Begins(), slices.Clone(x.set)
@@ -432,8 +433,8 @@ func (x *fastExchange) handOver() step {
 	return other
 }
 
-// decline sends an answer of the proxy's own and says what becomes of the
-// connection: it closes when the request cannot be read to its end.
+// decline sends a response of the proxy's own and returns the next step. The
+// connection closes if the request cannot be read to its end.
 func (x *fastExchange) decline(fail *exchange.Failure) step {
 	status := fail.Status
 	x.rec.Status = status
@@ -451,7 +452,8 @@ func (x *fastExchange) decline(fail *exchange.Failure) step {
 }
 
 // declineEarly is decline for a request whose body has not been asked for. The
-// answer does not wait for it; the connection is kept if it comes soon behind.
+// response does not wait for the body. The connection is kept if the body comes
+// soon after.
 func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 	x.lost = !x.front.body().short()
 	x.reply(fail)
@@ -461,14 +463,14 @@ func (x *fastExchange) declineEarly(fail *exchange.Failure) step {
 	return drain
 }
 
-// drainBody reads what is left of a body behind its answer, and says what
-// becomes of the connection.
+// drainBody reads the rest of a body after the response, and returns the next
+// step.
 func (x *fastExchange) drainBody() step {
 	return x.front.next(x.front.body().settle(exchange.LingerTime))
 }
 
-// reply sends a whole answer of the proxy's own. After one that is the last,
-// the connection closes.
+// reply sends a complete response of the proxy's own. If x.lost is set, the
+// connection then closes.
 func (x *fastExchange) reply(fail *exchange.Failure) {
 	var body []byte
 	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
@@ -481,9 +483,9 @@ func (x *fastExchange) reply(fail *exchange.Failure) {
 	_ = x.front.end(nil)
 }
 
-// abort ends an exchange whose response has begun. The client sees that it is
-// cut off: there is no last chunk, or less than the Content-Length, and no
-// close_notify.
+// abort ends an exchange whose response has begun. The client can see that it
+// was cut off: the last chunk or a part of the Content-Length is missing, and
+// so is the close_notify.
 func (x *fastExchange) abort(up *pool.Conn, side exchange.Side, err error) step {
 	up.Close()
 	x.upload.settle()

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// respond copies the answer on up, whose head of n bytes has been read, to the
-// client.
+// respond copies the response on up to the client. Its head of n bytes has been
+// read.
 func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step {
 	x.rec.Status = x.res.Status
 	early := x.upload.running && !x.upload.nearlySent()
@@ -37,7 +37,7 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	if x.res.Chunked {
 		length = unknownLength
 	}
-	// The rest of an early answer's request is not for us to find the end of.
+	// After an early response the end of the request is not looked for.
 	x.final = head{status: x.res.Status, fields: x.fields, undated: dated(x.fields), length: length, last: early}
 	x.sent = true
 	if err := x.front.head(&x.final); err != nil {
@@ -56,19 +56,19 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	return x.conclude(up, keep)
 }
 
-// translate makes the head name paths as the client knows them.
+// translate rewrites paths in the head to those that the client knows.
 func (x *fastExchange) translate(f *forward.Forwarder) {
 	host := view(x.req.Host)
 	said := host
 	if x.from.trusted {
-		said = view(x.received.Host(x.req.Host)) // the request's head has noted it
+		said = view(x.received.Host(x.req.Host)) // noted when the request's head was written
 	}
 	x.paths = f.Translate(&x.res, x.attempts.Target, x.paths[:0], host, said)
 }
 
-// conclude decides what becomes of both connections after a whole response.
+// conclude decides whether to keep both connections after a complete response.
 func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
-	x.unwatch() // before the connection can serve somebody else
+	x.unwatch() // before another exchange can use the connection
 	whole := x.upload.settle()
 	if keep && whole {
 		up.Put()
@@ -78,8 +78,8 @@ func (x *fastExchange) conclude(up *pool.Conn, keep bool) step {
 	return x.front.next(whole)
 }
 
-// readHead reads the head of the final response, whose length it returns, and
-// relays interim ones before it.
+// readHead reads the head of the final response and returns its length. It
+// relays interim responses.
 func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error) {
 	x.res.Reset()
 	x.res.MaxHead = pool.BufferSize
@@ -106,7 +106,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 			if sum += n; sum > exchange.MaxInterimSum {
 				return 0, exchange.ErrInterim
 			}
-			if x.res.Status != http.StatusContinue { // nobody asked: Expect is the handler lane's
+			if x.res.Status != http.StatusContinue { // not asked for: Expect takes the other lane
 				x.fields = f.AppendInterimFields(x.fields[:0], &x.res)
 				x.sent = true
 				if err := x.front.interim(x.res.Status, x.fields); err != nil {
@@ -119,8 +119,8 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 	}
 }
 
-// copyBody sends the body behind the head. An error comes with the side that
-// caused it.
+// copyBody sends the body after the head. It returns an error with the side
+// that caused it.
 func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.Framing) (exchange.Side, error) {
 	_ = up.SetReadDeadline(time.Time{})
 	switch framing {
@@ -134,19 +134,19 @@ func (x *fastExchange) copyBody(f *forward.Forwarder, up *pool.Conn, framing h1.
 	return exchange.SideClient, x.front.end(nil)
 }
 
-// pages hold what of a large body is on its way.
+// pages hold pieces of large bodies.
 var pages = sync.Pool{New: func() any { return new([pageSize]byte) }}
 
 // pageSize is how much of a large body is read at a time.
 const pageSize = 64 << 10
 
-// tlsPiece is how much of a body is read at a time when it goes out over TLS:
-// two records. It stays in the processor's cache on its way through; collecting
-// records for one write(2) costs more in copies than it saves in calls.
+// tlsPiece is how much of a body is read at a time for a client over TLS: two
+// records. That much stays in the processor's cache; gathering more records for
+// one write(2) costs more in copies than it saves in calls.
 const tlsPiece = 32 << 10
 
-// spliceMin is the size from which a body is worth the extra system calls of
-// splice(2).
+// spliceMin is the size of a body that makes splice(2) worth its extra system
+// calls.
 const spliceMin = 32 << 10
 
 // copySized copies a body of known length.
@@ -154,7 +154,7 @@ func (x *fastExchange) copySized(f *forward.Forwarder, up *pool.Conn) (exchange.
 	left := x.res.ContentLength
 	first := up.Buffered()
 	first = first[:min(int64(len(first)), left)]
-	_, _ = x.front.data(first) // a failure shows at flush
+	_, _ = x.front.data(first) // flush returns the error
 	up.Discard(len(first))
 	left -= int64(len(first))
 	x.rec.ResponseBytes = int64(len(first))
@@ -205,21 +205,20 @@ func (x *fastExchange) copyLarge(f *forward.Forwarder, up *pool.Conn, left int64
 }
 
 // A framer is a front that frames a body in place. framed sends the n bytes
-// after the first room bytes of page. It overwrites page.
+// after the first room bytes of page, and overwrites page.
 type framer interface {
 	room() int
 	framed(page []byte, n int) error
 }
 
-// A splicer is a front that can take a body straight from a target's
-// connection.
+// A splicer is a front that can splice a body from a target's connection.
 type splicer interface {
 	splices(up *pool.Conn) bool
 	splice(up *pool.Conn, n int64, idle time.Duration) (int64, error)
 }
 
-// blame says whose fault a failed splice is. When it took too long, the target
-// has to have more to say for it to be the client's.
+// blame returns the side that caused a failed splice. A timeout is the client's
+// fault only if the target has more bytes to send.
 func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	if x.left() || x.closed() {
 		return exchange.SideClient
@@ -233,15 +232,15 @@ func (x *fastExchange) blame(up *pool.Conn, err error) exchange.Side {
 	return exchange.SideUpstream
 }
 
-// A piece is what was decoded of a chunked body at once.
+// A piece is the result of one decoding step of a chunked body.
 type piece struct {
 	data []byte
-	n    int   // bytes that it took
+	n    int   // encoded bytes consumed
 	err  error // io.EOF at the end of the body
 }
 
-// beginBody decodes what of a chunked body has come with its head. What is
-// wrong with that can still be answered.
+// beginBody decodes the part of a chunked body that came with the head. An
+// error in that part can still be answered with an error response.
 func (x *fastExchange) beginBody(b []byte) error {
 	if x.res.Framing(view(x.req.Method)) != h1.ChunkedBody {
 		return nil
@@ -259,7 +258,7 @@ func (x *fastExchange) decode(b []byte) (p piece) {
 	return p
 }
 
-// copyChunked copies a chunked body, chunk by chunk as it comes.
+// copyChunked copies a chunked body, each chunk as it arrives.
 func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchange.Side, error) {
 	x.streaming.Store(true)
 	defer x.streaming.Store(false)
@@ -268,7 +267,7 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 		if p.err == io.EOF {
 			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.nominated)
 			err := x.front.end(x.fields)
-			up.Discard(p.n) // not before: the trailers are in its buffer
+			up.Discard(p.n) // only now: the trailers are in its buffer
 			return exchange.SideClient, err
 		}
 		up.Discard(p.n)
@@ -307,20 +306,20 @@ func (x *fastExchange) copyUntilClose(f *forward.Forwarder, up *pool.Conn) (exch
 	}
 }
 
-// data sends some of the body. A failure shows at the next flush.
+// data sends a part of the body. The next flush returns the error, if any.
 func (x *fastExchange) data(p []byte) {
 	x.rec.ResponseBytes += int64(len(p))
 	_, _ = x.front.data(p)
 }
 
-// idle bounds the next wait for the target's bytes.
+// idle limits the next wait for bytes from the target.
 func (x *fastExchange) idle(f *forward.Forwarder, up *pool.Conn) {
 	if f.IdleTimeout > 0 {
 		_ = up.SetReadDeadline(time.Now().Add(f.IdleTimeout))
 	}
 }
 
-// early is the error of a body that ended before its time.
+// early returns the error for a body that ended too early.
 func early(err error) error {
 	if err == nil || err == io.EOF {
 		return io.ErrUnexpectedEOF

@@ -11,27 +11,27 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// An upload takes the request body to the target. What has come already goes
-// out with the head; only a body that is not whole by then gets a goroutine,
-// for as long as it streams, so that an early answer is seen.
+// An upload sends the request body to the target. The part that has already
+// arrived is sent with the head. Only if the body is not whole by then does a
+// goroutine send the rest, so that an early response is noticed.
 type upload struct {
 	x      *fastExchange
 	src    source
 	body   exchange.Body
-	reader exchange.BodyReader // of the attempt
+	reader exchange.BodyReader // reader of the current attempt
 
 	running bool // the goroutine was started and has not been waited for
 	up      *pool.Conn
 	lease   pool.Lease
-	stall   time.Duration // how long the target may take nothing
+	stall   time.Duration // how long the target may take no bytes
 	buf     *uploadBuffer
-	sent    atomic.Bool  // all has been written, or nearly; see nearlySent
-	ended   atomic.Int64 // when it was over, unix nanoseconds
+	sent    atomic.Bool  // everything has been written, or nearly; see nearlySent
+	ended   atomic.Int64 // end of the upload, unix nanoseconds
 	done    chan struct{}
 }
 
-// An uploadBuffer holds what is on its way: some data, with room for what makes
-// a chunk of it.
+// An uploadBuffer holds a piece of the body, with room for the framing of a
+// chunk.
 type uploadBuffer [chunkHead + 32<<10 + len("\r\n")]byte
 
 // chunkHead is room for the size line of a chunk.
@@ -39,7 +39,7 @@ const chunkHead = 16
 
 var uploadBuffers = sync.Pool{New: func() any { return new(uploadBuffer) }}
 
-// reset makes u the upload of the body that the client's front brings.
+// reset prepares u for the request body of x.
 func (u *upload) reset(x *fastExchange) {
 	u.x, u.src, u.up, u.running = x, x.front.body(), nil, false
 	u.sent.Store(false)
@@ -93,14 +93,15 @@ func (u *upload) start(up *pool.Conn, stall time.Duration) {
 func (u *upload) run() {
 	defer close(u.done)
 	err := u.stream()
-	u.ended.Store(time.Now().UnixNano()) // a failed one too: the target has only so long to say why
+	u.ended.Store(time.Now().UnixNano()) // even after a failure: limits the target's error response
 	if err != nil && u.body.Failed() != nil {
-		u.lease.Abort() // the answer to half a request is of no use
+		u.lease.Abort() // a response to half a request is useless
 	}
 }
 
 // stream streams the body. A panic in a connection type of the embedding
-// program fails this request: on this goroutine it would end the program.
+// program fails only this request: not recovered on this goroutine, it would
+// end the program.
 func (u *upload) stream() (err error) {
 	defer func() {
 		if hook, ok := err.(*exchange.PanicError); ok {
@@ -114,7 +115,7 @@ func (u *upload) stream() (err error) {
 		if err != nil && err != io.EOF {
 			return err
 		}
-		u.sent.Store(err == io.EOF) // as good as: see nearlySent
+		u.sent.Store(err == io.EOF) // nearly true: see nearlySent
 		if p := u.piece(n, err == io.EOF); len(p) > 0 {
 			_ = u.up.SetWriteStall(u.stall)
 			if _, err := u.up.Write(p); err != nil {
@@ -128,8 +129,8 @@ func (u *upload) stream() (err error) {
 	}
 }
 
-// piece is the n bytes of data in buf as they go out, with the body's end
-// behind them.
+// piece returns the n bytes of data in buf as they are sent. If last is set,
+// the end of the body follows them.
 func (u *upload) piece(n int, last bool) []byte {
 	start, end := chunkHead, chunkHead+n
 	if !u.x.req.Chunked {
@@ -153,7 +154,7 @@ func (u *upload) answer() {
 	u.src.answer()
 }
 
-// end is when the upload ended, or now if it goes on.
+// end returns when the upload ended, or the current time if it has not.
 func (u *upload) end() time.Time {
 	if ns := u.ended.Load(); ns != 0 {
 		return time.Unix(0, ns)
@@ -162,8 +163,8 @@ func (u *upload) end() time.Time {
 }
 
 // nearlySent reports whether the body has been read to its end. A target often
-// answers before the goroutine that wrote the last byte is scheduled again;
-// the moment that takes is waited for.
+// responds before the goroutine that wrote the last byte runs again, so
+// nearlySent waits a moment for that.
 func (u *upload) nearlySent() bool {
 	if !u.sent.Load() {
 		return false
@@ -176,8 +177,8 @@ func (u *upload) nearlySent() bool {
 	}
 }
 
-// waits reports whether some of the body is to come that has not been asked
-// for.
+// waits reports whether a part of the body is still to come and was not asked
+// for yet.
 func (u *upload) waits() bool {
 	return u.pending() && u.up == nil && u.body.Replays() && u.body.Failed() == nil
 }
@@ -192,7 +193,7 @@ func (u *upload) settle() bool {
 				<-u.done
 				break
 			}
-			u.interrupt() // it may have come to its end by now
+			u.interrupt() // the upload may have ended by now
 		}
 		u.running = false
 		return u.sent.Load()
@@ -200,7 +201,7 @@ func (u *upload) settle() bool {
 	return u.body.Whole() && u.body.Failed() == nil
 }
 
-// interrupt ends the goroutine, and waits for that.
+// interrupt ends the goroutine and waits for its end.
 func (u *upload) interrupt() {
 	u.src.interrupt()
 	u.lease.Abort()
@@ -208,7 +209,7 @@ func (u *upload) interrupt() {
 	u.src.resume()
 }
 
-// halt ends the goroutine of an attempt that failed, so that another one can
+// halt ends the goroutine of a failed attempt, so that another attempt can
 // begin.
 func (u *upload) halt() {
 	if !u.running {
@@ -220,8 +221,7 @@ func (u *upload) halt() {
 	u.running = false
 }
 
-// release gives back what the upload has borrowed. Nobody reads the body any
-// more.
+// release returns the upload's buffer. The body is not read any more.
 func (u *upload) release() {
 	u.body.Close(nil)
 	if u.buf != nil {

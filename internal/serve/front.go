@@ -63,10 +63,10 @@ type front interface {
 	handle(w *response)
 	handled()
 
-	// client is what the context of that request says of the client.
+	// client returns the client of that request, for its context.
 	client(w *response) exchange.Client
 
-	// why is the Why of that.
+	// why returns what the client's Why returns.
 	why() error
 
 	// lookOut starts to read ahead, to notice a client that leaves while a
@@ -124,7 +124,7 @@ type head struct {
 	fields     []h1.Field
 	undated    bool     // no Date is added to fields
 	connection []string // the values of Connection; for HTTP/1.x only
-	length     int64    // of the body; unknownLength if it is not known
+	length     int64    // length of the body, or unknownLength
 	trails     bool     // trailers may follow a body of known length
 	last       bool     // the connection is not to be used again
 	unframed   bool     // the body should end with the connection, if that is possible
@@ -140,10 +140,10 @@ func dated(fields []h1.Field) bool {
 	return false
 }
 
-// bytesOf is s as bytes that must not be changed.
+// bytesOf returns s as bytes, which must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
-// unknownLength is the length of a body whose length is not known yet.
+// unknownLength stands for a body length that is not known yet.
 const unknownLength = -1
 
 // hasBody reports whether a response with that status may have a body (RFC

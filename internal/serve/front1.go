@@ -17,33 +17,33 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A front1 is the front of HTTP/1.x: it reads requests, spells heads and frames
-// bodies. It is lent to a connection while that is not idle, with an exchange.
-// What it spells gathers in out.
+// A front1 is the front of HTTP/1.x: it reads requests, writes heads and frames
+// bodies. A connection has one, with an exchange, while it is not idle. Output
+// gathers in out.
 type front1 struct {
 	c *conn
-	x *fastExchange // nil when the connection has been given away
+	x *fastExchange // nil if the connection has been given away
 
-	in      *[bufferSize]byte // likewise
+	in      *[bufferSize]byte // nil if the connection has been given away
 	r, w    int               // in[r:w] is unread
-	headAt  int               // where the head that was parsed last begins
+	headAt  int               // start of the last parsed head
 	headLen int
-	long    []byte // the head that was parsed last, and bytes read after it, if longer than in
+	long    []byte // the last parsed head with bytes read after it, if they do not fit in
 	odd     bool   // only the handler lane can forward the head
 	src     source1
 	lookout *lookout // nil if none runs; guarded by the mu of the handler's body
 
 	out      []byte
 	last     bool // the connection closes after the response
-	minor    int  // of the request's version
+	minor    int  // minor version of the request
 	headOnly bool // the request is HEAD
 	leaves   bool // the client wants the connection closed after the response
-	stays    bool // a client of HTTP/1.0 wants it kept
+	stays    bool // a client of HTTP/1.0 wants the connection kept
 
-	begun   bool // the final head has been spelled
+	begun   bool // the final head was written to out
 	chunked bool
 	open    bool  // the body ends with the connection
-	err     error // of the first write that failed
+	err     error // error of the first write that failed
 
 	bounded atomic.Bool // writeBy has set a deadline
 }
@@ -58,13 +58,13 @@ func newFront1(x *fastExchange, in *[bufferSize]byte) *front1 {
 	return f
 }
 
-// lend makes f the front of c's requests, until giveBack.
+// lend makes f the front of c's requests until giveBack.
 func (f *front1) lend(c *conn) {
 	f.c, f.x.from = c, &c.origin
 	c.serving.Store(&f.x.watched)
 }
 
-// giveBack ends that.
+// giveBack puts f back into the pool.
 func (f *front1) giveBack() {
 	f.c.serving.Store(nil)
 	f.x.release()
@@ -75,13 +75,13 @@ func (f *front1) giveBack() {
 	fronts.Put(f)
 }
 
-// Sizes of what is gathered.
+// Sizes of output.
 const (
-	gatherSize = 16 << 10 // what waits for more, or for a flush
-	directSize = 4 << 10  // what goes out as it is, unless it is behind other bytes
+	gatherSize = 16 << 10 // output of this size is written
+	directSize = 4 << 10  // a piece from this size on is written directly, unless other bytes wait
 )
 
-// begin makes f the front of the request that it has parsed.
+// begin prepares f for the request that it has parsed.
 func (f *front1) begin() {
 	r := &f.x.req
 	f.minor, f.headOnly = r.Minor, string(r.Method) == http.MethodHead
@@ -91,7 +91,7 @@ func (f *front1) begin() {
 	f.last, f.out = false, f.out[:0]
 }
 
-// bounded reports whether it is certain where a request of HTTP/1.0 ends; see
+// bounded reports whether the end of an HTTP/1.0 request is certain; see
 // exchange.CloseUnbounded.
 func bounded(r *h1.Request) bool {
 	return r.ContentLength >= 0 || string(r.Method) == http.MethodGet || string(r.Method) == http.MethodHead
@@ -151,7 +151,7 @@ func (f *front1) hungUp() bool {
 // closed implements front.
 func (f *front1) closed() bool {
 	unread := f.x.unread.Load()
-	if !unread { // or else the upload reads
+	if !unread { // otherwise the upload reads
 		f.c.lookAhead()
 	}
 	return f.c.peekGone(unread)
@@ -168,8 +168,7 @@ func (f *front1) piece() int {
 	return pageSize
 }
 
-// interim implements front. HTTP/1.0 knows no interim responses (RFC 9110,
-// 15.2).
+// interim implements front. HTTP/1.0 has no interim responses (RFC 9110, 15.2).
 func (f *front1) interim(status int, fields []h1.Field) error {
 	if f.minor == 0 {
 		return nil
@@ -207,8 +206,8 @@ func (f *front1) reuses(h *head) bool {
 	return !f.last
 }
 
-// frame decides how the client finds the end of the body, and what becomes of
-// the connection.
+// frame decides how the client finds the end of the body, and whether the
+// connection is kept.
 func (f *front1) frame(h *head) {
 	f.open, f.chunked = false, false
 	bodiless := f.headOnly || !hasBody(h.status)
@@ -222,7 +221,7 @@ func (f *front1) frame(h *head) {
 	}
 	f.last = h.last || f.leaves || f.open || f.minor == 0 && !(f.stays && known) ||
 		names(h.connection, "close") || f.c.s.retiring.Err() != nil ||
-		h.status == http.StatusSwitchingProtocols // what follows is of the other protocol
+		h.status == http.StatusSwitchingProtocols // the bytes after it belong to the other protocol
 }
 
 // appendConnection appends the Connection field, if there is one.
@@ -233,7 +232,7 @@ func (f *front1) appendConnection(dst []byte, h *head) []byte {
 			dst = h1.AppendField(dst, "Connection", strings.Trim(v, " \t"))
 		}
 	case f.last && f.minor == 1:
-		if names(h.connection, "upgrade") { // of a 426 (RFC 9110, 7.8)
+		if names(h.connection, "upgrade") { // for a 426 (RFC 9110, 7.8)
 			dst = append(dst, "Connection: Upgrade\r\n"...)
 		}
 		dst = append(dst, "Connection: close\r\n"...)
@@ -243,8 +242,7 @@ func (f *front1) appendConnection(dst []byte, h *head) []byte {
 	return dst
 }
 
-// names reports whether the values of a Connection field have a member of that
-// name.
+// names reports whether the values of a Connection field contain name.
 func names(values []string, name string) bool {
 	for _, v := range values {
 		for member := range strings.SplitSeq(v, ",") {
@@ -256,7 +254,7 @@ func names(values []string, name string) bool {
 	return false
 }
 
-// appendStatus appends a status line of the client's version.
+// appendStatus appends a status line in the client's version of HTTP.
 func (f *front1) appendStatus(dst []byte, status int) []byte {
 	start := len(dst)
 	reason := http.StatusText(status)
@@ -297,8 +295,8 @@ func (f *front1) data(p []byte) (n int, err error) {
 	return n, f.err
 }
 
-// readFrom implements front, with the system's sendfile. Other sources may let
-// their reader wait.
+// readFrom implements front with the system's sendfile. Other sources could
+// make the reader wait.
 func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
 	if f.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
 		return 0, false, f.err
@@ -337,8 +335,8 @@ func (f *front1) end(trailers []h1.Field) error {
 	return f.flush()
 }
 
-// cut implements front. A body that ends with the connection would look whole
-// behind an ordinary close.
+// cut implements front. After an ordinary close, a body that ends with the
+// connection would look complete.
 func (f *front1) cut() {
 	if f.begun {
 		_ = f.flush()
@@ -347,14 +345,14 @@ func (f *front1) cut() {
 		f.c.cut()
 		return
 	}
-	f.c.Close() // under TLS without a close_notify: the body is not whole
+	f.c.Close() // under TLS without close_notify: the body is incomplete
 }
 
 // sever implements front.
 func (f *front1) sever() { f.c.cut() }
 
 func (f *front1) readBy(t time.Time) error {
-	f.src.arming.Lock() // or else a deadline that is just being armed undoes it
+	f.src.arming.Lock() // otherwise a deadline that is being set now would replace it
 	defer f.src.arming.Unlock()
 	f.src.bound.Store(true)
 	return f.c.stream().SetReadDeadline(t)
@@ -378,9 +376,8 @@ func (f *front1) conn() *conn { return f.c }
 // hijacks implements front.
 func (f *front1) hijacks() bool { return true }
 
-// hijack implements front. It gives the exchange and the input buffer back,
-// which are not needed for as long as the handler has the connection. The
-// handler keeps f.
+// hijack implements front. It returns the exchange and the input buffer to the
+// pool, since the handler does not need them. The handler keeps f.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	c := f.c
 	ahead := f.src.unread()
@@ -399,7 +396,8 @@ func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	return nc, bufio.NewReadWriter(r, bufio.NewWriterSize(nc, gatherSize))
 }
 
-// A replay reads what was read ahead, then from the connection.
+// A replay first returns the bytes that were read ahead, then reads from the
+// connection.
 type replay struct {
 	net.Conn
 	ahead []byte
@@ -421,7 +419,7 @@ type secured struct {
 	under *conn
 }
 
-// Close does not say goodbye to a client that takes nothing: crypto/tls would
+// Close sends no close_notify to a client that does not read: crypto/tls would
 // try for five seconds.
 func (s *secured) Close() error {
 	if s.under.discards.Load() {

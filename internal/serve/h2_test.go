@@ -57,7 +57,7 @@ func TestHowAResponseEnds(t *testing.T) {
 		case "/304":
 			w.Header().Set("Content-Length", "4")
 			w.WriteHeader(304)
-		case "/101": // which HTTP/2 has not (RFC 9113, 8.6)
+		case "/101": // not allowed in HTTP/2 (RFC 9113, 8.6)
 			w.WriteHeader(101)
 		case "/short":
 			w.Header().Set("Content-Length", "4")
@@ -101,8 +101,8 @@ func TestHowAResponseEnds(t *testing.T) {
 	}
 }
 
-// RFC 9113, 8.1: RST_STREAM with NO_ERROR says that the rest of a request is
-// not needed.
+// RFC 9113, 8.1: RST_STREAM with NO_ERROR tells the client that the rest of the
+// request is not needed.
 func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
 	p.ask(1, true, of("POST", "/")...)
@@ -179,7 +179,7 @@ func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
 	assert.Len(t, r.body, size)
 }
 
-// Only bytes that were read go back to the flow-control window.
+// Only bytes that were read are given back to the flow-control window.
 func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 	read := make(chan int)
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
@@ -204,7 +204,7 @@ func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 	}
 	assert.Zero(t, updates(p.wait("ping", func([]seen, bool) bool { return true })), "nothing was read")
 	read <- 64 << 10
-	read <- 1 // the next read gives the bytes before back to the window
+	read <- 1 // the next read gives the earlier bytes back to the window
 	close(read)
 	p.wait("window", func(all []seen, _ bool) bool { return updates(all) >= 64<<10 })
 	require.NoError(t, p.WriteData(1, true, make([]byte, 10)))
@@ -281,7 +281,7 @@ func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
 				break
 			}
 		}
-		<-release // also after the client has left
+		<-release // even if the client has left
 		running.Add(-1)
 	}))
 	for stream := uint32(1); stream < 2*30; stream += 2 {

@@ -49,7 +49,7 @@ func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		served int64 // requests that reach a handler, at most
+		served int64 // highest number of requests that reach a handler
 		code   http2.ErrCode
 		once   func(p *peer, i int)
 	}{
@@ -104,7 +104,7 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 			_ = p.WriteContinuation(1, false, nil)
 		}},
 		{"heads that decode to far more", 0, http2.ErrCodeEnhanceYourCalm, func(p *peer, i int) {
-			if i == 0 { // an entry of four thousand bytes
+			if i == 0 { // an HPACK entry of four thousand bytes
 				_ = p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, EndStream: true, EndHeaders: true,
 					BlockFragment: p.fields(of("GET", "/refused", "x", strings.Repeat("y", 3000))...)})
 			}
@@ -142,8 +142,9 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 	}
 }
 
-// CVE-2025-8671: bodies that are not as long as they say make the server reset
-// streams. Each costs the client a token, though it waits for each reset.
+// CVE-2025-8671: bodies whose length differs from their Content-Length make the
+// server reset streams. Each costs the client a token, even if it waits for
+// each reset.
 func TestResetsThatAClientProvokesCost(t *testing.T) {
 	for name, body := range map[string]string{"too long": "xxx", "too short": "x"} {
 		t.Run(name, func(t *testing.T) {

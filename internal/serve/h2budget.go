@@ -19,7 +19,7 @@ type expense struct {
 	free    int   // further frames that cost nothing
 	opens   int64 // bytes that WINDOW_UPDATE frames may give back at no cost
 	heads   int   // bytes of the heads of all streams
-	calmed  bool  // GOAWAY was sent because of the tokens spent
+	calmed  bool  // GOAWAY was sent because too many tokens were spent
 }
 
 // Limits of a connection. perSecond and perAnswer are tokens that come back.
@@ -79,10 +79,10 @@ func (c *conn2) widened(by uint32) error {
 	return c.charge()
 }
 
-// spend takes n tokens. When three quarters of them are spent, or all of the
-// client's address, by other connections too, it sends GOAWAY and lets streams
-// go on. When all of the connection's are spent, it ends the connection. mu is
-// held.
+// spend takes n tokens. If three quarters of the connection's tokens are spent,
+// or all tokens of the client's address (which other connections share), it
+// sends GOAWAY and lets streams go on. If all of the connection's tokens are
+// spent, it ends the connection. mu is held.
 func (c *conn2) spend(n float64) error {
 	now := c.c.s.now()
 	if past := now.Sub(c.counted); past > 0 {
@@ -107,7 +107,7 @@ func (c *conn2) affords() bool {
 	return o.trusted || !o.peer.Addr.IsValid() || c.c.s.Budget.calm.Allow(o.peer.Addr, time.Now()).OK
 }
 
-// account counts a connection that has ended through the client's fault.
+// account counts a connection that has ended because of the client.
 func (c *conn2) account(fault *h2.Fault) {
 	switch {
 	case fault == errLate2:

@@ -10,8 +10,8 @@ import (
 // client implements front.
 func (st *stream) client(w *response) exchange.Client { return (*client2)(w) }
 
-// A client2 is the client of a stream, for as long as a handler may know it:
-// longer than the stream is lent.
+// A client2 is the client of a stream as a handler knows it. It stays valid
+// after the stream has been returned to the pool.
 type client2 response
 
 // Left implements exchange.Client.

@@ -205,7 +205,7 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 	})
 }
 
-// A handler's deadline holds also while it is the one that writes, for all
+// A handler's write deadline also holds while its goroutine writes for all
 // streams.
 func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testi
 			failed <- err
 		})
 		p := newPeer(t, dial(), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-		for range 3 { // our settings and what answers the client's
+		for range 3 { // our SETTINGS and the replies to the client's frames
 			_, err := p.ReadFrame()
 			require.NoError(t, err)
 		}
@@ -269,8 +269,8 @@ func TestADeadClientIsFoundByAPing(t *testing.T) {
 	})
 }
 
-// A PING waits behind what a slow client has not read. It is alive as long as
-// it takes something.
+// A PING waits behind bytes that a slow client has not read. The client counts
+// as alive as long as it reads something.
 func TestASlowReaderIsNotTakenForDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 1 << 20
@@ -337,12 +337,12 @@ func TestAConnectionThatEndsIsNotInAHurryWithItsLastAnswer(t *testing.T) {
 	})
 }
 
-// records notes the lengths of the TLS records that are read.
+// records is a connection that notes the lengths of the TLS records read.
 type records struct {
 	net.Conn
 	mu      sync.Mutex
 	lengths []int
-	left    int // of the record that is being read
+	left    int // bytes of the current record that are unread
 	head    []byte
 }
 
@@ -431,7 +431,7 @@ func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 		time.Sleep(3 * time.Minute)
 		close(release)
 		p.reply(1)
-		synctest.Wait() // the window is given back behind the answers
+		synctest.Wait() // the window is given back after the responses
 		require.NoError(t, p.WriteData(101, true, []byte("text")))
 		r := p.reply(101)
 		assert.Equal(t, "200", r.status)
@@ -440,7 +440,7 @@ func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	})
 }
 
-// It is not late for its target either, whichever lane forwards its body.
+// Nor is such an upload late for its target, on either lane.
 func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -489,7 +489,7 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 			time.Sleep(3 * time.Minute)
 			close(release)
 			p.reply(1)
-			synctest.Wait() // the window is given back behind the answers
+			synctest.Wait() // the window is given back after the responses
 			require.NoError(t, p.WriteData(101, true, []byte("text")))
 			rep := p.reply(101)
 			assert.Equal(t, "200", rep.status)
@@ -501,8 +501,8 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 	}
 }
 
-// What a client still has to take of its answers is not cut off because the
-// only other stream was reset, and its handler goes on.
+// A client may still read a response although the only other stream was reset
+// and its handler still runs.
 func TestAnAnswerOnItsWayOutlivesAResetOfTheOnlyOtherStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leave := make(chan struct{})
@@ -520,7 +520,7 @@ func TestAnAnswerOnItsWayOutlivesAResetOfTheOnlyOtherStream(t *testing.T) {
 			_, err := p.ReadFrame()
 			require.NoError(t, err)
 		}
-		require.NoError(t, p.WritePing(false, [8]byte{})) // its answer is being written from now on
+		require.NoError(t, p.WritePing(false, [8]byte{})) // its reply is being written from now on
 		p.ask(1, false, of("GET", "/")...)
 		p.ask(3, false, of("GET", "/stays")...)
 		synctest.Wait()

@@ -42,18 +42,18 @@ type conn2 struct {
 	opened   uint32 // the client's highest stream identifier, also if that stream was refused
 	closed   closedStreams
 	resting  []*worker // without a stream
-	quiet    time.Time // when the last stream finished; zero while one runs
+	quiet    time.Time // end of the last stream; zero while one runs
 	owed     time.Time // start of an incomplete preface or header block; zero without one
 	verdict  error     // why the reader must stop; nil if it goes on
 	leaves   bool      // the client has sent GOAWAY
 	rested   bool      // rest has run since the last stream
 	stale    bool      // the reader must return errAfresh
 	over     bool      // the reader has ended
-	fault    *h2.Fault // of the client, for which it has; nil without one
-	// when the unanswered PING was sent, or the client took something since;
-	// zero without one
+	fault    *h2.Fault // the client's fault that ended the reader; nil without one
+	// when the unanswered PING was sent, or when the client last read something
+	// after it; zero without one
 	pinged time.Time
-	taken  peek.Mark // what the client had taken when advances looked last
+	taken  peek.Mark // how much the client had read at the last call of advances
 
 	stage drainStage
 	since time.Time // start of drainAsked
@@ -67,16 +67,16 @@ type conn2 struct {
 const (
 	maxStreams   = 250
 	streamWindow = 64 << 10
-	mostWindow   = 1 << 20 // of a stream whose body is read as fast as it comes
+	mostWindow   = 1 << 20 // for a stream whose body is read as fast as it arrives
 	connWindow   = 1 << 20
-	mostConn     = 4 << 20 // of a connection with such streams
+	mostConn     = 4 << 20 // for a connection with such streams
 )
 
 // How long a client may take to answer a PING.
 const (
 	drainPatience = time.Second      // for the PING of a drain
 	pingPatience  = 15 * time.Second // for any other
-	leaveStall    = 5 * time.Second  // for the client to take some of the last answers
+	leaveStall    = 5 * time.Second  // for the client to read some of the last responses
 )
 
 // Why a reader stops, besides connection errors and failed reads or writes.
@@ -122,7 +122,7 @@ func (c *conn) serve2(ahead []byte) {
 	if c.s.retiring.Err() != nil {
 		h.drain()
 	}
-	go h.run() // a handshake leaves a stack four times as large as an idle connection needs
+	go h.run() // a handshake's stack is four times as large as an idle connection needs
 }
 
 // greet sends our SETTINGS, and does not wait for the write.
@@ -283,7 +283,7 @@ func (c *conn2) receive() (n int, err error) {
 		// otherwise the second read could wait: this may be the last byte of a
 		// body
 		if c.frames.Missing() > 1 {
-			n, _ = c.c.stream().Read(c.in[1:]) // an error comes again with the next read
+			n, _ = c.c.stream().Read(c.in[1:]) // the next read returns its error again
 			c.w += n
 		}
 		return c.w, nil
@@ -518,10 +518,10 @@ func (c *conn) hasten() {
 	_ = c.SetWriteDeadline(time.Now().Add(alertTime))
 }
 
-// takeLeave is lingerClose, but does not close. What a client sends while it
-// takes its last answers, such as WINDOW_UPDATE, would reset a closed
-// connection: if patient, takeLeave waits for a client that takes some, or
-// seems to.
+// takeLeave is lingerClose, but does not close the connection. While a client
+// reads its last responses it may send frames such as WINDOW_UPDATE, which
+// would reset a closed connection. If patient is set, takeLeave waits as long
+// as the client reads, or seems to.
 func (c *conn) takeLeave(patient bool) {
 	defer c.contain()
 	page := pages.Get().(*[pageSize]byte)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A client that keeps to its windows sends a body past those that wait unread,
-// as long as they leave it any room.
+// A client that respects its windows can send a body past unread bodies, as
+// long as these leave it any window.
 func TestABodyPassesThoseThatNobodyReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 2 << 20

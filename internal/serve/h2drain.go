@@ -72,7 +72,7 @@ func (c *conn2) inspect(now time.Time) {
 		return
 	}
 	if c.writes == c.swept && !c.writing && len(c.out) == 0 {
-		c.out, c.spent = nil, nil // free memory: streams may wait for long
+		c.out, c.spent = nil, nil // free memory: streams may wait for a long time
 	}
 	c.swept = c.writes
 	c.keepTime(now)
@@ -115,15 +115,15 @@ func (c *conn2) probe(now time.Time, idle time.Duration) {
 	case c.pinged.IsZero():
 		c.pinged = now
 		c.control(h2.AppendPing(c.out, [8]byte{}))
-	case c.writing || c.advances(): // behind what a slow client has not taken
+	case c.writing || c.advances(): // the PING waits behind bytes for a slow client
 		c.pinged = now
 	case now.Sub(c.pinged) > pingPatience:
 		c.judge(errDead2)
 	}
 }
 
-// advances reports whether the client has taken something since it was called
-// last. mu is held.
+// advances reports whether the client has read something since the last call.
+// mu is held.
 func (c *conn2) advances() bool {
 	before := c.taken
 	c.taken = c.c.Mark()
@@ -152,7 +152,7 @@ func (c *conn2) start(st *stream) {
 func (w *worker) run(st *stream) {
 	defer w.c.workers.Done()
 	for st != nil {
-		if st.serve() { // after a panic something may still use it
+		if st.serve() { // after a panic it may still be in use
 			st.giveBack()
 		}
 		st = w.rest()

@@ -96,7 +96,7 @@ func (c *conn2) letGo() {
 	c.held = c.held[:0]
 }
 
-// admits reports whether a stream may be opened. It refuses those beyond the
+// admits reports whether a stream may be opened. It refuses streams beyond the
 // limits. An error ends the connection. mu is held.
 func (c *conn2) admits(id uint32) (wanted bool, err error) {
 	switch {
@@ -179,7 +179,7 @@ func isGRPC(r *h1.Request) bool {
 // A closedStream is a stream that has ended.
 type closedStream struct {
 	id   uint32
-	left int32 // bytes of its body that may still arrive; sentAll if the client has ended it, too
+	left int32 // bytes of its body that may still arrive; sentAll if the client has ended it
 }
 
 // sentAll means that no more DATA of a stream may arrive.
@@ -188,7 +188,7 @@ const sentAll = -1
 // closedStreams are the last mostClosed streams that have ended.
 type closedStreams struct {
 	last []closedStream
-	n    int          // streams that have ended, in all
+	n    int          // number of all streams that have ended
 	lost closedStream // what find returns for older ones
 }
 
@@ -206,8 +206,8 @@ func (s *closedStreams) add(st closedStream) {
 }
 
 // find returns a stream that has ended, valid until the next call, or nil. An
-// unknown one may be older than those in s, and may have ended before its body,
-// too.
+// unknown stream may be older than those in s, and may have ended before its
+// body.
 func (s *closedStreams) find(id uint32) *closedStream {
 	for i := range s.last {
 		if s.last[i].id == id {

@@ -25,8 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The last byte of a body may arrive in a TCP segment, or a TLS record, of its
-// own.
+// The last byte of a body may arrive in its own TCP segment or TLS record.
 func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	read := make(chan struct{}, 1)
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
@@ -47,7 +46,7 @@ func TestAByteThatComesAloneIsTaken(t *testing.T) {
 	assert.Equal(t, "b", p.reply(1).body)
 }
 
-// A stream's window shrinks by what was sent only, also when the connection's
+// Only bytes that were sent shrink a stream's window, even if the connection's
 // window is smaller.
 func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 	const window, rounds = 65535, 16
@@ -78,8 +77,8 @@ func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
 }
 
 // drained returns a client that has read the last GOAWAY of a drain, while its
-// first stream waits for the response. finish lets that be answered, and checks
-// that it is whole and that the connection ends without an error.
+// first stream waits for the response. finish lets the response be sent, and
+// checks that it is complete and that the connection ends without an error.
 func drained(t *testing.T) (p *peer, finish func()) {
 	t.Helper()
 	release := make(chan struct{})
@@ -135,7 +134,7 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 	finish()
 }
 
-// A worker that writes for all streams goes on with its own stream soon, also
+// A worker that writes for all streams soon continues its own stream, even
 // while a slow client reads a large body.
 func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -176,8 +175,7 @@ func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 	})
 }
 
-// Frames for a stream that the server has ended early cost what other frames
-// cost.
+// Frames for a stream that the server has ended early cost the usual tokens.
 func TestFramesForForsakenStreamsCost(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -218,8 +216,8 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeNo, code)
 }
 
-// CVE-2023-44487: a request that is reset before it has begun reaches no
-// target. It has a record.
+// CVE-2023-44487: a request that is reset before it has begun does not reach
+// its target. It has a record.
 func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
 	const resets = 20
 	var served atomic.Int64
@@ -311,8 +309,8 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 	}
 }
 
-// What a client sends while it takes its last answer, such as windows, does not
-// cost it the rest of that.
+// Frames that a client sends while it reads its last response, such as
+// WINDOW_UPDATE, do not cut that response off.
 func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
 	const size = 1 << 20
 	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))

@@ -18,14 +18,14 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A move sends a frame, or two, that a client may send on some streams, in some
-// states, or on none.
+// A move sends one or two frames. Whether they are legal depends on the stream
+// and its state.
 type move struct {
 	name string
 	send func(p *peer, id uint32)
 }
 
-// moves are all of them. Read-only.
+// moves are all moves. Read-only.
 var moves = []move{
 	{"a request", func(p *peer, id uint32) { p.ask(id, false, of("GET", "/")...) }},
 	{"the head of an upload", func(p *peer, id uint32) { p.ask(id, true, of("POST", "/")...) }},
@@ -81,13 +81,13 @@ var moves = []move{
 	{"a frame of an unknown kind", raw(0xee, 0xff, "whatever")},
 }
 
-// raw sends a frame as it is.
+// raw sends a frame without any check.
 func raw(kind http2.FrameType, flags http2.Flags, payload string) func(*peer, uint32) {
 	return func(p *peer, id uint32) { _ = p.WriteRawFrame(kind, flags, id, []byte(payload)) }
 }
 
-// states are streams in all states that there are when a session begins.
-// Read-only.
+// states are streams in all states that are possible at the beginning of a
+// session. Read-only.
 var states = []struct {
 	id   uint32
 	name string
@@ -110,10 +110,10 @@ var states = []struct {
 	{19, "idle, further on", nil},
 }
 
-// A deviation is what we say to a move where net/http says something else.
+// A deviation is an outcome of a move that differs from net/http's.
 type deviation struct {
 	ours, theirs, why string
-	reset             bool // only for a stream that we have reset
+	reset             bool // only for a stream that our server has reset
 }
 
 const (
@@ -121,7 +121,7 @@ const (
 	earlier = "of two faults we see the other one first"
 )
 
-// deviations are all of them. Read-only.
+// deviations are all known deviations. Read-only.
 var deviations = []deviation{
 	{"GOAWAY PROTOCOL_ERROR", "reset PROTOCOL_ERROR", severe, false},
 	{"GOAWAY STREAM_CLOSED", "reset STREAM_CLOSED", severe, false},
@@ -144,14 +144,14 @@ var deviations = []deviation{
 	{"", "GOAWAY NO_ERROR", "we take leave with the last answer", false},
 }
 
-// A rebel is a client that breaks rules, in a bubble.
+// A rebel is a client that breaks rules. It runs in a synctest bubble.
 type rebel struct {
 	*peer
-	told  int             // of what has been seen
+	told  int             // number of frames already reported
 	reset map[uint32]bool // streams that the server has reset
 }
 
-// newRebel opens a stream for each of states.
+// newRebel opens the streams of states.
 func newRebel(t *testing.T, dial func() net.Conn) *rebel {
 	t.Helper()
 	p := &rebel{peer: newPeer(t, dial()), reset: map[uint32]bool{}}
@@ -166,15 +166,15 @@ func newRebel(t *testing.T, dial func() net.Conn) *rebel {
 	return p
 }
 
-// does makes a move for the stream id, and returns what comes of it, and
-// whether the connection is over.
+// does makes a move on stream id. It returns the outcome, and whether the
+// connection is over.
 func (p *rebel) does(m *move, id uint32) (outcome string, over bool) {
 	m.send(p.peer, id)
 	synctest.Wait()
 	return p.news(id)
 }
 
-// news returns what the server has said since the last call. Streams other than
+// news returns what the server has sent since the last call. Streams other than
 // id have their numbers in it.
 func (p *rebel) news(id uint32) (outcome string, over bool) {
 	var all []string
@@ -201,7 +201,8 @@ func (p *rebel) news(id uint32) (outcome string, over bool) {
 	return strings.Join(all, ", "), over
 }
 
-// obey answers a body that it has read, and waits where it is told to.
+// obey answers after it has read the body. For /wait it first waits for the end
+// of the context.
 func obey(w http.ResponseWriter, q *http.Request) {
 	if q.URL.Path == "/wait" {
 		<-q.Context().Done()
@@ -213,15 +214,15 @@ func obey(w http.ResponseWriter, q *http.Request) {
 }
 
 // refusesLikeNetHTTP plays a script of two bytes a move to both servers, until
-// they differ or end the connection. Deviations are counted in used.
+// they differ or end the connection. It counts deviations in used.
 func refusesLikeNetHTTP(t *testing.T, script []byte, used map[deviation]int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, nil, obey)
 		dialTheirs, stop := dialNetHTTP(http.HandlerFunc(obey))
 		defer stop()
-		// which is a second more than net/http's connections go on behind a
-		// GOAWAY
+		// net/http's connections go on for a second after GOAWAY, so wait
+		// longer
 		defer time.Sleep(2 * time.Second)
 		ours, theirs := newRebel(t, dial), newRebel(t, dialTheirs)
 		defer ours.c.Close()
@@ -258,8 +259,8 @@ func dialNetHTTP(h http.Handler) (dial func() net.Conn, stop func()) {
 	}
 }
 
-// Each move on a stream in each state has the outcome that it has at net/http's
-// server, but for what the table names.
+// Each move on a stream in each state has the same outcome as with net/http's
+// server, apart from the deviations in the table.
 func TestWhatAClientMustNotSendIsRefusedAsByNetHTTP(t *testing.T) {
 	used := map[deviation]int{}
 	for m := range moves {
@@ -273,7 +274,7 @@ func TestWhatAClientMustNotSendIsRefusedAsByNetHTTP(t *testing.T) {
 }
 
 func FuzzIllegalFrames(f *testing.F) {
-	random := rand.New(rand.NewPCG(1, 2)) // the same each time
+	random := rand.New(rand.NewPCG(1, 2)) // deterministic
 	for range 200 {
 		var script []byte
 		for range 1 + random.IntN(20) {

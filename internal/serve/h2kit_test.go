@@ -40,7 +40,7 @@ type peer struct {
 	done   chan struct{} // closes when reading has ended
 }
 
-// seen is a frame from the server.
+// seen is a frame received from the server.
 type seen struct {
 	kind   http2.FrameType
 	stream uint32

@@ -34,7 +34,7 @@ func startNetHTTP2(t testing.TB, h http.Handler) string {
 	return ln.Addr().String()
 }
 
-// tell answers with what it sees of the request.
+// tell responds with what it sees of the request.
 func tell(w http.ResponseWriter, q *http.Request) {
 	body, err := io.ReadAll(q.Body)
 	w.Header().Set("X-Asked", fmt.Sprint(q.Method, " ", q.RequestURI, " ", q.Host, " ", q.Proto, " ", q.ContentLength, " ", q.Header["Cookie"], " ", q.Header["X-A"]))

@@ -174,7 +174,7 @@ func TestAHandlerMayEndItsGoroutine(t *testing.T) {
 }
 
 // A heldConn returns from Read only when the server sets a read deadline, so
-// that data crosses a timeout. Like TLS, it reads ahead.
+// that data and a timeout coincide. Like TLS, it reads ahead.
 type heldConn struct {
 	net.Conn
 	ahead *bufio.Reader
@@ -213,8 +213,8 @@ func (l *heldListener) Accept() (net.Conn, error) {
 	return held, nil
 }
 
-// A request that crosses the end of IdleTimeout is served, or GOAWAY says that
-// it was not.
+// A request that arrives at the end of IdleTimeout is served, or GOAWAY tells
+// the client that it was not.
 func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &heldListener{pipes: newPipes(), conns: make(chan *heldConn, 1)}
@@ -241,7 +241,7 @@ func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
 	})
 }
 
-// In a drain each request is answered completely, or the client knows that it
+// In a drain each request gets a complete response, or the client knows that it
 // was not begun and retries elsewhere.
 func TestADrainLosesNoRequest(t *testing.T) {
 	proxytest.NoLeaks(t)

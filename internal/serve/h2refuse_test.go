@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A stream is refused for what h1.Request refuses, and reset if it is malformed
-// (RFC 9113, 8.1.1). No handler sees it.
+// A request that h1.Request refuses gets an error response; a malformed one
+// gets a reset (RFC 9113, 8.1.1). No handler sees either.
 func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 	const reset = "reset"
 	swap := func(name, value string) []string {
@@ -101,7 +101,7 @@ func TestABodyThatIsNotOfItsLengthIsAnError(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		pieces []string
-		tail   bool // trailers end it
+		tail   bool // trailers end the body
 	}{
 		{"too long", []string{"hel", "lo!"}, false},
 		{"too short", []string{"hell"}, false},
@@ -157,7 +157,7 @@ func TestTrailersThatAreNoneAreAnError(t *testing.T) {
 	}
 }
 
-// RFC 9113, 5.1 and 6: frames that are not allowed in their place are
+// RFC 9113, 5.1 and 6: frames that are not allowed in the current state are
 // connection errors.
 func TestFramesOutOfOrderEndTheConnection(t *testing.T) {
 	whole := func(p *peer) {
@@ -299,7 +299,7 @@ func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
 		s.Lane = &serve.Lane{Always: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, End: func(r *exchange.Record) { records <- *r },
 			Route: func(string, string, *tls.ConnectionState) (serve.Hit, bool) { return serve.Hit{}, false }}
 	}))
-	// one is reset, one answered
+	// one stream was reset, one answered
 	for i, fields := range [][]string{of("GET", "/p", "x-forwarded-for", "9.9.9.9", "connection", "x"), of("GET", "/p", "x-forwarded-for", "9.9.9.9", "content-length", "x")} {
 		p.ask(uint32(2*i+1), false, fields...)
 		r := <-records

@@ -13,38 +13,38 @@ import (
 )
 
 // A source2 is the source of a stream. Pages hold what has arrived. Bytes that
-// were read go back to the flow-control windows at the next read, when the
-// target has taken them. The conn2's mu guards it.
+// were read are given back to the flow-control windows at the next read, when
+// the target has taken them. The conn2's mu guards it.
 type source2 struct {
 	st   *stream
 	none bool  // there is no body
-	size int64 // of the body; unknownLength if it is not known
+	size int64 // length of the body, or unknownLength
 	sum  int64 // bytes that have arrived
 
-	pages, last *bodyPage // arrived and not read
+	pages, last *bodyPage // arrived, but not read
 	held        *bodyPage // returned by first
 	buffered    int64     // bytes in pages
-	lent        int64     // bytes that were read, and are not back in the windows
+	lent        int64     // bytes that were read, but not yet given back to the windows
 
-	back  []byte     // to be read again, before anything else
+	back  []byte     // bytes to be read again before all others
 	ended bool       // the body has ended or failed
-	err   error      // after the last byte; io.EOF is the end of the body; nil until ended
+	err   error      // returned after the last byte; io.EOF at the end of the body; nil until ended
 	tail  []h1.Field // trailers
 
 	asks    bool
 	hurried time.Duration
 	replied bool // the client may pause
 	stop    bool // see interrupt
-	bound   bool // readBy has set until; zero is no deadline then
+	bound   bool // readBy has set until; a zero until is then no deadline
 	until   time.Time
 	late    bool // the deadline, or the client's time limit, has passed
-	waiting bool // a reader waits, from since on
+	waiting bool // a reader waits; its wait began at since
 	since   time.Time
 
 	excused atomic.Int64 // how long reads have waited for a client that was not free to send
 }
 
-// A bodyPage holds some of a body.
+// A bodyPage holds a part of a body.
 type bodyPage struct {
 	next *bodyPage
 	r, w int
@@ -172,7 +172,7 @@ func (s *source2) ending() error {
 	return nil
 }
 
-// take copies what has arrived to p. mu is held.
+// take copies bytes that have arrived to p. mu is held.
 func (s *source2) take(p []byte) (n int) {
 	for s.pages != nil && n < len(p) {
 		page := s.pages
@@ -191,7 +191,8 @@ func (s *source2) take(p []byte) (n int) {
 	return n
 }
 
-// settleUp gives what was read back to the flow-control windows. mu is held.
+// settleUp gives the bytes that were read back to the flow-control windows. mu
+// is held.
 func (s *source2) settleUp() {
 	if n := s.lent; n > 0 {
 		s.lent = 0
@@ -236,7 +237,7 @@ func (s *source2) inspect(now time.Time) {
 	s.rouse()
 }
 
-// Excused is that of exchange.Client, also while a read waits.
+// Excused returns the same as in exchange.Client, also while a read waits.
 func (s *source2) Excused() time.Duration {
 	return time.Duration(s.excused.Load())
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A stream is an HTTP/2 request and its response: a front with its exchange. It
-// is lent to a connection from the request's head until serve has returned.
+// A stream is an HTTP/2 request and its response: a front with its exchange. A
+// connection has it from the request's head until serve has returned.
 type stream struct {
 	x    *fastExchange
 	list h2.List // the request's fields
@@ -30,7 +30,7 @@ type stream struct {
 	c        *conn2
 	id       uint32
 	gone     atomic.Bool  // the client has reset the stream or left
-	deadline atomic.Int64 // of writes, in Unix nanoseconds; 0 means none
+	deadline atomic.Int64 // write deadline, in Unix nanoseconds; 0 means none
 	stall    atomic.Int64 // how long a write may make no progress; 0 means writeStall
 
 	// The connection's mu guards the fields below.
@@ -40,10 +40,10 @@ type stream struct {
 	reset    bool      // either side has reset the stream
 	broken   bool      // the request is malformed
 	whole    bool      // the response is complete
-	fault    error     // of all further writes; nil if there is none
-	handling *response // of the handler, while it runs
+	fault    error     // returned by all further writes; nil if there is none
+	handling *response // response of the handler, while it runs
 
-	pend          []byte // of the response body: waits for room in out or for a window
+	pend          []byte // part of the response body that waits for room in out or for a window
 	sized         bool   // the response body ends after left more bytes
 	left          int64
 	moved         time.Time // when pend last made progress
@@ -115,8 +115,8 @@ func (st *stream) refuse(err error) {
 	st.x.reject(status, err, &st.x.req)
 }
 
-// finish ends the stream; serve defers it. A panic, of a hook, ends the stream
-// alone.
+// finish ends the stream; serve defers it. A panic in a hook ends only the
+// stream.
 func (st *stream) finish() {
 	c := st.c
 	p := recover()
@@ -133,7 +133,7 @@ func (st *stream) finish() {
 	case !st.src.ended: // the rest of the request is not needed (RFC 9113, 8.1)
 		st.endBy(h2.NoError)
 	}
-	if p != nil { // an upload may go on
+	if p != nil { // an upload may still run
 		st.src.finish(nil, exchange.ErrClientGone)
 	}
 	c.dequeue(st)
@@ -155,9 +155,9 @@ func (st *stream) finish() {
 	c.mu.Unlock()
 }
 
-// onItsWay returns how many bytes of the body may still arrive after the
-// stream: none if it is malformed, sentAll if the client has ended its side,
-// too. mu is held.
+// onItsWay returns how many bytes of the body may still arrive after the end of
+// the stream. It is 0 if the request is malformed, and sentAll if the client
+// has ended its side.
 func (st *stream) onItsWay() int32 {
 	switch {
 	case st.src.sent(), !st.reset, st.gone.Load():
@@ -222,7 +222,7 @@ func (st *stream) expired(now time.Time) bool {
 }
 
 // credit gives n bytes back to both flow-control windows. It widens them while
-// the body is read as fast as it comes. mu is held.
+// the body is read as fast as it arrives. mu is held.
 func (st *stream) credit(n int64) {
 	c := st.c
 	c.credit(n)
@@ -241,9 +241,9 @@ func (st *stream) credit(n int64) {
 	}
 }
 
-// credit gives n bytes back to the connection's flow-control window. The client
-// is told when half of the window is owed, or more than is left of it: bodies
-// that wait unread must not keep others from being sent. mu is held.
+// credit gives n bytes back to the connection's flow-control window. It sends
+// WINDOW_UPDATE when half of the window is owed, or more than is left of it:
+// bodies that wait unread must not block other bodies. mu is held.
 func (c *conn2) credit(n int64) {
 	by := c.inflow.Return(uint32(n))
 	if f := &c.inflow; by == 0 && f.Owed() > f.Open() && f.Owed() >= fairPiece {
@@ -277,7 +277,7 @@ func (st *stream) handled() {
 	st.handling = nil
 }
 
-// lookOut implements front: the connection is read all the time.
+// lookOut implements front: the connection is always read.
 func (st *stream) lookOut(*response) {}
 
 // looksOut implements front.
@@ -292,7 +292,7 @@ func (st *stream) lookBack() {}
 // keeps implements front.
 func (st *stream) keeps() bool { return false }
 
-// reuses implements front: no response has to wait for the rest of its request.
+// reuses implements front: no response waits for the rest of its request.
 func (st *stream) reuses(*head) bool { return false }
 
 // next implements front.

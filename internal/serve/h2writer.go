@@ -26,9 +26,9 @@ type writer2 struct {
 	writes  int       // number of writes
 	swept   int       // writes at the sweeper's last visit
 	emitted int64     // time of the last write; used by the writing goroutine only
-	mark    peek.Mark // of the write in progress, at the sweeper's last visit
-	took    time.Time // when the client last took some of a write, or had taken all
-	failed  error     // of the first failed write
+	mark    peek.Mark // mark of the write in progress, at the sweeper's last visit
+	took    time.Time // when the client last read some of a write, or nothing was being written
+	failed  error     // error of the first failed write
 	queued  int       // bytes of control frames in out
 	room    sync.Cond
 	encoder h2.Encoder
@@ -54,8 +54,8 @@ const (
 	fairPiece = 1 << 10
 )
 
-// control takes out with a control frame appended, and gets it written. mu is
-// held.
+// control sets out, to which a control frame was appended, and starts to write
+// it. mu is held.
 func (c *conn2) control(out []byte) {
 	c.queued += len(out) - len(c.out)
 	c.out = out
@@ -81,8 +81,8 @@ func (c *conn2) writeOut() {
 }
 
 // write writes out and waiting bodies, unless a write is in progress. st is the
-// stream that calls it, or nil; one with a deadline must not wait for the
-// client, and has it done by writeOut. mu is held, and released meanwhile.
+// calling stream, or nil. A stream with a write deadline must not wait for the
+// client, so writeOut writes for it. mu is held, and released meanwhile.
 func (c *conn2) write(st *stream) {
 	switch {
 	case c.writing || c.failed != nil || len(c.out) == 0 && c.ready == nil:
@@ -92,12 +92,12 @@ func (c *conn2) write(st *stream) {
 		return
 	}
 	c.writing = true
-	if c.running > 1 && st != nil { // let other streams append their frames first
+	if c.running > 1 && st != nil { // lets other streams append their frames first
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	if c.pump() { // a worker must not write for the others forever
+	if c.pump() { // a worker must not write for others forever
 		c.workers.Add(1)
 		go c.writeOut()
 	}
@@ -334,18 +334,18 @@ func (c *conn2) sendPage(st *stream, page []byte, n int) error {
 	return nil
 }
 
-// stalled reports whether the client has taken nothing that st has to send for
-// longer than it may. mu is held.
+// stalled reports whether the client has read nothing of what st has to send
+// for longer than allowed. mu is held.
 func (st *stream) stalled(now time.Time) bool {
 	return len(st.pend) > 0 && now.Sub(st.progress()) > st.patient()
 }
 
-// patient is how long the client may take nothing.
+// patient returns how long the client may read nothing.
 func (st *stream) patient() time.Duration { return cmp.Or(time.Duration(st.stall.Load()), writeStall) }
 
-// progress is when the client has last made room for what the stream has to
-// send. With windows that are open it is the connection that has to take
-// something. mu is held.
+// progress returns when the client last made room for the stream's bytes. If
+// both windows are open, that is when it last read from the connection. mu is
+// held.
 func (st *stream) progress() time.Time {
 	if st.window > 0 && st.c.window > 0 && st.c.took.After(st.moved) {
 		return st.c.took
@@ -353,10 +353,10 @@ func (st *stream) progress() time.Time {
 	return st.moved
 }
 
-// look notes whether the client takes what is written. If it has taken nothing
+// look notes whether the client reads what is written. If it has read nothing
 // for longer than any of its streams allows, the write fails. A stream that was
-// reset counts only if none runs, and a stream whose own time is up does not
-// count. mu is held.
+// reset counts only if no other runs; a stream that has already timed out does
+// not count. mu is held.
 func (c *conn2) look(now time.Time) {
 	if !c.writing {
 		c.took = now
@@ -381,6 +381,6 @@ func (c *conn2) look(now time.Time) {
 	}
 }
 
-// errStalled fails a write that makes no progress for too long, or until its
+// errStalled is the error of a write without progress for too long, or at its
 // deadline.
 var errStalled = os.ErrDeadlineExceeded

@@ -18,18 +18,20 @@ var (
 	errDraining = errors.New("the server is shutting down")
 )
 
-// alertTime is how long a client has to take the alert that ends a handshake.
+// alertTime is how long a client may take to read the alert that ends a
+// handshake.
 const alertTime = time.Second
 
-// A handshake is a TLS handshake in flight. It takes its place among those of
-// Bounds.MaxHandshakes when the ClientHello has been read, and has none while
-// it waits for a certificate. It belongs to the connection's goroutine.
+// A handshake is a TLS handshake in flight. It takes one of the
+// Bounds.MaxHandshakes places when the ClientHello has been read, and gives it
+// back while it waits for a certificate. Only the connection's goroutine uses
+// it.
 type handshake struct {
 	conn      *conn
 	deadline  time.Time // zero means none
-	heard     time.Time // when the ClientHello had been read
-	challenge bool      // a CA looks for the answer to a challenge
-	leave     func()    // gives the place back; nil without one
+	heard     time.Time // when the ClientHello was complete
+	challenge bool      // a CA validates an ACME challenge
+	leave     func()    // gives the place back; nil if there is none
 }
 
 // shakeHands does the TLS handshake within its limits.
@@ -37,7 +39,8 @@ func (c *conn) shakeHands() bool {
 	c.shake = &handshake{conn: c}
 	defer c.endShake() // also after a panic in a hook
 	if t := c.s.limit().HandshakeTimeout; t > 0 {
-		// Not a context: one that waits for a certificate may get more time.
+		// Not a context: a handshake that waits for a certificate may get more
+		// time.
 		c.shake.deadline = time.Now().Add(t)
 		_ = c.SetDeadline(c.shake.deadline)
 	}
@@ -63,7 +66,8 @@ func (c *conn) endShake() {
 	c.shake = nil
 }
 
-// greet gives each handshake its place before next chooses its settings.
+// greet takes a place for each handshake, then calls next, which chooses the
+// TLS settings.
 func greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.ClientHelloInfo) (*tls.Config, error) {
 	return func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if c, ok := hello.Conn.(*conn); ok && c.shake != nil {
@@ -81,15 +85,14 @@ func greet(next func(*tls.ClientHelloInfo) (*tls.Config, error)) func(*tls.Clien
 // begin takes a place for a handshake whose ClientHello has been read.
 func (h *handshake) begin(hello *tls.ClientHelloInfo) error {
 	h.heard = time.Now()
-	// A CA that looks for the answer to a challenge offers nothing else (RFC
-	// 8737, 3).
+	// A CA that validates a challenge offers only this protocol (RFC 8737, 3).
 	p := hello.SupportedProtos
 	h.challenge = len(p) == 1 && p[0] == "acme-tls/1" && hello.ServerName != ""
 	return h.takePlace()
 }
 
-// takePlace waits for a place among the handshakes in flight; the challenges
-// have places of their own and do not wait.
+// takePlace waits for a place among the handshakes in flight. Challenges have
+// places of their own and do not wait.
 func (h *handshake) takePlace() error {
 	if h.challenge {
 		h.leave = h.conn.s.challenges.enter(h.conn)
@@ -111,11 +114,11 @@ func (h *handshake) giveBack() {
 }
 
 // Pause gives the handshake's place back while it waits for a certificate. ctx
-// ends with the time for the handshake, which is at least atLeast from the
-// ClientHello on, and when the client disconnects or the server drains. The
-// caller calls end after the wait, with the error that ends the handshake or
-// nil: then end waits for a place again, and returns an error if there is none
-// in time. In the handshake's goroutine only.
+// ends when the client disconnects, when the server drains, and at the
+// handshake's deadline, which becomes at least atLeast after the ClientHello.
+// The caller calls end after the wait, with nil or the error that ends the
+// handshake. With nil, end waits for a place again, and returns an error if
+// there is none in time. Pause runs on the handshake's goroutine only.
 func (c *conn) Pause(atLeast time.Duration) (ctx context.Context, end func(error) error) {
 	h := c.shake
 	h.giveBack()
@@ -136,8 +139,8 @@ func (c *conn) Pause(atLeast time.Duration) (ctx context.Context, end func(error
 	}
 }
 
-// resume goes on with a handshake behind a wait, for which err is nil, or gives
-// it the time for an alert.
+// resume continues a handshake after a wait if err is nil. Otherwise it gives
+// the handshake time to send an alert.
 func (h *handshake) resume(err error) error {
 	if err == nil {
 		err = h.takePlace()
@@ -153,12 +156,12 @@ func (h *handshake) resume(err error) error {
 	return err
 }
 
-// maxChallenges is how many CAs may look for the answer to a challenge at a
-// time. Each order is looked at from several places.
+// maxChallenges limits the simultaneous handshakes of CAs that validate
+// challenges. A CA validates each order from several places.
 const maxChallenges = 128
 
-// Challenges are the handshakes that look for the answer to a challenge. None
-// waits for another: beyond the bound, the oldest is cut off.
+// challenges are the handshakes of CAs that validate challenges. They do not
+// wait for each other: beyond the limit, the oldest is cut off.
 type challenges struct {
 	mu   sync.Mutex
 	open []*conn // the oldest first
@@ -187,7 +190,7 @@ func (p *challenges) remove(c *conn) {
 	}
 }
 
-// looksLikeHTTP reports whether the first bytes are a method's.
+// looksLikeHTTP reports whether head begins with an HTTP method.
 func looksLikeHTTP(head [5]byte) bool {
 	switch string(head[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "PATCH", "DELET":

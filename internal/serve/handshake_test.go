@@ -22,12 +22,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A pauser is what a connection is for a handshake that waits.
+// A pauser is a connection during a handshake that waits.
 type pauser interface {
 	Pause(atLeast time.Duration) (context.Context, func(error) error)
 }
 
-// A pipes is a listener in memory.
+// A pipes is an in-memory listener.
 type pipes struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -61,8 +61,8 @@ func (p *pipes) dial() net.Conn {
 	return client
 }
 
-// waitingServer serves over pipes, in a bubble: a handshake for wait.test does
-// what wait says, any other gets its certificate at once.
+// waitingServer serves over pipes, in a bubble. A handshake for wait.test calls
+// wait; any other gets its certificate immediately.
 func waitingServer(t testing.TB, s *serve.Server, wait func(pauser) error) (*pipes, *x509.CertPool) {
 	t.Helper()
 	cert, roots := proxytest.Certificate(t, "a.test", "wait.test")
@@ -91,7 +91,7 @@ func client(ln *pipes, roots *x509.CertPool, host string, protos ...string) *tls
 	return tls.Client(ln.dial(), &tls.Config{ServerName: host, RootCAs: roots, NextProtos: protos})
 }
 
-// held waits for the end of what Pause says.
+// held waits for the end of the context that Pause returns.
 func held(atLeast time.Duration) func(pauser) error {
 	return func(p pauser) error {
 		ctx, end := p.Pause(atLeast)
@@ -117,8 +117,8 @@ func TestAPauseLastsAsLongAsTheHandshakeMayTake(t *testing.T) {
 	}
 }
 
-// All of a handshake that waited ends in time, and nothing of its limits is
-// left behind it.
+// A handshake that waited ends in time, and its limits do not remain on the
+// connection.
 func TestAHandshakeThatWaitedKeepsItsLimitAndItsConnectionHasNone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{HandshakeTimeout: 10 * time.Second}, func(p pauser) error {
@@ -182,15 +182,15 @@ func helloFrom(c net.Conn, host string, protos ...string) net.Conn {
 	return c
 }
 
-// A mute connection has nothing to read.
+// A mute connection returns nothing from Read.
 type mute struct{ net.Conn }
 
 func (m mute) Read([]byte) (int, error) { return 0, errors.New("not now") }
 
-// Close does not.
+// Close does nothing.
 func (m mute) Close() error { return nil }
 
-// Write leaves an alert out.
+// Write drops alerts.
 func (m mute) Write(p []byte) (int, error) {
 	if p[0] == 21 {
 		return len(p), nil
@@ -223,7 +223,7 @@ func TestChallengesAreBoundedAndTheOldestGoesFirst(t *testing.T) {
 func TestAHandshakeWithoutASlotEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1, HandshakeTimeout: 10 * time.Second}, func(pauser) error {
-			time.Sleep(time.Minute) // a hook of the program keeps its slot
+			time.Sleep(time.Minute) // a hook of the program keeps its place
 			return errors.New("too late")
 		})
 		go func() { _ = client(ln, roots, "wait.test").Handshake() }()

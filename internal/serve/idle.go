@@ -7,11 +7,11 @@ import (
 )
 
 // quietAfter is how long a connection waits for its next request on the
-// goroutine of the last one. Then it goes on on a new goroutine, since an
-// exchange leaves a stack behind that is twice what waiting needs.
+// goroutine of the last one. It then waits on a new goroutine: after an
+// exchange the stack is twice as large as the wait needs.
 const quietAfter = 250 * time.Millisecond
 
-// startAfresh reports whether the wait that ended without a request goes on on
+// startAfresh reports whether a wait that ended without a request continues on
 // a new goroutine.
 func (c *conn) startAfresh() bool {
 	if c.quiet || !c.timedOut || c.s.draining.Err() != nil || c.overdue() {
@@ -24,21 +24,21 @@ func (c *conn) startAfresh() bool {
 	return true
 }
 
-// beginIdle begins the wait for the next request; false means that the server
-// drains and no request is wanted any more. What TLS has read already is one
-// that has begun: it is looked for, without waiting. A client that has sent its
-// last request less than quietAfter ago may be sending the next one: it is
-// waited for, also in a drain.
+// beginIdle begins the wait for the next request. It returns false if the
+// server drains and the connection should close. In a drain it still looks for
+// bytes that TLS has already read, without waiting: they belong to a request
+// that has begun. A client whose last request ended less than quietAfter ago
+// may be sending the next one, so beginIdle waits for it even in a drain.
 func (c *conn) beginIdle() bool {
 	wait := c.s.limit().IdleTimeout
 	switch {
 	case !c.quiet && (wait <= 0 || wait > quietAfter):
 		wait = quietAfter
 	case c.quiet && wait > 0:
-		wait = max(wait-quietAfter, 1) // it may have become shorter
+		wait = max(wait-quietAfter, 1) // the limit may have become shorter
 	}
 	if c.s.retiring.Err() != nil && c.s.draining.Err() == nil {
-		c.quiet = true // the wait is short and does not go on
+		c.quiet = true // the wait is short and does not continue
 		if wait = c.s.IdleTimeout; wait <= 0 || wait > retiredIdle {
 			wait = retiredIdle
 		}
@@ -63,7 +63,7 @@ func (c *conn) beginIdle() bool {
 	return c.woken
 }
 
-// endIdle ends it.
+// endIdle ends the wait.
 func (c *conn) endIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,17 +75,16 @@ func (c *conn) endIdle() {
 	}
 }
 
-// hurry limits the wait for a request of a server that retires. mu is held.
+// hurry limits the wait for a request while the server retires. mu is held.
 func (c *conn) hurry() {
-	defer c.contain() // as interrupt does
+	defer c.contain() // contains panics, as interrupt does
 	c.woken, c.brief = true, false
 	end := time.Now().Add(retiredIdle)
 	c.leaves = end.UnixNano()
 	_ = c.Conn.SetReadDeadline(end)
 }
 
-// overdue reports whether the wait that hurry has limited is over, and not an
-// earlier one.
+// overdue reports whether the wait that hurry has limited is over.
 func (c *conn) overdue() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,10 +92,10 @@ func (c *conn) overdue() bool {
 }
 
 // wake ends the wait for a request when the server drains, and limits it when
-// the server retires. A wait that ends by itself within quietAfter goes on:
-// closing the connection would cross the request of a busy client, and a client
-// does not send every request again. The response to such a request says that
-// it is the last.
+// the server retires. A wait that ends by itself within quietAfter continues: a
+// busy client may just be sending a request when the connection closes, and a
+// client does not retry every request. The response to such a request tells the
+// client that it is the last.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
@@ -114,8 +113,8 @@ func (c *conn) wake() {
 	}
 }
 
-// waitsBriefly reports whether the connection has no request, and ends within
-// quietAfter if none comes.
+// waitsBriefly reports whether the connection waits for a request and stops
+// waiting within quietAfter.
 func (c *conn) waitsBriefly() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,16 +122,16 @@ func (c *conn) waitsBriefly() bool {
 }
 
 // peekGone reports whether the client has closed its side or reset the
-// connection, without taking any of its bytes. Under TLS there is an alert
-// before the end of the stream, which cannot be told from the client's data;
-// while that is still wanted, the end has to wait for it. But the body of an
-// exchange that waits is not read, maybe for minutes, so that it is unread:
-// then the end behind it counts.
+// connection, without reading any of its bytes. Under TLS an alert comes before
+// the end of the stream, and a peek cannot tell it from data. As long as data
+// is wanted, the end is seen only after that is read. But while an exchange
+// waits, maybe for minutes, its body stays unread. Then, with unread set, an
+// end after other bytes counts, too.
 func (c *conn) peekGone(unread bool) bool {
 	switch {
 	case c.endSeen():
 		return true
-	case c.socket == nil, c.raw == nil && unread: // what is above the socket may hold more
+	case c.socket == nil, c.raw == nil && unread: // the layers above the socket may hold more bytes
 		return false
 	case c.tls != nil && !unread:
 		return c.HungUp()

@@ -16,15 +16,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The request of a client that sends one after the other is on its way when a
-// drain begins. It is served, as the last one of its connection. A client that
-// pauses is not waited for.
+// A busy client sends its next request just when a drain begins. The request is
+// served, as the last one of its connection. The drain does not wait for a
+// client that pauses.
 func TestADrainWaitsAMomentForTheNextRequestOfABusyClient(t *testing.T) {
 	for about, c := range map[string]struct {
-		pause time.Duration // before the drain
-		first bool          // there was no request before
-		sends bool          // a request, after the drain has begun
-		most  time.Duration // that the drain takes
+		pause time.Duration // pause before the drain
+		first bool          // no earlier request on the connection
+		sends bool          // sends a request after the drain has begun
+		most  time.Duration // longest duration of the drain
 	}{
 		"a busy client":             {sends: true, most: 110 * time.Millisecond},
 		"a new connection":          {first: true, sends: true, most: 110 * time.Millisecond},

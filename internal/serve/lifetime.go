@@ -9,14 +9,14 @@ import (
 
 // A lifetime is the context of a request: that of its connection, until the
 // handler has returned or the client has left. It is a part of the response.
-// What it needs to tell others of its end is allocated when it is asked for.
+// The channel that signals its end is allocated on the first call of Done.
 type lifetime struct {
 	context.Context // the connection's, which never ends
 	slot            exchange.Slot
 
 	mu     sync.Mutex
 	err    error
-	inner  context.Context // below Context, with the same end; nil until it is asked for
+	inner  context.Context // child of Context with the same end; nil until Done is called
 	cancel context.CancelFunc
 }
 
@@ -40,9 +40,9 @@ func (l *lifetime) Err() error {
 	return l.err
 }
 
-// Value implements context.Context. Package context asks for the cancelable
-// context above one that it makes: the inner one, so that no goroutine waits
-// for its end.
+// Value implements context.Context. Package context looks for the cancelable
+// parent of a context that it makes. Value gives it inner, so that no goroutine
+// has to wait for the end.
 func (l *lifetime) Value(key any) any {
 	if v, ok := l.slot.Value(key); ok {
 		return v

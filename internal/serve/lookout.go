@@ -6,13 +6,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A lookout waits for the end of a connection at which the sweeper cannot peek,
-// by reading, while a handler serves a request that has been read to its end.
+// A lookout notices the end of a connection by reading, while a handler serves
+// a request that has been read to its end. It is used where the sweeper cannot
+// peek.
 type lookout struct {
 	over chan struct{} // closed when the lookout is not needed any more
-	done chan struct{} // closed when what follows is known
-	b    [1]byte       // the beginning of another request
-	n    int           // bytes of b
+	done chan struct{} // closed when the fields below are set
+	b    [1]byte       // first byte of the next request
+	n    int           // number of bytes in b
 }
 
 // peeks reports whether the sweeper can see the client leave.
@@ -40,7 +41,7 @@ func (l *lookout) run(c *conn, w *response) {
 			time.AfterFunc(goodbyeTime, w.leave)
 			return
 		}
-		select { // a deadline of the handler's has passed: maybe it sets another
+		select { // the handler's own deadline has passed: it may set another
 		case <-l.over:
 			return
 		case <-time.After(exchange.SweepInterval):
@@ -49,7 +50,8 @@ func (l *lookout) run(c *conn, w *response) {
 }
 
 // read reads the byte. A panic in a connection type of the embedding program
-// ends the connection: on this goroutine it would end the program.
+// ends only the connection: not recovered on this goroutine, it would end the
+// program.
 func (l *lookout) read(c *conn) (err error) {
 	defer exchange.Contain("a connection", &err)
 	l.n, err = c.stream().Read(l.b[:])

@@ -28,22 +28,21 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// The oracle: handlers drawn from a small language are served by net/http and
-// by the adapter. Handlers and clients have to see the same, but for the
-// deviations that the adapter's comment names, for which the language has no
-// words.
+// The oracle: net/http and the adapter serve random handlers of a small
+// language. Handlers and clients must see the same. The language cannot express
+// the deviations that the adapter's comment lists.
 
-// A play is a handler that does what a script says, and notes what it sees.
+// A play is a handler that follows a script and notes what it sees.
 type play struct {
 	w      http.ResponseWriter
 	q      *http.Request
 	file   string
 	open   bool // the body may end with the connection
-	shut   bool // the request's body was closed, or may be when the answer begins
+	shut   bool // the request's body was closed, or may be once the response begins
 	read   int64
 	begun  bool // something was written
 	twoWay bool // full duplex is enabled
-	sized  bool // there was a Content-Length; the head may have it though it has been deleted since
+	sized  bool // a Content-Length was set; the head may have it even if it was deleted later
 	notes  []string
 }
 
@@ -51,7 +50,7 @@ func (p *play) note(format string, args ...any) {
 	p.notes = append(p.notes, fmt.Sprintf(format, args...))
 }
 
-// Words of the language, and what they may be said of. Read-only.
+// Words of the language, and their objects. Read-only.
 var (
 	codes   = []int{100, 102, 103, 200, 201, 204, 299, 404, 500}
 	lengths = []int{0, 1, 10, 511, 512, 513, 2047, 2048, 2049, 4095, 5000, 20000, 70000}
@@ -65,8 +64,7 @@ var (
 
 type field struct{ name, value string }
 
-// act does what a word and its object say. It reports false when the play is
-// over.
+// act performs a word with its object. It returns false at the end of the play.
 func (p *play) act(word, of byte) bool {
 	size := lengths[int(of)%len(lengths)]
 	text := strings.Repeat("<html>0123456789\n", size/17+1)[:size]
@@ -92,7 +90,7 @@ func (p *play) act(word, of byte) bool {
 		if f.name == "Connection" || f.name == "Trailer" {
 			p.w.Header().Del(f.name)
 		}
-		if f.name == "Content-Length" || f.name == "Transfer-Encoding" { // one of them, once
+		if f.name == "Content-Length" || f.name == "Transfer-Encoding" { // at most one of the two
 			p.w.Header().Del("Content-Length")
 			p.w.Header().Del("Transfer-Encoding")
 		}
@@ -101,7 +99,7 @@ func (p *play) act(word, of byte) bool {
 	case 8:
 		p.w.Header().Del(f.name)
 	case 9:
-		// behind the end net/http has several errors
+		// after the end net/http returns various errors
 		if p.shut || p.q.ContentLength < 0 && p.read == chunkedSize {
 			return true
 		}
@@ -142,13 +140,13 @@ func (p *play) sendFile(size int64) {
 
 func (p *play) copy(r io.Reader) {
 	if p.sized {
-		return // net/http sends more than that
+		return // net/http sends more than the Content-Length
 	}
 	n, err := io.Copy(p.w, r)
 	p.note("copy %d %v", n, err)
 }
 
-// end ends the play in other ways than by its last word.
+// end ends the play early, in one of several ways.
 func (p *play) end(of byte) bool {
 	switch of % 8 {
 	case 0:
@@ -186,7 +184,7 @@ func (p *play) end(of byte) bool {
 type stage struct {
 	addr string
 	mu   sync.Mutex
-	seen map[string][]string // by the request's number
+	seen map[string][]string // by the number of the request
 	done *sync.Cond
 }
 
@@ -196,7 +194,7 @@ func newStage() *stage {
 	return s
 }
 
-// handler performs the script that each request brings.
+// handler performs the script in each request.
 func (s *stage) handler(file string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/next" {
@@ -220,8 +218,8 @@ func (s *stage) handler(file string) http.Handler {
 			}
 			script = script[4:]
 		}
-		// else net/http reads the rest behind the answer, and the next request
-		// at the same time
+		// otherwise net/http reads the rest after the response, and the next
+		// request at the same time
 		if p.twoWay {
 			_, _ = io.Copy(io.Discard, q.Body)
 		}
@@ -243,7 +241,7 @@ func (p *play) request() {
 		q.Body == http.NoBody, local, server != nil, q.TLS != nil)
 }
 
-// told returns what the handler of a request noted.
+// told returns what the handler of a request has noted.
 func (s *stage) told(number string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -291,8 +289,8 @@ func startOn(t testing.TB, s *serve.Server, ln net.Listener) (addr string) {
 	return ln.Addr().String()
 }
 
-// requests are what clients may send: what comes before the fields of the play,
-// and behind them. Read-only.
+// requests are the possible requests: the part before the play's fields, and
+// the part after them. Read-only.
 var requests = []struct{ line, rest string }{
 	{"GET /a?b=c HTTP/1.1", "Host: a.test\r\n\r\n"},
 	{"GET /%2F/;x=*?? HTTP/1.1", "Host: a.test:80\r\nConnection: close\r\naccept: a\r\nAccept: b\r\nTrailer: x\r\n\r\n"},
@@ -308,7 +306,7 @@ var requests = []struct{ line, rest string }{
 	{"BREW /pot HTTP/1.1", "Host: a.test\r\nTE: trailers\r\nUpgrade: tea\r\nConnection: upgrade\r\n\r\n"},
 }
 
-// chunkedSize is the size of the chunked body among them.
+// chunkedSize is the size of the chunked body in requests.
 const chunkedSize = int64(len("hello world"))
 
 // A view is what a client sees of a response.
@@ -318,11 +316,11 @@ type view struct {
 	Body    string
 	Trailer http.Header
 	Reset   bool
-	Whole   bool   // the response came to its end
-	Next    string // the answer to another request on the same connection; "" if that has closed
+	Whole   bool   // the response is complete
+	Next    string // response to another request on the same connection; "" if that has closed
 }
 
-var number atomic.Int64 // of requests; the only state of these tests
+var number atomic.Int64 // number of requests; the only state of these tests
 
 // watch sends a request and the script to s, and returns what the client sees.
 func (s *stage) watch(t testing.TB, request int, script []byte) (v view, id string) {
@@ -359,8 +357,8 @@ func (s *stage) watch(t testing.TB, request int, script []byte) (v view, id stri
 	return v, id
 }
 
-// readHead reads a head: its first line, then the others sorted. The day does
-// not matter.
+// readHead reads a head: its first line, then the other lines, sorted. It
+// ignores the Date.
 func readHead(r *bufio.Reader) (lines []string, err error) {
 	for {
 		line, err := r.ReadString('\n')
@@ -393,12 +391,12 @@ func (v *view) readBody(r *bufio.Reader, method string) {
 	v.Reset = errors.Is(err, syscall.ECONNRESET)
 }
 
-// compare lets both serve the same play.
+// compare serves the same play with both servers.
 func compare(t *testing.T, oracle, adapter *stage, request int, script []byte) {
 	t.Helper()
 	want, n := oracle.watch(t, request, script)
 	got, m := adapter.watch(t, request, script)
-	// how much was on its way is nobody's promise
+	// how much of a cut-off body arrives is not defined
 	if cut := min(len(want.Body), len(got.Body)); !want.Whole && !got.Whole {
 		want.Body, got.Body = want.Body[:cut], got.Body[:cut]
 	}
@@ -425,7 +423,7 @@ func FuzzTheAdapterServesWhatNetHTTPServes(f *testing.F) {
 		f.Add(i, []byte{12, 0, 2, 9, 9, 1, 13, 0, 9, 1})
 		f.Add(i, []byte{6, 6, 6, 4, 6, 14, 6, 15, 6, 16, 6, 17, 6, 17, 4, 2})
 	}
-	f.Add(5, []byte{9, 1, 9, 2, 11, 5, 9, 1}) // reads behind the end of a chunked body
+	f.Add(5, []byte{9, 1, 9, 2, 11, 5, 9, 1}) // reads after the end of a chunked body
 	f.Fuzz(func(t *testing.T, request int, script []byte) {
 		if len(script) > 64 || request < 0 {
 			return

@@ -6,17 +6,16 @@ import (
 	"time"
 )
 
-// Places bound how many handshakes are in flight at a time. Those that wait get
-// their place in the order in which they came. Methods may be called
-// concurrently.
+// places limits the number of handshakes in flight. Waiting handshakes get
+// their places in the order of arrival. Methods may be called concurrently.
 type places struct {
 	mu      sync.Mutex
-	most    int // 0 means no bound
+	most    int // 0 means no limit
 	taken   int
-	waiting list.List // of channels, each closed when its place is taken
+	waiting list.List // of channels; each is closed when its place is taken
 }
 
-// bound sets how many there are.
+// bound sets the number of places.
 func (p *places) bound(most int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -24,8 +23,8 @@ func (p *places) bound(most int) {
 	p.give()
 }
 
-// take waits for a place until late or until done, and returns errNoSlot or
-// errDraining without one. The zero time means no end.
+// take waits for a place until late, or until done is closed. It returns
+// errNoSlot or errDraining if it gets none. The zero time means no time limit.
 func (p *places) take(late time.Time, done <-chan struct{}) error {
 	p.mu.Lock()
 	if p.free() && p.waiting.Len() == 0 {
@@ -52,7 +51,7 @@ func (p *places) take(late time.Time, done <-chan struct{}) error {
 	}
 }
 
-// giveUp ends the wait of at with err, unless it has just got its place.
+// giveUp ends the wait of at with err, unless it has just got a place.
 func (p *places) giveUp(at *list.Element, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -73,7 +72,7 @@ func (p *places) leave() {
 	p.give()
 }
 
-// give gives free places to those that wait. p.mu is held.
+// give gives free places to waiting handshakes. p.mu is held.
 func (p *places) give() {
 	for p.waiting.Len() > 0 && p.free() {
 		p.taken++

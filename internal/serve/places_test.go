@@ -30,7 +30,7 @@ func TestPlacesAreGivenInOrderAndFollowTheirBound(t *testing.T) {
 		synctest.Wait()
 		assert.Len(t, got, 2)
 		assert.Equal(t, 3, <-got+<-got)
-		p.Bound(1) // takes none away
+		p.Bound(1) // takes no place away
 		p.Leave()
 		p.Leave()
 		synctest.Wait()

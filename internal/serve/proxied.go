@@ -13,17 +13,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// ProxyHeaders says which peers begin each of their connections with a header
-// of the PROXY protocol.
+// ProxyHeaders selects the peers whose connections begin with a header of the
+// PROXY protocol.
 type ProxyHeaders struct {
-	From []netip.Prefix // those peers; the ones of unix sockets are where 127.0.0.1 or ::1 is
-	// from the start of a connection to the end of its header; zero means no
-	// limit
+	From []netip.Prefix // 127.0.0.1 or ::1 includes peers of unix sockets
+	// limit from the start of a connection to the end of its header; zero means
+	// no limit
 	Timeout time.Duration
 }
 
-// Listener returns ln for Server.Serve, which reads the headers. Nil p returns
-// ln as it is.
+// Listener returns ln with connections that read the headers, for Server.Serve.
+// If p is nil, it returns ln.
 func (p *ProxyHeaders) Listener(ln net.Listener) net.Listener {
 	if p == nil || ln == nil {
 		return ln
@@ -45,20 +45,20 @@ func (l *proxyListener) Accept() (net.Conn, error) {
 	return &proxied{Conn: c, rule: l.rule}, nil
 }
 
-// A proxied is a connection that may begin with a header. Once that has been
-// read, it has the header's addresses, and its bytes are those of Conn: nothing
-// is buffered.
+// A proxied is a connection that may begin with a header. After the header, it
+// has the header's addresses, and its bytes are those of Conn: nothing is
+// buffered.
 type proxied struct {
 	net.Conn
 	rule *ProxyHeaders
-	ends atomic.Pointer[ends] // nil until it is known whether there is a header, and what it says
+	ends atomic.Pointer[ends] // nil until the header has been read, or is known to be absent
 }
 
 // ends are the addresses of a connection.
 type ends struct{ remote, local net.Addr }
 
-// A noAddr is the address of a client that has none. Unlike that of a unix
-// socket, it is not of this machine, so that nothing trusts it.
+// A noAddr is the address of a client without one. Unlike the address of a unix
+// socket, it does not mean this machine, so nothing trusts it.
 type noAddr struct{}
 
 // Network implements net.Addr.
@@ -67,7 +67,7 @@ func (noAddr) Network() string { return "unix" }
 // String implements net.Addr.
 func (noAddr) String() string { return "unknown" }
 
-// RemoteAddr is the source in the header, once that has been read.
+// RemoteAddr returns the source address in the header, once that has been read.
 func (p *proxied) RemoteAddr() net.Addr {
 	if e := p.ends.Load(); e != nil {
 		return e.remote
@@ -75,7 +75,8 @@ func (p *proxied) RemoteAddr() net.Addr {
 	return p.Conn.RemoteAddr()
 }
 
-// LocalAddr is the destination in the header, once that has been read.
+// LocalAddr returns the destination address in the header, once that has been
+// read.
 func (p *proxied) LocalAddr() net.Addr {
 	if e := p.ends.Load(); e != nil {
 		return e.local
@@ -83,7 +84,7 @@ func (p *proxied) LocalAddr() net.Addr {
 	return p.Conn.LocalAddr()
 }
 
-// Unbuffered is what [peek.Socket] asks for.
+// Unbuffered implements the interface that [peek.Socket] looks for.
 func (p *proxied) Unbuffered() net.Conn {
 	if p.ends.Load() == nil {
 		return nil
@@ -99,7 +100,7 @@ func (p *proxied) SyscallConn() (syscall.RawConn, error) {
 	return nil, syscall.EINVAL
 }
 
-// CloseWrite is that of the connection; one without is closed.
+// CloseWrite half-closes Conn, or closes it if that is impossible.
 func (p *proxied) CloseWrite() error {
 	if w, ok := p.Conn.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
@@ -107,7 +108,7 @@ func (p *proxied) CloseWrite() error {
 	return p.Conn.Close()
 }
 
-// SetLinger is that of the connection, if it has one.
+// SetLinger calls SetLinger of Conn, if it has one.
 func (p *proxied) SetLinger(sec int) error {
 	if l, ok := p.Conn.(interface{ SetLinger(int) error }); ok {
 		return l.SetLinger(sec)
@@ -115,14 +116,14 @@ func (p *proxied) SetLinger(sec int) error {
 	return nil
 }
 
-// hear reads the header, if one is due, and no byte behind it.
+// hear reads the header, if one is due, and nothing after it.
 func (p *proxied) hear() error {
 	e := &ends{p.Conn.RemoteAddr(), p.Conn.LocalAddr()}
 	if !header.PeerOf(e.remote).TrustedBy(p.rule.From) {
 		p.ends.Store(e)
 		return nil
 	}
-	b := make([]byte, 0, 64) // most are not longer
+	b := make([]byte, 0, 64) // long enough for most headers
 	for {
 		n, err := proxyproto.Missing(b)
 		if err != nil {
@@ -151,7 +152,7 @@ func (p *proxied) hear() error {
 	return nil
 }
 
-// proxied returns the one below c, nil if there is none.
+// proxied returns the proxied connection below c, or nil.
 func (c *conn) proxied() *proxied {
 	nc := c.Conn
 	if a, ok := nc.(interface{ Accepted() net.Conn }); ok {
@@ -161,10 +162,10 @@ func (c *conn) proxied() *proxied {
 	return p
 }
 
-// introduced reads the header that the connection begins with, if it is due,
-// before anything else: on the connection's own goroutine, within the time for
-// it, and not beyond the start of a drain. False means that the connection is
-// closed.
+// introduced reads the connection's PROXY header, if one is due, before
+// anything else. It runs on the connection's own goroutine, within the header's
+// time limit, and gives up when the server drains. False means that the
+// connection is closed.
 func (c *conn) introduced() bool {
 	p := c.proxied()
 	if p == nil {
@@ -193,7 +194,7 @@ func (c *conn) introduced() bool {
 }
 
 // countNoHeader counts a connection without its header, unless the peer has
-// left: those of many load balancers do, to see whether the port is open.
+// closed it: many load balancers do that to check whether the port is open.
 func (c *conn) countNoHeader(p *proxied, err error) {
 	peer := header.PeerOf(p.Conn.RemoteAddr())
 	var broken proxyproto.Error

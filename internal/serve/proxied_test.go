@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// An addressed listener gives the connections of pipes a peer's address.
+// An addressed listener gives pipe connections a peer address.
 type addressed struct{ *pipes }
 
 type addressedConn struct{ net.Conn }
@@ -34,7 +34,8 @@ func (l addressed) Accept() (net.Conn, error) {
 	return addressedConn{c}, nil
 }
 
-// startProxied serves over pipes, in a bubble, for a balancer at 10.0.0.1.
+// startProxied serves over pipes, in a bubble. The peer is a load balancer at
+// 10.0.0.1.
 func startProxied(t *testing.T, s *serve.Server) *pipes {
 	t.Helper()
 	s.Log = slog.New(slog.DiscardHandler)
@@ -83,7 +84,7 @@ func TestTheTimeForAPROXYHeaderIsNoneOfTheRequests(t *testing.T) {
 		c := startProxied(t, new(serve.Server)).dial()
 		_, err := io.WriteString(c, proxiedHead)
 		require.NoError(t, err)
-		time.Sleep(time.Hour) // no deadline is left behind the header
+		time.Sleep(time.Hour) // the header's deadline was removed
 		_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
 		require.NoError(t, err)
 		all, err := io.ReadAll(c)

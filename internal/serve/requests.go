@@ -16,13 +16,13 @@ type step uint8
 const (
 	again  step = iota // wait for the next request
 	end                // close
-	linger             // close, after what the client still sends
-	drain              // wait for the next request, if what is left of the body comes
-	other              // the handler lane goes on with the exchange
-	gone               // nothing: a handler has taken the connection over
+	linger             // close, after reading what the client still sends
+	drain              // wait for the next request, if the rest of the body arrives
+	other              // the handler lane continues the exchange
+	gone               // nothing: a handler has taken over the connection
 )
 
-// bufferSize is how much of what a client sends can be held.
+// bufferSize is the size of the input buffer.
 const bufferSize = h1.DefaultMaxHead
 
 // run serves requests until the connection ends or a handler takes it over.
@@ -53,14 +53,14 @@ func (c *conn) run() {
 			f.giveBack()
 			c.lingerClose()
 			return
-		case gone: // and f with it
+		case gone: // f is not ours any more
 			return
 		}
 	}
 }
 
 // await waits for the first bytes of a request without holding a buffer, and
-// returns them in a front; nil when the connection is to end.
+// returns them in a front. It returns nil if the connection should end.
 func (c *conn) await() *front1 {
 	if !c.beginIdle() {
 		return nil
@@ -94,8 +94,8 @@ func (c *conn) await() *front1 {
 	return f
 }
 
-// awaitTLS waits for one byte, into the connection itself; the rest of the
-// record is then read without waiting.
+// awaitTLS waits for one byte in a buffer of the connection. The rest of the
+// record can then be read without waiting.
 func (c *conn) awaitTLS() *front1 {
 	n, err := c.tls.Read(c.first[:])
 	c.timedOut = isTimeout(err)
@@ -108,7 +108,7 @@ func (c *conn) awaitTLS() *front1 {
 	return f
 }
 
-// more reads more of the client's bytes behind those in the buffer.
+// more reads more bytes into the buffer.
 func (f *front1) more() error {
 	if f.r > 0 {
 		f.w = copy(f.in[:], f.in[f.r:f.w])
@@ -139,10 +139,10 @@ func (f *front1) serve() step {
 	return next
 }
 
-// forward reads a request head, and refuses the request or forwards it in the
-// fast lane; other means that it is for the handler lane. After runtime.Goexit
-// in a hook, which testing's FailNow calls, nobody else would close the
-// connection.
+// forward reads a request head, and refuses the request or forwards it on the
+// fast lane. It returns other if the handler lane must serve it. It also closes
+// the connection after runtime.Goexit in a hook (as by testing's FailNow),
+// since nothing else would.
 func (f *front1) forward() (next step) {
 	c, returned := f.c, false
 	defer func() {
@@ -175,7 +175,7 @@ func (f *front1) tryForward() step {
 	return other
 }
 
-// behead steps over the head of n bytes.
+// behead skips the head of n bytes.
 func (f *front1) behead(n int) {
 	f.headAt, f.headLen = f.r, n
 	if f.long != nil {
@@ -185,8 +185,8 @@ func (f *front1) behead(n int) {
 	f.r += n
 }
 
-// readHead parses the head at the start of the buffer, reading more as needed.
-// again means that it is complete and n bytes long.
+// readHead parses the head at the start of the buffer, and reads more as
+// needed. again means that the head is complete and n bytes long.
 func (f *front1) readHead() (n int, next step) {
 	req := &f.x.req
 	req.MaxHead = f.c.s.limit().MaxHeaderBytes
@@ -227,7 +227,7 @@ func (f *front1) readHead() (n int, next step) {
 // by prior knowledge (RFC 9113, 3.3).
 func (c *conn) takesH2C() bool { return c.s.H2C && c.tls == nil && !c.spoke }
 
-// speak2 hands the connection and the bytes already read over to serve2.
+// speak2 passes the connection and the bytes already read to serve2.
 func (f *front1) speak2() step {
 	c, ahead := f.c, slices.Clone(f.unparsed())
 	c.readBy(0)
@@ -236,7 +236,7 @@ func (f *front1) speak2() step {
 	return gone
 }
 
-// unparsed is what has come of the next head.
+// unparsed returns the bytes that have arrived of the next head.
 func (f *front1) unparsed() []byte {
 	if f.long != nil {
 		return f.long
@@ -244,8 +244,8 @@ func (f *front1) unparsed() []byte {
 	return f.in[f.r:f.w]
 }
 
-// moreHead reads more of a head, which may be as long as the server's
-// MaxHeaderBytes says. What is read behind it fits the buffer.
+// moreHead reads more of a head, which may be as long as MaxHeaderBytes. Bytes
+// read after the head fit in the buffer.
 func (f *front1) moreHead() error {
 	if f.long == nil {
 		if err := f.more(); err != errBufferFull {
@@ -262,7 +262,7 @@ func (f *front1) moreHead() error {
 	return err
 }
 
-// unusual returns why an unusual head is refused, nil if it is not.
+// unusual returns why an unusual head is refused, or nil.
 func unusual(r *h1.Request) error {
 	switch {
 	case r.Unusual&h1.UnusualPreface != 0:
@@ -277,18 +277,18 @@ var errPreface = &h1.Refusal{Status: 505, Reason: "HTTP/2 without TLS is not sup
 
 var errHost = &h1.Refusal{Status: 400, Reason: "invalid Host"}
 
-// hostValid reports whether the Host field names a host. It has to, where the
-// target decides over it, too (RFC 9112, 3.2).
+// hostValid reports whether the Host field contains a valid host. That is
+// required even if the target contains the host (RFC 9112, 3.2).
 func hostValid(req *h1.Request) bool {
 	host, ok := req.Value("host")
 	if !ok {
-		return true // of HTTP/1.0
+		return true // HTTP/1.0
 	}
 	_, _, err := hostname.Split(string(host))
 	return err == nil
 }
 
-// lateHead answers a head that did not come to its end.
+// lateHead responds to a head that is incomplete.
 func (f *front1) lateHead(err error) step {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
@@ -301,7 +301,7 @@ func (f *front1) lateHead(err error) step {
 
 var errLateHead = errors.New("the head of the request was not complete in time")
 
-// refuse answers a head that must not be forwarded by any lane.
+// refuse responds to a head that no lane may forward.
 func (f *front1) refuse(err error) step {
 	status := 400
 	var refusal *h1.Refusal
@@ -309,7 +309,7 @@ func (f *front1) refuse(err error) step {
 		status = refusal.Status
 	}
 	f.begin()
-	f.minor = 1 // it may not be known
+	f.minor = 1 // the version may be unknown
 	f.x.reject(status, err, &f.x.req)
 	return linger
 }

@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	// retiredIdle is how long a connection waits for its next request once
-	// another process serves the listener: long enough for a client that was
-	// about to send one.
+	// retiredIdle is how long a connection waits for its next request after
+	// another process has taken over the listener: long enough for a client
+	// that is about to send one.
 	retiredIdle = 5 * time.Second
 
-	// farewell is how long upgraded connections have to end politely after they
-	// have gone on for DrainTimeout in a process that has handed over.
+	// farewell is how long upgraded connections have to close politely after a
+	// hand-over, once DrainTimeout has passed.
 	farewell = 6 * time.Second
 )
 
@@ -35,12 +35,12 @@ func (s *Server) accepting(ctx context.Context, ln net.Listener) (context.Contex
 	}
 }
 
-// retire lets the connections go on that the process had when it handed over,
-// until ctx is done or DrainTimeout has passed. They serve the request that is
-// about to come, and no other; what is upgraded or streams goes on to its own
-// end, and so does what has yet to send its first request. No connection is
-// lost in between: the listener is a file descriptor of both processes. It
-// returns the limit of the drain that follows.
+// retire keeps the connections that the process had at the hand-over, until ctx
+// is done or DrainTimeout has passed. They serve the next request, and no
+// other. Upgraded connections and streaming responses run to their own end, and
+// connections without a first request may still send it. No connection is lost:
+// both processes have the listener's file descriptor. retire returns the limit
+// of the drain that follows.
 func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Duration {
 	begin()
 	s.wakeAll()

@@ -21,11 +21,11 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 	return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, page[:])
 }
 
-// trySendFile sends r by sendfile. done is false, and nothing read, if r is no
-// file or c takes none.
+// trySendFile sends r by sendfile. If r is not a file or c does not support it,
+// trySendFile reads nothing and done is false.
 func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 	l := &io.LimitedReader{R: r, N: math.MaxInt64}
-	if limited, ok := r.(*io.LimitedReader); ok { // what http.ServeContent makes
+	if limited, ok := r.(*io.LimitedReader); ok { // as made by http.ServeContent
 		l = limited
 	}
 	file, ok := l.R.(file)
@@ -38,8 +38,8 @@ func (c *conn) trySendFile(r io.Reader) (n int64, done bool, err error) {
 	return n, true, err
 }
 
-// sendFile sends up to left bytes of file. When a deadline has come in between,
-// it goes on behind what has been sent.
+// sendFile sends up to left bytes of file. After a deadline it continues where
+// it stopped.
 func (c *conn) sendFile(to *net.TCPConn, file file, left int64) (total int64, err error) {
 	start, err := file.Seek(0, io.SeekCurrent)
 	if err != nil {
@@ -52,21 +52,21 @@ func (c *conn) sendFile(to *net.TCPConn, file file, left int64) (total int64, er
 		if !c.goesOn(int(n), err) {
 			return total, err
 		}
-		// a copy in user space has read more
+		// a copy in user space has read more than was sent
 		if _, err := file.Seek(start+total, io.SeekStart); err != nil {
 			return total, err
 		}
 	}
 }
 
-// A file is an *os.File, or what io.Copy makes of one for a ReadFrom.
+// A file is an *os.File, or the wrapper that io.Copy passes to a ReadFrom.
 type file interface {
 	io.ReadSeeker
 	syscall.Conn
 	Stat() (os.FileInfo, error)
 }
 
-// regular reports whether file has a place to go back to.
+// regular reports whether file can be read again from an earlier position.
 func regular(file file) bool {
 	info, err := file.Stat()
 	return err == nil && info.Mode().IsRegular()

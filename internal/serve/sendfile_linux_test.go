@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A readCounter is a file as io.Copy passes it on to a ReadFrom: of another
-// type, with all of the file's methods but WriteTo.
+// A readCounter is a file as io.Copy passes it to a ReadFrom: another type with
+// all methods of the file except WriteTo.
 type readCounter struct {
 	*os.File
 	unwritable

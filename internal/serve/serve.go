@@ -1,23 +1,22 @@
 // Package serve owns the front connections: accepting, handshakes, the two
 // lanes, limits and drain.
 //
-//   - serve.go, retire.go: accepting connections, and the drain, also behind a
+//   - serve.go, retire.go: accepting connections, and the drain, also after a
 //     hand-over
 //   - conn.go, idle.go: one connection, and its wait for a request
 //   - budget.go: connections per client, and what was refused
-//   - bounds.go, places.go: limits that change while servers serve
-//   - sweeper.go: what the sweeper sees of an exchange, and ends
+//   - bounds.go, places.go: limits that change while servers run
+//   - sweeper.go: what the sweeper sees of an exchange, and when it ends it
 //   - proxied.go: connections that begin with a header of the PROXY protocol
-//   - handshake.go, carried.go: TLS, and connections that go elsewhere as they
-//     are
-//   - requests.go: requests of HTTP/1.x, one after the other: a head, and the
-//     lane that serves it
-//   - fastlane.go: the fast lane: what it needs of the router, and an exchange
-//   - fastlane_request.go, fastlane_hedge.go: a request to targets, until one
-//     answers
+//   - handshake.go, carried.go: TLS, and connections that are passed on
+//     undecrypted
+//   - requests.go: the requests of an HTTP/1.x connection: a head, and the lane
+//     that serves it
+//   - fastlane.go: the fast lane: its view of the router, and an exchange
+//   - fastlane_request.go, fastlane_hedge.go: a request to targets until one
+//     responds
 //   - fastlane_record.go: the record of an exchange
-//   - fastlane_introduce.go: connections to targets that are told the client by
-//     the PROXY protocol
+//   - fastlane_introduce.go: the PROXY header for targets
 //   - fastlane_hooks.go: the program's hooks at the beginning of exchanges and
 //     attempts
 //   - fastlane_upload.go, fastlane_response.go, fastlane_page.go: bodies, and
@@ -32,13 +31,13 @@
 //   - adapter.go, adapter_request.go, adapter_response.go, adapter_trailers.go,
 //     adapter_relay.go, lifetime.go, lookout.go: the handler lane: a front as
 //     an http.Handler sees it
-//   - sock_unix.go, sock_other.go: looks at sockets, and what there is instead
-//     where they cannot be peeked at
+//   - sock_unix.go, sock_other.go: peeking at sockets, and its replacement
+//     elsewhere
 //   - sendfile.go: files to clients
 //   - entrance.go, unixsocket.go: the listeners of servers that serve together;
 //     unix sockets
 //   - companion.go, companionmethods.go, altsvc.go, altsvcvalue.go: servers of
-//     the program's own beside ours, and what clients are told of them
+//     the program's own beside ours, and their Alt-Svc
 package serve
 
 import (
@@ -57,8 +56,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A Server serves one listener. Durations and limits of zero mean no bound.
-// It serves once.
+// A Server serves one listener. Durations and limits of zero mean no limit. It
+// serves once.
 type Server struct {
 	Handler http.Handler // the handler lane
 	TLS     *tls.Config  // nil serves plain HTTP
@@ -72,25 +71,26 @@ type Server struct {
 	MaxConns          int
 	MaxHandshakes     int
 	H2C               bool    // accept HTTP/2 without TLS, by prior knowledge
-	Lane              *Lane   // nil serves everything by Handler
-	Role              string  // of the listener, for the status
-	AltSvc            *AltSvc // of responses over TLS; nil means none
-	// may be shared with other servers; nil is one of its own, without limits
+	Lane              *Lane   // nil lets Handler serve everything
+	Role              string  // of the listener, for the status page
+	AltSvc            *AltSvc // for responses over TLS; nil means none
+	// may be shared with other servers; nil means one of its own, without
+	// limits
 	Budget *Budget
 
 	// Handed is done when another process serves the listener; nil means never.
 	Handed context.Context
 
-	// Deaf is called when Serve has closed its listener; nil is nothing.
+	// Deaf is called when Serve has closed its listener; it may be nil.
 	Deaf func()
 
-	http       *http.Server    // as handlers see it; it serves nothing
-	base       context.Context // of requests
+	http       *http.Server    // passed to handlers; it serves nothing
+	base       context.Context // parent of request contexts
 	stamp      atomic.Pointer[stamp]
 	bounds     atomic.Pointer[Bounds]
 	challenges challenges
 	draining   context.Context
-	// done when draining is, or before: no new requests on idle connections
+	// done no later than draining: idle connections accept no new requests
 	retiring context.Context
 	addr     net.Addr
 
@@ -99,21 +99,22 @@ type Server struct {
 	gone  chan struct{} // closed when draining and conns is empty
 	open  atomic.Int64
 
-	clock   atomic.Int64 // unix nanoseconds, moved by the sweeper
+	clock   atomic.Int64 // unix nanoseconds, set by the sweeper
 	sweeper sync.WaitGroup
 }
 
 // writeStall is how long a write to a client may make no progress.
 const writeStall = time.Minute
 
-// ErrDrainTimeout is returned by Serve when connections had to be cut.
+// ErrDrainTimeout is returned by Serve if connections had to be cut.
 var ErrDrainTimeout = errors.New("drain timeout: the remaining connections were closed")
 
 // Serve accepts connections from ln until ctx is done, then drains: it stops
-// accepting, lets requests end, closes upgraded connections politely, and cuts
-// what is left at DrainTimeout. It closes ln and returns nil after a clean
-// drain. When Handed is done, it stops accepting, too, but what is upgraded or
-// streams goes on until ctx is done or DrainTimeout has passed: see retire.
+// accepting, lets requests finish, closes upgraded connections politely, and
+// cuts the remaining ones at DrainTimeout. It closes ln and returns nil after a
+// clean drain. If Handed is done, it also stops accepting, but upgraded
+// connections and streaming responses continue until ctx is done or
+// DrainTimeout has passed: see retire.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	drain, retire := s.start(ln)
 	defer drain()
@@ -145,8 +146,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// start prepares the inner state; the returned functions begin the drain, and
-// what retire does.
+// start prepares the server's state. The returned functions begin the drain, or
+// the hand-over.
 func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	draining, drain := context.WithCancel(context.Background())
 	s.draining = draining
@@ -155,7 +156,7 @@ func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	s.gone = make(chan struct{})
 	if s.TLS != nil {
 		s.TLS = s.TLS.Clone()
-		// a head and a body of up to 16 KiB are one record, one write
+		// one record and one write for a head with a body of up to 16 KiB
 		s.TLS.DynamicRecordSizingDisabled = true
 		s.TLS.GetConfigForClient = greet(s.TLS.GetConfigForClient)
 	}
@@ -176,13 +177,13 @@ func (s *Server) start(ln net.Listener) (drain, retire context.CancelFunc) {
 	return drain, retire
 }
 
-// A stamp is the Date field of a second.
+// A stamp is the Date value of one second.
 type stamp struct {
 	second int64
 	text   string
 }
 
-// date is the Date field of now.
+// date returns the current Date value.
 func (s *Server) date() string {
 	now := time.Now()
 	d := s.stamp.Load()
@@ -221,15 +222,15 @@ func (s *Server) accept(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// temporary reports whether accepting may work again: the machine is short of
-// descriptors or memory, or the client was gone already.
+// temporary reports whether accepting may succeed later: the machine is short
+// of descriptors or memory, or the client was already gone.
 func temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// admit takes a connection in, or closes it when there are too many, of all
-// clients or of its own.
+// admit adds a connection, or closes it if there are too many, in total or of
+// its client.
 func (s *Server) admit(raw net.Conn) {
 	if most := s.limit().MaxConns; most > 0 && s.open.Load() >= int64(most) {
 		s.Budget.refuse(causeConns, most, netip.Addr{})
@@ -250,7 +251,7 @@ func (s *Server) admit(raw net.Conn) {
 	go c.serve()
 }
 
-// leave takes a closed connection out.
+// leave removes a closed connection.
 func (s *Server) leave(c *conn) {
 	s.open.Add(-1)
 	s.Budget.Leave(c.client.Swap(nil))
@@ -272,8 +273,8 @@ func (s *Server) goneOnce() {
 }
 
 // drain waits for the connections to end, and cuts them at the limit; zero
-// means none. That is no error of those that only might have sent another
-// request.
+// means no limit. It returns ErrDrainTimeout if it cuts one, except one that
+// waits briefly for a further request.
 func (s *Server) drain(limit time.Duration) error {
 	ctx := context.Background()
 	if limit > 0 {

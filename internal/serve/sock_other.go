@@ -8,31 +8,32 @@ import (
 	"time"
 )
 
-// canTry: no portable way is known to read a socket without waiting.
+// canTry is false: there is no portable way to read a socket without waiting.
 const canTry = false
 
 func (c *conn) tryRead(uintptr) bool { return true }
 
 func (c *conn) readNow([]byte) int { return 0 }
 
-// A lookahead is how the sweeper sees a client leave while its exchange runs on
-// the fast lane, where it cannot peek: a goroutine reads what the client sends
-// meanwhile, below TLS, and Read returns that later. The sweeper begins it, so
-// that short exchanges cost nothing; the exchange ends it.
+// A lookahead replaces the sweeper's peek on these systems: it notices a client
+// that leaves while its exchange runs on the fast lane. A goroutine reads what
+// the client sends meanwhile, below TLS, and Read returns that later. The
+// sweeper starts it, so that short exchanges cost nothing; the exchange ends
+// it.
 //
-// What differs from systems where it can peek: a client that leaves behind more
-// than maxAhead bytes is noticed when those are read, and so is one that leaves
-// a body behind which its request waits in the handler lane.
+// Two clients are noticed later than with a peek. One sends more than maxAhead
+// bytes before it leaves. The other leaves while its request waits in the
+// handler lane with an unread body. They are noticed when these bytes are read.
 type lookahead struct {
-	looks chan struct{} // closed when look has ended; nil without one
-	ahead []byte        // what look has read
-	ended atomic.Bool   // and behind that, that nothing comes any more
+	looks chan struct{} // closed when look has ended; nil if it does not run
+	ahead []byte        // bytes that look has read
+	ended atomic.Bool   // nothing comes after ahead
 }
 
-// maxAhead is how much is read ahead.
+// maxAhead limits how much is read ahead.
 const maxAhead = 2 << 10
 
-// lookAhead begins to look, unless that has been done. Nobody reads from c
+// lookAhead starts to look, unless it already has. Nothing else may read from c
 // until lookBack.
 func (c *conn) lookAhead() {
 	if c.looks != nil || c.ended.Load() || len(c.ahead) >= maxAhead {
@@ -59,7 +60,7 @@ func (c *conn) look() {
 	}
 }
 
-// lookBack ends lookAhead, and any deadline of reads.
+// lookBack ends lookAhead and removes any read deadline.
 func (c *conn) lookBack() {
 	if c.looks == nil {
 		return
@@ -71,7 +72,7 @@ func (c *conn) lookBack() {
 	_ = c.Conn.SetReadDeadline(time.Time{})
 }
 
-// endSeen reports whether it is known that the client has closed its side.
+// endSeen reports whether the client is known to have closed its side.
 func (c *conn) endSeen() bool { return c.ended.Load() }
 
 // Read implements io.Reader.
@@ -86,5 +87,5 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// narrowMode does nothing: the file has its mode when the listener is open.
+// narrowMode does nothing: the file gets its mode once the listener is open.
 func narrowMode(uintptr, fs.FileMode) {}

@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// canTry: sockets are non-blocking and can be read by their number.
+// canTry is true: sockets are non-blocking and can be read by their descriptor.
 const canTry = true
 
-// tryRead reads the socket without waiting, into a front that it keeps
-// only if there was something; raw.Read calls it until it reports true.
+// tryRead reads the socket without waiting, into a front that it keeps only if
+// there were bytes. raw.Read calls it until it returns true.
 func (c *conn) tryRead(fd uintptr) bool {
 	f := fronts.Get().(*front1)
 	n, err := sysRead(fd, f.in[:])
@@ -24,7 +24,7 @@ func (c *conn) tryRead(fd uintptr) bool {
 	return err != syscall.EAGAIN
 }
 
-// sysRead is read(2), past interrupts.
+// sysRead calls read(2), again after interrupts.
 func sysRead(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)
@@ -34,7 +34,7 @@ func sysRead(fd uintptr, p []byte) (int, error) {
 	}
 }
 
-// readNow reads into p what has come on a plain connection, without waiting;
+// readNow reads what has arrived on a plain connection into p, without waiting.
 // 0 or less means nothing.
 func (c *conn) readNow(p []byte) (n int) {
 	if c.readable == nil {
@@ -47,13 +47,13 @@ func (c *conn) readNow(p []byte) (n int) {
 	return n
 }
 
-// A lookahead is nothing where the sweeper can peek.
+// A lookahead does nothing where the sweeper can peek.
 type lookahead struct{}
 
 func (lookahead) lookAhead()    {}
 func (lookahead) lookBack()     {}
 func (lookahead) endSeen() bool { return false }
 
-// narrowMode lets bind(2) create the file of a unix socket with no more than
-// that mode, where the system takes it from the socket, as Linux does.
+// narrowMode makes bind(2) create the file of a unix socket with at most that
+// mode, on systems that take it from the socket, such as Linux.
 func narrowMode(fd uintptr, mode fs.FileMode) { _ = syscall.Fchmod(int(fd), uint32(mode)) }

@@ -12,25 +12,25 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A source1 is the source of HTTP/1.x. It reads first what came with the head,
-// from the front's input buffer, and then from the connection. Nothing in the
-// input buffer is overwritten before release.
+// A source1 is the source of HTTP/1.x. It first reads the bytes that came with
+// the head from the front's input buffer, then reads from the connection. It
+// overwrites nothing in the input buffer before release.
 type source1 struct {
 	f       *front1
 	framing h1.Framing
-	left    int64     // of a sized body: bytes to come
-	chunks  h1.Chunks // of a chunked one
-	raw     []byte    // of a chunked one: bytes not decoded yet
+	left    int64     // bytes to come of a sized body
+	chunks  h1.Chunks // decoder of a chunked body
+	raw     []byte    // bytes of a chunked body that are not decoded yet
 	page    *[bufferSize]byte
-	data    []byte    // decoded and not read yet; in the input buffer or in page
-	back    []byte    // to be read again, before anything else
+	data    []byte    // decoded, but not read yet; in the input buffer or in page
+	back    []byte    // to be read again before all other bytes
 	asks    bool      // the client waits for 100 Continue before it sends the body
-	until   time.Time // read deadline of settle; zero without it
-	err     error     // what all further reads return; io.EOF is the end of the body
+	until   time.Time // read deadline of settle; zero if there is none
+	err     error     // returned by all further reads; io.EOF at the end of the body
 
 	arming sync.Mutex // held while the read deadline is set
 	// how long the client may send nothing until the response begins, at most
-	// exchange.BodyStall; 0 means that
+	// exchange.BodyStall, which 0 means, too
 	stall    time.Duration
 	stop     atomic.Bool // set before the read deadline that wakes the reader
 	bound    atomic.Bool // a handler has set the read deadline
@@ -82,7 +82,7 @@ func (s *source1) dropPage() {
 	}
 }
 
-// ahead reports whether bytes after those of the body have been read.
+// ahead reports whether bytes after the body have been read.
 func (s *source1) ahead() bool { return s.f.r < s.f.w || len(s.raw) > 0 }
 
 // length implements source.
@@ -191,7 +191,7 @@ func (s *source1) readSized(p []byte) (int, error) {
 	return n, s.took(n)
 }
 
-// readAhead reads some of a sized body from the input buffer.
+// readAhead reads a part of a sized body from the input buffer.
 func (s *source1) readAhead(p []byte) int {
 	f := s.f
 	n := copy(p, f.in[f.r:f.w])
@@ -199,8 +199,8 @@ func (s *source1) readAhead(p []byte) int {
 	return n
 }
 
-// ReadNow is Read without waiting, of a sized body whose rest fits p; n is 0 if
-// nothing has arrived.
+// ReadNow is Read without waiting, for a sized body whose rest fits in p. n is
+// 0 if nothing has arrived.
 func (s *source1) ReadNow(p []byte) (n int, err error) {
 	if s.framing != h1.SizedBody || s.err != nil || s.left > int64(len(p)) {
 		return 0, nil
@@ -236,7 +236,7 @@ func (s *source1) fill() error {
 // receive reads from the connection.
 func (s *source1) receive(p []byte) (int, error) {
 	c, hurries := s.f.c, s.arm()
-	if s.stop.Load() { // or else the deadline just armed undoes interrupt
+	if s.stop.Load() { // otherwise the new deadline would undo interrupt
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := c.stream().Read(p)
@@ -305,12 +305,12 @@ func (s *source1) resume() {
 	_ = s.f.c.Conn.SetReadDeadline(time.Time{})
 }
 
-// maxSettle is how long settle waits in all.
+// maxSettle limits the total time that settle waits.
 const maxSettle = 5 * time.Second
 
 // settle implements source. It reads up to exchange.SettleBytes, and waits up
-// to patience for each read. It does not wait for a client that expects 100
-// Continue, or for a body that is known to be longer.
+// to patience for each read. It does not wait if the client expects 100
+// Continue, or if the body is known to be longer.
 func (s *source1) settle(patience time.Duration) bool {
 	if s.err == nil && !s.short() {
 		return false
@@ -342,8 +342,8 @@ func (s *source1) short() bool {
 	return !s.asks && (s.framing != h1.SizedBody || s.left <= exchange.SettleBytes)
 }
 
-// unread returns the bytes of the body and after it that were read and not
-// used.
+// unread returns the bytes that were read, but not used: those of the body and
+// those after it.
 func (s *source1) unread() []byte {
 	return slices.Concat(s.back, s.data, s.raw, s.f.in[s.f.r:s.f.w])
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/serve"
 )
 
-// A gate is a reader that has more to say when it is opened.
+// A gate is a reader that continues after it is opened.
 type gate struct {
 	first   io.Reader
 	waiting chan struct{}

@@ -11,19 +11,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// watched is the part of an exchange that the sweeper looks at, which ends what
-// has become pointless.
+// watched is the part of an exchange that the sweeper looks at. The sweeper
+// ends exchanges that have become pointless.
 type watched struct {
 	from  *origin
 	front front
 
 	gone      atomic.Bool // the client left
 	over      atomic.Bool // the server, the route or the upstream ended the exchange
-	unread    atomic.Bool // some of the request's body is still to be read
-	streaming atomic.Bool // the response has no known end
+	unread    atomic.Bool // a part of the request's body is still unread
+	streaming atomic.Bool // the end of the response is not known
 
-	mu     sync.Mutex // guards what follows
-	busy   bool       // waits for its target
+	mu     sync.Mutex // guards the fields below
+	busy   bool       // the exchange waits for its target
 	lease  pool.Lease
 	since  time.Time
 	life   context.Context
@@ -32,14 +32,13 @@ type watched struct {
 	// closed when the exchange becomes pointless; nil when it waits for lease
 	waiting chan<- struct{}
 	goodbye goodbye
-	doomed  time.Time // when life was first seen to have ended
-	// of an event stream that outlives its route and its target; nil if it does
-	// not
+	doomed  time.Time // when the end of life was first seen
+	// for an event stream that outlives its route and its target; otherwise nil
 	stay *forward.Stay
 }
 
-// A span is how long what an exchange is bound to lasts: a target, or its
-// upstream while there is none.
+// A span is the lifetime of what an exchange depends on: its target, or its
+// upstream while it has no target.
 type span interface {
 	Killed() bool
 	Ending() bool
@@ -69,7 +68,7 @@ func (w *watched) watch(l pool.Lease, life context.Context, s span, around *forw
 	w.mu.Unlock()
 }
 
-// wait is watch for an exchange that waits on gone.
+// wait is watch for an exchange that waits for gone instead of a target.
 func (w *watched) wait(gone chan<- struct{}, life context.Context, s span, around *forward.Forwarder) {
 	w.watch(pool.Lease{}, life, s, around)
 	w.mu.Lock()
@@ -89,8 +88,8 @@ func (w *watched) unwatch() {
 	}
 }
 
-// remain lets the event stream that the exchange has become have the grace of
-// s: the server and f are what it is bound to now.
+// remain gives an event stream the grace of s: from now on it depends only on
+// the server and on f.
 func (w *watched) remain(s *forward.Stay, f *forward.Forwarder) {
 	w.mu.Lock()
 	w.stay, w.life, w.span = s, w.from.s.draining, f
@@ -114,9 +113,9 @@ func (w *watched) closed() bool {
 	return w.front.closed()
 }
 
-// sweep is the server's sweeper goroutine: it looks at exchanges older than
-// exchange.SweepInterval, and ends those whose client left or whose route went
-// exchange.StreamGrace ago. It takes at most a hundredth of one
+// sweep is the server's sweeper goroutine. It looks at exchanges older than
+// exchange.SweepInterval. It ends those whose client has left, or whose route
+// was removed exchange.StreamGrace ago. It takes at most a hundredth of one
 // processor: after a sweep of many connections it waits longer.
 func (s *Server) sweep(done <-chan struct{}) {
 	defer s.sweeper.Done()
@@ -165,11 +164,11 @@ func (s *Server) snapshot(conns []*conn) []*conn {
 	return conns
 }
 
-// now is the coarse time of the sweeper.
+// now returns the sweeper's coarse time.
 func (s *Server) now() time.Time { return time.Unix(0, s.clock.Load()) }
 
-// inspect ends the exchange if it has become pointless. By now it may be that
-// of another connection, for which the same holds.
+// inspect ends the exchange if it has become pointless. The exchange may
+// meanwhile belong to another connection; the same rules hold for it.
 func (w *watched) inspect(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,16 +186,16 @@ func (w *watched) inspect(now time.Time) {
 	w.abort()
 }
 
-// goodbyeTime is how long a client that has closed its side can still be
-// answered.
+// goodbyeTime is how long a client that has closed its side can still get its
+// response.
 const goodbyeTime = time.Second
 
-// A goodbye is when a client was first seen to have closed its side; zero if it
-// has not.
+// A goodbye is when the client was first seen to have closed its side; zero if
+// it has not.
 type goodbye struct{ since time.Time }
 
-// over takes note of whether the side is closed now, and reports whether the
-// time for an answer is over.
+// over notes whether the client's side is closed now, and reports whether the
+// time for a response is over.
 func (g *goodbye) over(closed bool, now time.Time) bool {
 	switch {
 	case !closed:
@@ -214,7 +213,7 @@ func (w *watched) leaves(now time.Time) bool {
 	return w.goodbye.over(closed, now) || closed && (w.unread.Load() || w.front.major() == 2)
 }
 
-// forsake ends the exchange, since the client has left. It may be called
+// forsake ends the exchange because the client has left. It may be called
 // concurrently.
 func (w *watched) forsake() {
 	w.mu.Lock()
@@ -237,7 +236,7 @@ func (c *conn) oust() {
 	}
 }
 
-// cutOff ends the exchange, since its server is out of time. It may be called
+// cutOff ends the exchange because the server's drain is over. It may be called
 // concurrently.
 func (w *watched) cutOff() {
 	w.mu.Lock()
@@ -256,8 +255,8 @@ func (w *watched) abort() {
 	}
 }
 
-// expired reports whether a response without a known end has gone on for the
-// grace after its server or its route ended. w.mu is held.
+// expired reports whether a response without a known end has outlasted the
+// grace after the end of its server or route. w.mu is held.
 func (w *watched) expired(now time.Time) bool {
 	if w.stay.Over(now) {
 		return true

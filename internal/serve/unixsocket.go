@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// maxUnixPath is how long the path of a unix socket may be on every system.
+// maxUnixPath is the longest path of a unix socket that every system accepts.
 const maxUnixPath = 103
 
 // ListenUnix listens on a unix socket whose file has that mode from the start.
-// It replaces the socket of a process that has ended. It returns an error if a
-// process listens there, or if there is another kind of file. Closing the
-// listener removes the file. A mode of zero means 0600.
+// It replaces a socket left by a process that has ended. It returns an error if
+// a process listens there, or if the file is not a socket. Closing the listener
+// removes the file. A mode of zero means 0600.
 func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	ln, err := listenUnix(path, cmp.Or(mode, 0o600))
 	if err != nil {

@@ -2,7 +2,7 @@ package tunnel
 
 import "sync"
 
-// A quiet direction waits with the small size, a busy one works with the large.
+// Sizes of a buffer: small for a quiet direction, large for a busy one.
 const (
 	smallSize = 1 << 10
 	largeSize = 32 << 10
@@ -11,8 +11,7 @@ const (
 var largeBuffers = sync.Pool{New: func() any { return new([largeSize]byte) }}
 
 // A buffer is what a direction reads into. Most tunnels are quiet most of the
-// time, so that it takes a large one from the pool only while the bytes come in
-// bulk.
+// time, so it takes a large buffer from the pool only while many bytes come.
 type buffer struct {
 	small [smallSize]byte
 	large *[largeSize]byte
@@ -26,8 +25,8 @@ func (b *buffer) room() []byte {
 	return b.small[:]
 }
 
-// resize chooses the size for the next read after one of n bytes, whose bytes
-// are no longer needed.
+// resize chooses the size for the next read. The last read returned n bytes,
+// which are no longer needed.
 func (b *buffer) resize(n int) {
 	switch {
 	case b.large == nil && n == smallSize:
@@ -37,7 +36,7 @@ func (b *buffer) resize(n int) {
 	}
 }
 
-// release gives the large buffer back.
+// release returns the large buffer to the pool.
 func (b *buffer) release() {
 	if b.large != nil {
 		largeBuffers.Put(b.large)

@@ -10,41 +10,43 @@ import (
 	"sync/atomic"
 )
 
-// A direction carries the bytes from one side to the other.
+// A direction copies the bytes from one side to the other.
 type direction struct {
 	run       *run
 	from, to  End
 	src       Side
 	dst       io.Writer
-	delivered int64 // read when copy has returned
+	delivered int64 // read only after copy has returned
 	report    sync.Once
-	writing   atomic.Bool // to dst
+	writing   atomic.Bool // a write to dst is in progress
 
-	mu     sync.Mutex // one writer to dst: copy, or sayGoodbye
-	frames Frames     // where in the stream dst is; counts for WebSocket only
-	// dst has a Close frame, ours or the source's, or no end at all: a drain
+	mu     sync.Mutex // allows one writer to dst: copy, or sayGoodbye
+	frames Frames     // position in the stream to dst; valid for WebSocket only
+	// dst has a Close frame, ours or the source's, or no valid end: a drain
 	// writes nothing more to it
 	departed bool
 }
 
-// An outcome is how a direction ended, and so what becomes of the other one.
+// An outcome is how a direction ended. It decides what happens to the other
+// one.
 type outcome uint8
 
 const (
-	finished outcome = iota // in order: the other goes on
-	// the receiver does not know or does not listen: the other has the grace
+	finished outcome = iota // cleanly: the other direction continues
+	// the receiver cannot be told, or does not read: the other direction gets
+	// the grace
 	lame
-	broken // the source failed: the other ends too
+	broken // the source failed: the other direction ends, too
 )
 
-// copy carries bytes until the source ends or either side fails.
+// copy copies bytes until the source ends or either side fails.
 func (d *direction) copy() {
 	o := d.contained()
 	d.report.Do(func() { d.run.outcomes <- o })
 }
 
-// contained is carry. A panic in a connection of somebody else's type ends the
-// tunnel: on this goroutine it would be the program's end.
+// contained calls carry. A panic in a foreign connection type ends the tunnel:
+// on this goroutine it would end the program.
 func (d *direction) contained() (o outcome) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -98,16 +100,16 @@ func (d *direction) ended(err error) outcome {
 	return lame
 }
 
-// refused handles a receiver that takes no more bytes. It may have said its
-// last words before that.
+// refused handles a receiver that takes no more bytes. It may have sent its
+// last bytes before that.
 func (d *direction) refused(err error) outcome {
 	d.run.settle(d.to, err)
 	return lame
 }
 
-// deliver writes p to the receiver. When draining it ends the stream with a
-// Close frame at the next border, and drops what follows but for looking out
-// for the source's own Close.
+// deliver writes p to the receiver. In a drain it ends the stream with a Close
+// frame at the next border between frames. It drops later bytes, but still
+// looks for the source's own Close.
 func (d *direction) deliver(p []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -139,31 +141,31 @@ func (d *direction) write(p []byte) error {
 	n, err := d.dst.Write(p)
 	d.writing.Store(false)
 	d.delivered += int64(n)
-	d.departed = d.departed || err != nil // who knows where in a frame
+	d.departed = d.departed || err != nil // the position in a frame is unknown
 	return err
 }
 
-// sayGoodbye begins the drain of a direction at rest. One that is busy writes
-// its Close itself.
+// sayGoodbye begins the drain of a quiet direction. A busy one writes its Close
+// itself.
 func (d *direction) sayGoodbye() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.depart()
 }
 
-// depart sends the Close frame, once, if dst is between two frames and has not
-// had one; and reports the direction as finished when the source has said Close
-// too. d.mu is held.
+// depart sends the Close frame once, if dst is between two frames and has not
+// had one. It reports the direction as finished if the source has also sent
+// Close. d.mu is held.
 func (d *direction) depart() {
 	if d.frames.Closed() {
-		d.departed = true // the source's own Close went through
+		d.departed = true // the source's own Close was passed on
 		d.report.Do(func() { d.run.outcomes <- finished })
 	}
 	if d.departed || !d.frames.AtBorder() {
 		return
 	}
 	d.departed = true
-	_, _ = d.dst.Write(closeFrame(d.to)) // a failure shows in copy, or ends with the grace
+	_, _ = d.dst.Write(closeFrame(d.to)) // copy returns the error, or the grace ends
 }
 
 // closeFrame returns a Close frame with status 1001 (RFC 6455, 5.5.1), masked

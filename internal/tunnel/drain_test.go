@@ -37,15 +37,15 @@ func expectClose(t testing.TB, r io.Reader, masked bool) {
 	require.Equal(t, goingAway, []byte{got[6] ^ got[2], got[7] ^ got[3]})
 }
 
-// answer reads what is still to come from a side and answers its Close.
+// answer reads the remaining bytes from a side and replies to its Close.
 func answer(t testing.TB, c net.Conn, masked bool) {
 	t.Helper()
 	write(t, c, string(frame(opClose, masked, goingAway)))
 	expectEOF(t, c)
 }
 
-// forwarding.md, Streams: a WebSocket is closed with 1001 on shutdown. Here
-// between two frames, at rest.
+// forwarding.md, Streams: a WebSocket is closed with 1001 on shutdown. Here it
+// is quiet, between two frames.
 func TestDrainAtABorder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
@@ -68,8 +68,7 @@ func TestDrainAtABorder(t *testing.T) {
 	})
 }
 
-// A frame in flight is never cut by our Close: each byte of it may be the last
-// one before the drain.
+// Our Close never cuts a frame in flight, at whatever byte the drain begins.
 func TestDrainInTheMiddleOfAFrame(t *testing.T) {
 	for _, size := range []int{0, 1, 125, 126, 65535, 65536} {
 		for _, masked := range []bool{true, false} {
@@ -86,8 +85,8 @@ func TestDrainInTheMiddleOfAFrame(t *testing.T) {
 	}
 }
 
-// drainInside sends one frame, from the client if masked, with the drain at cut
-// and a further frame right behind.
+// drainInside sends one frame, from the client if masked, and another frame
+// right after it. The drain begins at cut.
 func drainInside(t *testing.T, whole []byte, cut int, masked bool) {
 	g := webSocket(t)
 	from, to := g.upstream, g.client
@@ -114,7 +113,7 @@ func drainInside(t *testing.T, whole []byte, cut int, masked bool) {
 		_, _ = io.Copy(io.Discard, from)
 	}()
 	expect(t, to, string(whole[cut:]))
-	expectClose(t, to, masked) // and nothing of the frame behind
+	expectClose(t, to, masked) // and nothing of the next frame
 	answer(t, to, !masked)
 	<-done
 	result := g.wait(t)
@@ -176,7 +175,7 @@ func TestDrainOfASideThatJustLeaves(t *testing.T) {
 	})
 }
 
-// torn is a side that takes the first bytes of a write and fails, but once.
+// torn is a side that takes the first bytes of a write and fails, once.
 type torn struct {
 	net.Conn
 	writes [][]byte
@@ -216,15 +215,15 @@ func TestDrainDoesNotProlongAGrace(t *testing.T) {
 		require.NoError(t, g.client.Close())
 		<-time.After(2 * time.Second)
 		g.cancel()
-		expectClose(t, g.upstream, true) // it could not be told that the client's stream had ended
+		expectClose(t, g.upstream, true) // the end of the client's stream could not be passed on
 		expectEOF(t, g.upstream)
 		assert.Equal(t, tunnel.Result{By: tunnel.ByClient}, g.wait(t))
 		assert.Equal(t, 3*time.Second, time.Since(begun))
 	})
 }
 
-// The client has said Close already and waits for the answer: it gets one
-// Close, and the upstream no second one.
+// The client has already sent Close and waits for the reply: it gets one Close,
+// and the upstream gets no second one.
 func TestDrainDuringACloseHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
@@ -233,7 +232,7 @@ func TestDrainDuringACloseHandshake(t *testing.T) {
 		expect(t, g.upstream, string(bye))
 		g.cancel()
 		expectClose(t, g.client, false)
-		answer(t, g.upstream, false) // and reads nothing but the end
+		answer(t, g.upstream, false) // only the end follows
 		expectEOF(t, g.client)
 		assert.Equal(t, tunnel.Result{FromClient: int64(len(bye)), By: tunnel.ByDrain}, g.wait(t))
 	})

@@ -3,23 +3,23 @@ package tunnel
 // opClose is the opcode of a Close frame (RFC 6455, 11.8).
 const opClose = 0x8
 
-// Frames follows the frame borders of a WebSocket stream (RFC 6455, 5.2) as its
-// bytes pass. It looks at headers only and checks nothing else. The zero value
-// is at the start of a stream.
+// Frames follows the frame borders of a WebSocket stream (RFC 6455, 5.2) while
+// its bytes pass. It reads headers only and checks nothing else. The zero value
+// is for the start of a stream.
 //
 // Hot path: a few operations per frame and per call, none per byte of payload,
 // no allocation.
 type Frames struct {
-	header int    // bytes of the current frame's header seen
-	extra  int    // bytes of extended length it has
-	size   int    // bytes it has in all; known after the second
+	header int    // number of header bytes of the current frame so far
+	extra  int    // number of extended length bytes
+	size   int    // total number of header bytes; known after the second byte
 	left   uint64 // payload bytes to come
 	opcode byte
 	closed bool
 }
 
-// Next takes the bytes of p up to and including the end of the current frame,
-// or all of p, and returns how many it took.
+// Next consumes the bytes of p up to the end of the current frame, or all of p,
+// and returns their number.
 func (f *Frames) Next(p []byte) int {
 	n := 0
 	for n < len(p) && f.inHeader() {
@@ -38,24 +38,24 @@ func (f *Frames) Next(p []byte) int {
 	return n + int(payload)
 }
 
-// Skip takes all of p.
+// Skip consumes all of p.
 func (f *Frames) Skip(p []byte) {
 	for len(p) > 0 {
 		p = p[f.Next(p):]
 	}
 }
 
-// AtBorder reports whether the last byte taken ended a frame, so that another
-// frame may follow.
+// AtBorder reports whether the last consumed byte ended a frame, so that
+// another frame may follow.
 func (f *Frames) AtBorder() bool { return f.header == 0 }
 
-// Closed reports whether a whole Close frame was taken.
+// Closed reports whether a whole Close frame was consumed.
 func (f *Frames) Closed() bool { return f.closed }
 
 // inHeader reports whether the current frame's header is not complete.
 func (f *Frames) inHeader() bool { return f.header < 2 || f.header < f.size }
 
-// headerByte takes one byte of a header.
+// headerByte consumes one byte of a header.
 func (f *Frames) headerByte(b byte) {
 	switch {
 	case f.header == 0:

@@ -19,8 +19,8 @@ const (
 
 var maskKey = []byte{0xa1, 0xb2, 0xc3, 0xd4}
 
-// frame builds a final frame with the shortest length there is; a masked one
-// with maskKey.
+// frame builds a final frame with the shortest length encoding. A masked frame
+// uses maskKey.
 func frame(opcode byte, masked bool, payload []byte) []byte {
 	out := []byte{0x80 | opcode, 0}
 	switch n := len(payload); {
@@ -44,8 +44,8 @@ func frame(opcode byte, masked bool, payload []byte) []byte {
 	return out
 }
 
-// payloadOf returns n bytes that look like frame headers to whoever loses
-// count.
+// payloadOf returns n bytes that look like frame headers to a parser that has
+// lost its position.
 func payloadOf(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {
@@ -115,8 +115,8 @@ func TestFramesSeesNoBorderInALengthThatNeverEnds(t *testing.T) {
 	}
 }
 
-// FuzzFrames holds: any split of a stream gives the same borders, and they are
-// where a parser that sees it whole puts them.
+// FuzzFrames checks that any split of a stream gives the same borders, and that
+// a parser of the whole stream finds them, too.
 func FuzzFrames(f *testing.F) {
 	f.Add(append(frame(opText, true, payloadOf(200)), frame(opClose, false, nil)...), 1, 5)
 	f.Add(frame(opPing, false, payloadOf(126)), 3, 2)

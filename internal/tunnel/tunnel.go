@@ -1,6 +1,7 @@
-// Package tunnel moves bytes both ways between a client and an upstream after a
-// protocol switch, and ends it well: half-closes pass through, idle tunnels are
-// cut, and a drained WebSocket gets its Close frame between two frames.
+// Package tunnel copies bytes both ways between a client and an upstream after
+// a protocol switch, and ends that cleanly: half-closes are passed on, idle
+// tunnels are cut, and a drained WebSocket gets its Close frame between two
+// frames.
 //
 //   - tunnel.go: both directions, and their end
 //   - direction.go, buffer.go: one direction
@@ -18,23 +19,24 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A Tunnel joins two connections for one Run. Client and Upstream are required.
+// A Tunnel connects two connections for one Run. Client and Upstream are
+// required.
 type Tunnel struct {
 	Client, Upstream Side
 
-	// Idle closes both sides when no byte has moved in either direction for so
-	// long, or twice that within a write. Of a side whose socket peek.MarkOf
-	// does not find, one write of up to 32 KiB has to be taken within it. Zero
-	// or less means no limit.
+	// Idle closes both sides after so long without a byte in either direction,
+	// or twice as long during a write. For a side whose socket peek.MarkOf does
+	// not find, one write of up to 32 KiB must finish within that time. Zero or
+	// less means no limit.
 	Idle time.Duration
 
-	// Grace bounds what is left to do once the end has begun: the Close
-	// handshake of a drained WebSocket, and the words still to come from a side
-	// that cannot be told, or does not listen, any more. Zero means 5 seconds,
-	// less means none.
+	// Grace limits the time after the end has begun. It applies to the Close
+	// handshake of a drained WebSocket, and to the last bytes from a side that
+	// cannot be told of the end or no longer reads. Zero means 5 seconds,
+	// negative means none.
 	Grace time.Duration
 
-	// WebSocket says that the bytes are RFC 6455 frames, so that a drain ends
+	// WebSocket means that the bytes are RFC 6455 frames, so that a drain ends
 	// with 1001 (Going Away).
 	WebSocket bool
 }
@@ -43,23 +45,23 @@ type Tunnel struct {
 type Side struct {
 	// Conn is owned by Run, which closes it; Close unblocks a Read or Write in
 	// progress. A CloseWrite method, as TCP, TLS and unix connections have,
-	// passes a half-close on; a SetDeadline method is used to clear deadlines
-	// left over.
+	// passes on a half-close. A SetDeadline method is used to remove old
+	// deadlines.
 	Conn io.ReadWriteCloser
 
-	// Buffered holds what was read from Conn before the switch. The other side
-	// gets it first.
+	// Buffered holds bytes that were read from Conn before the switch. The
+	// other side gets them first.
 	Buffered []byte
 }
 
-// An End is who or what ended a tunnel first.
+// An End is what ended a tunnel first.
 type End uint8
 
 // The four ends of a tunnel.
 const (
-	ByClient   End = iota // the client closed, or failed
-	ByUpstream            // the upstream closed, or failed
-	ByIdle                // nothing moved for too long
+	ByClient   End = iota // the client closed or failed
+	ByUpstream            // the upstream closed or failed
+	ByIdle                // no byte moved for too long
 	ByDrain               // the context was done
 )
 
@@ -68,26 +70,25 @@ func (e End) String() string {
 	return [...]string{"client", "upstream", "idle", "drain"}[e&3]
 }
 
-// A Result is how a tunnel went.
+// A Result describes how a tunnel ended.
 type Result struct {
-	// bytes delivered to the other side; our own Close frames do not count
+	// bytes delivered to the other side, without our own Close frames
 	FromClient, FromUpstream int64
 	By                       End
-	// what the side that ended it failed with; nil after a clean end of its
-	// stream
+	// error of the side that ended it; nil after a clean end of its stream
 	Err error
 }
 
-// Run copies both ways until both directions have ended, one side fails,
-// nothing moves for the idle limit, or ctx is done.
+// Run copies both ways until both directions have ended, one side fails, no
+// byte moves for the idle limit, or ctx is done.
 //
 // The end of one side's stream is passed on as a half-close, and the other
-// direction goes on. Where that is not possible, the end of a WebSocket's
-// upstream is the tunnel's; otherwise, and where a side takes no more bytes,
+// direction continues. If a half-close is impossible, the end of a WebSocket's
+// upstream ends the tunnel; in other cases, and if a side takes no more bytes,
 // the other direction gets the grace. When ctx is done, a WebSocket tunnel
 // sends Close 1001 both ways, each at the next border between two frames, waits
-// for both answers within the grace and closes; any other tunnel closes at
-// once.
+// for both replies within the grace and closes. Any other tunnel closes
+// immediately.
 //
 // Both sides are closed and no goroutine is left when Run returns.
 func (t *Tunnel) Run(ctx context.Context) Result {
@@ -109,7 +110,7 @@ func (t *Tunnel) Run(ctx context.Context) Result {
 	return Result{FromClient: r.up.delivered, FromUpstream: r.down.delivered, By: r.by, Err: r.err}
 }
 
-// A run is one Run of a Tunnel: the goroutine that decides, and two that copy.
+// A run is one Run of a Tunnel: a goroutine that decides, and two that copy.
 type run struct {
 	tunnel   *Tunnel
 	up, down direction
@@ -118,7 +119,7 @@ type run struct {
 
 	start time.Time
 	moved atomic.Int64 // when a byte last moved, as time since start
-	marks [2]peek.Mark // of both sides, when they were last looked at
+	marks [2]peek.Mark // marks of both sides at the last check
 
 	draining atomic.Bool // both directions end at their next border
 
@@ -173,20 +174,20 @@ func (r *run) watch(ctx context.Context) {
 	}
 }
 
-// close closes both sides, neither waiting for the other: a TLS side may take
-// seconds to say goodbye to a stalled peer.
+// close closes both sides in parallel: a TLS side may take seconds to send
+// close_notify to a stalled peer.
 func (r *run) close() {
 	r.work.Go(func() { _ = r.tunnel.Client.Conn.Close() })
 	_ = r.tunnel.Upstream.Conn.Close()
 }
 
-// settle records what ended the tunnel. Only the first call counts: the rest is
-// aftermath.
+// settle records what ended the tunnel. Only the first call counts: later ones
+// follow from it.
 func (r *run) settle(by End, err error) {
 	r.first.Do(func() { r.by, r.err = by, err })
 }
 
-// touch notes that bytes moved. The idle timer looks at it when it fires, so
+// touch notes that bytes moved. The idle timer checks this when it fires, so
 // that no timer is set per read.
 func (r *run) touch() {
 	if r.tunnel.Idle > 0 {
@@ -194,8 +195,8 @@ func (r *run) touch() {
 	}
 }
 
-// crept reports whether bytes have moved out of either side, within a write
-// that goes on, since it was asked last.
+// crept reports whether bytes have left either side since the last call, even
+// within a write in progress.
 func (r *run) crept() bool {
 	before := r.marks
 	r.marks[0], _ = peek.MarkOf(r.tunnel.Client.Conn)
@@ -203,7 +204,7 @@ func (r *run) crept() bool {
 	return r.marks != before
 }
 
-// bound starts the grace unless it has begun.
+// bound starts the grace, unless that has begun.
 func (r *run) bound(limit <-chan time.Time) <-chan time.Time {
 	if limit != nil {
 		return limit
@@ -211,7 +212,8 @@ func (r *run) bound(limit <-chan time.Time) <-chan time.Time {
 	return time.After(cmp.Or(r.tunnel.Grace, 5*time.Second))
 }
 
-// clearDeadline removes what the server or the dialer has left on a connection.
+// clearDeadline removes deadlines that the server or the dialer has left on a
+// connection.
 func clearDeadline(c io.ReadWriteCloser) {
 	if d, ok := c.(interface{ SetDeadline(time.Time) error }); ok {
 		_ = d.SetDeadline(time.Time{})

@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/tunnel"
 )
 
-// patience bounds what a test waits for on real sockets.
+// patience limits waits on real sockets.
 const patience = 10 * time.Second
 
 // A network makes both ends of a connection.
@@ -69,7 +69,7 @@ type rig struct {
 }
 
 // counted counts how often a side is closed. It keeps CloseWrite, which the
-// embedded type may not have.
+// embedded type may lack.
 type counted struct {
 	net.Conn
 	n *atomic.Int32
@@ -347,8 +347,8 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 	})
 }
 
-// A stream of HTTP/2 cannot be half-closed by a handler: its client is to hear
-// at once that the target is gone.
+// A handler cannot half-close a stream of HTTP/2: its client must learn
+// immediately that the target is gone.
 func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
@@ -362,7 +362,7 @@ func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
 	})
 }
 
-// deaf is a side whose writes fail while its stream goes on.
+// deaf is a side whose writes fail while its stream continues.
 type deaf struct{ net.Conn }
 
 func (deaf) Write([]byte) (int, error) { return 0, errDeaf }
@@ -447,7 +447,8 @@ func TestIdle(t *testing.T) {
 	t.Run("cuts what a half-close has left open", func(t *testing.T) {
 		proxytest.NoLeaks(t)
 		const idle = 100 * time.Millisecond
-		// or the machine stood still, and nothing moved for too long
+		// a round in which the machine stood still does not count: no byte
+		// moved for too long
 		for told := idle; told > idle/2; {
 			begun := time.Now()
 			g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.Idle = idle })
@@ -470,8 +471,8 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// sizes records how much room each read is given, and answers with the amounts
-// it is told.
+// sizes records the buffer size of each read, and returns the amounts that it
+// was given.
 type sizes struct {
 	net.Conn
 	answers []int

@@ -8,38 +8,39 @@ import (
 )
 
 const (
-	slice = 500 * time.Microsecond // how long work goes on before it yields
-	// how many steps are made from one look at the clock to the next
+	slice = 500 * time.Microsecond // how long work runs before it yields
+	// number of steps between two looks at the clock
 	stride = 32
 )
 
 // A Turn is long work of one goroutine, such as a loop over a million hosts.
 // The zero value is ready to use.
 //
-// Left alone, the runtime interrupts a goroutine after 10 ms. And with two or
-// three processors, one that begins to look for another goroutine while memory
-// is marked marks first, for a quarter of the time since it last looked
-// (runtime/mgc.go, pollFractionalWorkerExit): what came in meanwhile waits. A
-// processor that looks often never marks long.
+// Without Turn, the runtime interrupts a goroutine only after 10 ms. Besides,
+// with two or three processors there is a problem while the garbage collector
+// marks memory. A processor that looks for another goroutine first marks, for a
+// quarter of the time since it last looked (runtime/mgc.go,
+// pollFractionalWorkerExit). New work has to wait. A processor that looks often
+// never marks for long.
 //
-// Work that yields is not starved, whatever the number of others: when they
-// take longer, it goes on for as long as they did, or until the runtime
+// Work that yields is not starved, however many other goroutines there are. If
+// they run longer, it then runs as long as they did, or until the runtime
 // interrupts it.
 type Turn struct {
 	steps uint
-	since time.Time     // it last had its turn
-	away  time.Duration // how long others had theirs before that
+	since time.Time     // start of the current turn
+	away  time.Duration // duration of the others' turn before that
 }
 
-// Step ends a step of at most some microseconds. Once they have taken half a
-// millisecond it lets other goroutines run.
+// Step ends a step, which should take at most a few microseconds. After steps
+// of half a millisecond in all, it lets other goroutines run.
 func (t *Turn) Step() {
 	if t.steps++; t.steps%stride == 0 {
 		t.Check()
 	}
 }
 
-// Check is Step for steps that take longer.
+// Check is Step for longer steps.
 func (t *Turn) Check() {
 	switch now := time.Now(); {
 	case t.since.IsZero():

@@ -27,7 +27,7 @@ func TestLongWorkLetsOthersRun(t *testing.T) {
 		var ran atomic.Bool
 		go ran.Store(true)
 		yielded := 0
-		// the runtime now and then resumes the one that yields
+		// the runtime sometimes resumes the goroutine that yields
 		for ; yielded < 10 && !ran.Load(); yielded++ {
 			for begin := time.Now(); time.Since(begin) < time.Millisecond; {
 			}
