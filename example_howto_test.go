@@ -194,7 +194,8 @@ func Example_errorPages() {
 //   - Upstream.MaxRequestBody: no limit unless you set one.
 //   - A deploy or a shutdown cuts event streams off after 10 s.
 //     Upstream.StreamGrace lets them go on for longer when a target or a route
-//     is replaced; Server.HandOver lets them go on until Server.DrainTimeout.
+//     is replaced; Server.HandOver lets them go on until
+//     Server.HandOverTimeout.
 //
 // A Server has no limit for a whole request. In an http.Server of your own, set
 // no ReadTimeout and no WriteTimeout: these do limit it.

@@ -117,6 +117,15 @@ type Server struct {
 	// the arguments of [Server.Serve], which may then be nil.
 	Listeners []Listener
 
+	// Sockets are the sockets that the process has inherited; see [Inherited].
+	// A listener that has an address takes the inherited socket with its name,
+	// and opens the address only if there is none. The names are "https" for
+	// Addr, "http" for HTTPAddr, and "listener0", "listener1" and so on for
+	// Listeners, by their index. An inherited socket that is left over is an
+	// error. Nil means none: all addresses are opened. A program with several
+	// Servers uses [Sockets.Listen] instead.
+	Sockets *Sockets
+
 	// Companions are servers of your own that run beside the listeners, such as
 	// one for HTTP/3. They serve the routes, through Handler if it is set.
 	Companions []Companion
@@ -135,6 +144,12 @@ type Server struct {
 	// and [Server.Serve] returns an error. Zero means 30 s; negative disables
 	// the limit.
 	DrainTimeout time.Duration
+
+	// HandOverTimeout limits how long this process continues to serve its
+	// connections after [Server.HandOver]: WebSockets, other upgraded
+	// connections, event streams and those of a [Passthrough]. Zero means
+	// DrainTimeout; negative disables the limit.
+	HandOverTimeout time.Duration
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
 	// certificate. A handshake that starts an on-demand order has at least 30 s
@@ -289,7 +304,7 @@ type Companion interface {
 }
 
 // ListenAndServe listens on Addr and HTTPAddr, and serves there as
-// [Server.Serve] does. It uses no inherited sockets; see [Inherited].
+// [Server.Serve] does. It uses inherited sockets if Sockets is set.
 func (s *Server) ListenAndServe(ctx context.Context) error {
 	return s.serve(ctx, serve.Entrances{
 		{Name: "Server.Addr", Socket: "https", Addr: cmp.Or(s.Addr, ":443"), Role: serve.RoleTLS},
@@ -363,7 +378,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
 	for _, c := range companions { // one that ends leaves the others
-		go func() { errs <- c.Serve(beside) }()
+		go func() { errs <- c.Serve(beside, handed) }()
 	}
 	left, deaf := atomic.Int64{}, s.Router.deaf(s)
 	left.Store(int64(len(doors)))
@@ -402,21 +417,21 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //     request serves one more; it is closed if none comes in 5 s. HTTP/2
 //     connections get GOAWAY.
 //   - WebSockets and other upgraded connections, event streams and connections
-//     of a [Passthrough] go on until they end, or until DrainTimeout has
-//     passed. WebSockets are then closed with status 1001, and what is left is
-//     closed 6 s later. A negative DrainTimeout disables the limit.
+//     of a [Passthrough] go on until they end, or until
+//     HandOverTimeout has passed. WebSockets are then closed with status 1001, and what is left is
+//     closed 6 s later. A negative HandOverTimeout disables the limit.
 //   - When the ctx of Serve is done, s shuts down as described there.
 //
 // cmd is the new process. It must not be started yet, and its ExtraFiles must
 // be empty. Nil runs the program again, with the same arguments, environment
 // and standard streams. After a nil error, the caller may call cmd.Wait.
 //
-// The new process must call [Inherited] and serve all sockets. A listener from
-// [Sockets] has the same name there. The listeners https and plain of Serve are
+// The new process must call [Inherited] and serve all sockets: set
+// [Server.Sockets], or use [Sockets.Listen]. Without these it fails, because
+// the old process still has the addresses open. A listener from [Sockets] has
+// the same name in the new process. The listeners https and plain of Serve are
 // called "https" and "http" if they are not from Sockets. Those of Listeners
-// are called "listener0", "listener1" and so on. Open sockets by
-// [Sockets.Listen] rather than by Addr: a new process that uses Addr fails,
-// because the old one still has the address open. The new process accepts no
+// are called "listener0", "listener1" and so on. The new process accepts no
 // connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx
@@ -492,16 +507,6 @@ func (s *Sockets) Listen(name, network, address string) (net.Listener, error) {
 	return socket(s.all().Listen(name, func() (net.Listener, error) { return open(network, address) }))
 }
 
-func open(network, address string) (net.Listener, error) {
-	switch network {
-	case "tcp":
-		return listen(address)
-	case "tcp4", "tcp6", "unix":
-		return net.Listen(network, address)
-	}
-	return nil, fmt.Errorf("Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
-}
-
 // Close closes the inherited sockets that Listener and Listen have not
 // returned. If there are any, it returns an error with their names. Call it
 // before [Server.Serve]: clients of a socket that is not served wait forever.
@@ -512,7 +517,13 @@ func (s *Sockets) Close() error {
 	return nil
 }
 
-func (s *Sockets) all() *service.Sockets { return cmp.Or(s.inherited, new(service.Sockets)) }
+// all returns the sockets of s, which may be nil.
+func (s *Sockets) all() *service.Sockets {
+	if s == nil || s.inherited == nil {
+		return new(service.Sockets)
+	}
+	return s.inherited
+}
 
 // socket returns what a method of Sockets returns.
 func socket(l *service.Listener, err error) (net.Listener, error) {
@@ -565,7 +576,8 @@ func Notify(state string) error {
 //     client was told the value.
 //   - IdleTimeout applies to the next wait for a request, and over HTTP/2
 //     immediately.
-//   - DrainTimeout applies to a shutdown that begins later.
+//   - DrainTimeout applies to a shutdown that begins later, HandOverTimeout to
+//     a HandOver that begins later.
 //
 // Reload also sets the fields of s, so do not read them during the call. Reload
 // may be called concurrently: a field that one call does not change keeps the
@@ -611,7 +623,7 @@ func (s *Server) clone() Server {
 
 // reloadable returns the fields that Reload may change.
 func (s *Server) reloadable() ([]*time.Duration, []*int) {
-	return []*time.Duration{&s.ReadHeaderTimeout, &s.IdleTimeout, &s.DrainTimeout, &s.HandshakeTimeout},
+	return []*time.Duration{&s.ReadHeaderTimeout, &s.IdleTimeout, &s.DrainTimeout, &s.HandOverTimeout, &s.HandshakeTimeout},
 		[]*int{&s.MaxHeaderBytes, &s.MaxConns, &s.MaxConnsPerClient, &s.MaxHandshakes}
 }
 
@@ -763,14 +775,8 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 	if err := s.checkEntrances(doors, besides); err != nil {
 		return nil, nil, err
 	}
-	if err := doors.Open(listen); err != nil {
+	if err := errors.Join(doors.Open(s.open), s.Sockets.all().Close()); err != nil {
 		return nil, nil, prefixed(err)
-	}
-	for _, d := range doors {
-		if strings.HasPrefix(d.Addr, "unix:") {
-			d.Opened = service.Own(d.Opened, d.Socket)
-			d.Listener = d.Opened
-		}
 	}
 	share := s.Router.certs.Share()
 	var conf *tls.Config
@@ -780,7 +786,7 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 			return nil, nil, errors.Join(fmt.Errorf("hostproxy: TLS: %w", err), s.Router.release(share))
 		}
 	}
-	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, DrainTimeout: s.limits().DrainTimeout,
+	beside := serve.Companions{Handler: s.routes(), Log: b.Log, Budget: b, Bounds: s.limits(),
 		TLS: func() *tls.Config { return s.Router.refusePassed(conf.Clone()) }, Secure: doors.Has(serve.RoleTLS)}
 	companions, alt, err := beside.Open(besides)
 	if err != nil {
@@ -791,6 +797,19 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 		d.Server.AltSvc = alt
 	}
 	return share, companions, nil
+}
+
+// open returns the inherited socket of e's name, or opens e's address.
+func (s *Server) open(e *serve.Entrance) (net.Listener, error) {
+	open := func() (net.Listener, error) { return listen(e.Addr) }
+	path, unix := strings.CutPrefix(e.Addr, "unix:")
+	if unix {
+		open = func() (net.Listener, error) { return serve.ListenUnix(path, e.Mode) }
+	}
+	if s.Sockets != nil || unix { // or else nothing has to be kept about it
+		return s.Sockets.all().Listen(e.Socket, open)
+	}
+	return open()
 }
 
 // equip sets the server of d. conf is for listeners that do TLS.
@@ -900,6 +919,7 @@ func (s *Server) server(h http.Handler, b *serve.Budget) *serve.Server {
 		IdleTimeout:       n.IdleTimeout,
 		HandshakeTimeout:  n.HandshakeTimeout,
 		DrainTimeout:      n.DrainTimeout,
+		HandOverTimeout:   n.HandOverTimeout,
 		MaxHeaderBytes:    n.MaxHeaderBytes,
 		MaxConns:          n.MaxConns,
 		MaxHandshakes:     n.MaxHandshakes,
@@ -915,6 +935,7 @@ func (s *Server) limits() serve.Bounds {
 		IdleTimeout:       timeout(s.IdleTimeout, 2*time.Minute),
 		HandshakeTimeout:  timeout(s.HandshakeTimeout, 10*time.Second),
 		DrainTimeout:      timeout(s.DrainTimeout, 30*time.Second),
+		HandOverTimeout:   timeout(cmp.Or(s.HandOverTimeout, s.DrainTimeout), 30*time.Second),
 		MaxHeaderBytes:    cmp.Or(s.MaxHeaderBytes, 16<<10),
 		MaxConns:          s.MaxConns,
 		MaxHandshakes:     max(cmp.Or(s.MaxHandshakes, 512), 0),

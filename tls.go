@@ -501,6 +501,17 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
 }
 
+// open opens the address as Sockets.Listen does.
+func open(network, address string) (net.Listener, error) {
+	switch network {
+	case "tcp":
+		return listen(address)
+	case "tcp4", "tcp6", "unix":
+		return net.Listen(network, address)
+	}
+	return nil, fmt.Errorf("Listen: network %q is not supported: want tcp, tcp4, tcp6 or unix", network)
+}
+
 // listen opens a TCP listener. Its error says what to do about a port that is
 // forbidden or taken.
 func listen(addr string) (net.Listener, error) {

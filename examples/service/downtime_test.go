@@ -243,7 +243,7 @@ func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 }
 
 func TestWebSocketsEndWhenTheDrainOfAnOldProcessDoes(t *testing.T) {
-	u := activate(t, echo(t).Addr(), "-drain", "300ms")
+	u := activate(t, echo(t).Addr(), "-stay", "300ms")
 	w, err := open(u.https, &tls.Config{RootCAs: u.roots(t), ServerName: "app.localhost"})
 	require.NoError(t, err)
 	defer w.Close()

@@ -30,7 +30,7 @@ import (
 func main() {
 	httpsAddr := flag.String("https", ":443", "`address` for HTTPS, if no socket called https is inherited")
 	httpAddr := flag.String("http", ":80", "`address` for redirects to HTTPS, if no socket called http is inherited")
-	drain := flag.Duration("drain", time.Hour, "how long WebSockets go on in a process that has handed over; negative means without limit")
+	stay := flag.Duration("stay", time.Hour, "how long WebSockets go on in a process that has handed over; negative means without limit")
 	flag.Parse()
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
@@ -45,20 +45,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	https, err := sockets.Listen("https", "tcp", *httpsAddr)
-	if err != nil {
-		log.Fatal(err)
-	}
-	http, err := sockets.Listen("http", "tcp", *httpAddr)
-	if err != nil {
-		log.Fatal(err)
-	}
-	if err := sockets.Close(); err != nil {
-		log.Fatal(err)
-	}
-	s := &hostproxy.Server{Router: &r, DrainTimeout: *drain}
+	s := &hostproxy.Server{Router: &r, Sockets: sockets, Addr: *httpsAddr, HTTPAddr: *httpAddr, HandOverTimeout: *stay}
 	go handOver(s, hup)
-	if err := s.Serve(ctx, https, http); err != nil {
+	if err := s.ListenAndServe(ctx); err != nil {
 		log.Fatal(err)
 	}
 }

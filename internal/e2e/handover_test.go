@@ -403,3 +403,56 @@ func TestOnlyTheNewProcessAcceptsOnceHandOverReturns(t *testing.T) {
 		})
 	}
 }
+
+// A Server with Sockets serves the inherited sockets instead of its addresses,
+// also those of Listeners: nothing else is needed for a hand-over.
+func TestAServerTakesItsSocketsFromTheProcessBefore(t *testing.T) {
+	proxytest.NoLeaks(t)
+	r := &hostproxy.Router{Logger: panicsFail(t)}
+	r.TLS.Storage = newStorage(t)
+	r.TLS.Config, _ = proxytest.TLS(t, "a.test")
+	r.Handle("a.test", hostproxy.To(proxytest.NewBackend(t, oldTarget(nil)).Addr()))
+	inner := proxytest.Listen(t)
+	g := &generation{addr: inner.Addr().String(), Server: &hostproxy.Server{Router: r, Sockets: new(hostproxy.Sockets), Addr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0",
+		Listeners: []hostproxy.Listener{{Listener: inner, Role: hostproxy.RolePlain}}}}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- g.ListenAndServe(ctx) }()
+	ask := func() string {
+		c := g.dial(t)
+		defer c.Close()
+		return string(c.Do(get).Content)
+	}
+	proxytest.Eventually(t, "the old process", func() bool { return ask() == "old" })
+
+	left := g.heir(t)
+	left.Env = append(left.Env, "HOSTPROXY_TEST_SOCKET=listener0")
+	var said strings.Builder
+	left.Stderr = &said
+	require.Error(t, g.HandOver(t.Context(), left))
+	assert.Contains(t, said.String(), `inherited sockets that the program does not use: "https", "http": use them by Server.Sockets or Sockets.Listen`)
+	assert.Equal(t, "old", ask(), "the old process continues")
+
+	cmd := g.heir(t)
+	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_ADDR=127.0.0.1:1") // not to be opened
+	require.NoError(t, g.HandOver(t.Context(), cmd))
+	assert.NoError(t, <-done)
+	assert.Equal(t, "new", ask())
+}
+
+// HandOverTimeout limits what stays after a hand-over, and DrainTimeout does
+// not.
+func TestHandOverTimeoutAloneLimitsWhatAHandOverLeaves(t *testing.T) {
+	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
+		ws := g.webSocket(t)
+		require.NoError(t, g.Reload(func(s *hostproxy.Server) { s.HandOverTimeout = 400 * time.Millisecond }))
+		handed := time.Now()
+		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
+		echo(ws)
+		ws.Expect("\x88\x02\x03\xe9") // Close, 1001
+		assert.Greater(t, time.Since(handed), 350*time.Millisecond)
+		ws.Close()
+		assert.NoError(t, <-g.done)
+	})
+}

@@ -36,6 +36,14 @@ func heir(target string) {
 	}
 	r := hostproxy.Router{TLS: hostproxy.TLS{Storage: &certmagic.FileStorage{Path: os.Getenv("HOSTPROXY_TEST_STORAGE")}}}
 	r.Handle("a.test", hostproxy.To(target))
+	if os.Getenv("HOSTPROXY_TEST_ADDR") != "" {
+		s := &hostproxy.Server{Router: &r, Sockets: sockets, HTTPAddr: os.Getenv("HOSTPROXY_TEST_ADDR"), Addr: os.Getenv("HOSTPROXY_TEST_ADDR"), DrainTimeout: -1,
+			Listeners: []hostproxy.Listener{{Addr: os.Getenv("HOSTPROXY_TEST_ADDR"), Role: hostproxy.RolePlain}}}
+		if err := s.ListenAndServe(ctx); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	var https net.Listener
 	if dir, ok := os.LookupEnv("HOSTPROXY_TEST_PAIR"); ok {
 		pair, err := tls.LoadX509KeyPair(dir+"/cert.pem", dir+"/key.pem")

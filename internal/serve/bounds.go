@@ -5,7 +5,7 @@ import "time"
 // Bounds are the limits of servers that may change while the servers run. Zero
 // means no bound.
 type Bounds struct {
-	ReadHeaderTimeout, IdleTimeout, HandshakeTimeout, DrainTimeout time.Duration
+	ReadHeaderTimeout, IdleTimeout, HandshakeTimeout, DrainTimeout, HandOverTimeout time.Duration
 
 	MaxHeaderBytes, MaxConns, MaxHandshakes, MaxPerClient int
 }
@@ -38,5 +38,6 @@ func (s *Server) limit() *Bounds { return s.bounds.Load() }
 
 // given returns the bounds that are set in the fields of s.
 func (s *Server) given() *Bounds {
-	return &Bounds{s.ReadHeaderTimeout, s.IdleTimeout, s.HandshakeTimeout, s.DrainTimeout, s.MaxHeaderBytes, s.MaxConns, s.MaxHandshakes, 0}
+	return &Bounds{s.ReadHeaderTimeout, s.IdleTimeout, s.HandshakeTimeout, s.DrainTimeout, s.HandOverTimeout,
+		s.MaxHeaderBytes, s.MaxConns, s.MaxHandshakes, 0}
 }

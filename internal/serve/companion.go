@@ -24,12 +24,12 @@ type listening interface{ Listen(*tls.Config) error }
 
 // Companions are the settings that all companions share.
 type Companions struct {
-	Handler      http.Handler
-	Log          *slog.Logger
-	Budget       *Budget            // budget of the servers beside them
-	DrainTimeout time.Duration      // zero means no bound
-	TLS          func() *tls.Config // returns the settings for each companion that listens
-	Secure       bool               // a server for TLS runs beside them
+	Handler http.Handler
+	Log     *slog.Logger
+	Budget  *Budget            // budget of the servers beside them
+	Bounds  Bounds             // those that Budget begins with
+	TLS     func() *tls.Config // returns the settings for each companion that listens
+	Secure  bool               // a server for TLS runs beside them
 }
 
 // Listens reports whether c needs TLS settings.
@@ -144,9 +144,9 @@ type Companion struct {
 }
 
 // Serve runs the companion until ctx is done, and then until it has ended or
-// DrainTimeout is over. If it ends before ctx is done, its Alt-Svc is withdrawn
-// immediately.
-func (c *Companion) Serve(ctx context.Context) error {
+// DrainTimeout is over, HandOverTimeout if handed is done. If it ends before
+// ctx is done, its Alt-Svc is withdrawn immediately.
+func (c *Companion) Serve(ctx, handed context.Context) error {
 	cut, end := context.WithCancel(context.Background())
 	defer end()
 	c.draining, c.cut = ctx, cut
@@ -158,7 +158,7 @@ func (c *Companion) Serve(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	var late <-chan time.Time
-	if d := c.drainTimeout(); d > 0 {
+	if d := c.patience(handed.Err() != nil); d > 0 {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		late = timer.C
@@ -230,11 +230,16 @@ func (c *Companion) close() error {
 	return contained("Close", c.end)
 }
 
-func (c *Companion) drainTimeout() time.Duration {
-	if n := c.all.Budget.changed.Load(); n != nil {
-		return n.DrainTimeout
+// patience returns how long the companion may take to end. Zero means no limit.
+func (c *Companion) patience(handed bool) time.Duration {
+	n := c.all.Budget.changed.Load()
+	if n == nil {
+		n = &c.all.Bounds
 	}
-	return c.all.DrainTimeout
+	if handed {
+		return n.HandOverTimeout
+	}
+	return n.DrainTimeout
 }
 
 // ServeHTTP serves a request with the common Handler. The request's context

@@ -119,23 +119,17 @@ func (all Entrances) Addr(role string) (first net.Addr) {
 	return first
 }
 
-// Open opens the entrances that have an address. It calls listen for host:port.
-func (all Entrances) Open(listen func(addr string) (net.Listener, error)) error {
+// Open calls open for the entrances that have an address.
+func (all Entrances) Open(open func(e *Entrance) (net.Listener, error)) error {
 	for _, e := range all {
-		if e.Opened = e.Listener; e.Opened != nil {
-			continue
+		if e.Listener == nil {
+			ln, err := open(e)
+			if err != nil {
+				return err
+			}
+			e.Listener = ln
 		}
-		var ln net.Listener
-		var err error
-		if path, unix := strings.CutPrefix(e.Addr, "unix:"); unix {
-			ln, err = ListenUnix(path, e.Mode)
-		} else {
-			ln, err = listen(e.Addr)
-		}
-		if err != nil {
-			return err
-		}
-		e.Listener, e.Opened = ln, ln
+		e.Opened = e.Listener
 	}
 	return nil
 }

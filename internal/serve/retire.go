@@ -13,7 +13,7 @@ const (
 	retiredIdle = 5 * time.Second
 
 	// farewell is how long upgraded connections have to close politely after a
-	// hand-over, once DrainTimeout has passed.
+	// hand-over, once HandOverTimeout has passed.
 	farewell = 6 * time.Second
 )
 
@@ -36,7 +36,7 @@ func (s *Server) accepting(ctx context.Context, ln net.Listener) (context.Contex
 }
 
 // retire keeps the connections that the process had at the hand-over, until ctx
-// is done or DrainTimeout has passed. They serve the next request, and no
+// is done or HandOverTimeout has passed. They serve the next request, and no
 // other. Upgraded connections and streaming responses run to their own end, and
 // connections without a first request may still send it. No connection is lost:
 // both processes have the listener's file descriptor. retire returns the limit
@@ -45,7 +45,7 @@ func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Dura
 	begin()
 	s.wakeAll()
 	var late <-chan time.Time
-	if d := s.limit().DrainTimeout; d > 0 {
+	if d := s.limit().HandOverTimeout; d > 0 {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		late = timer.C

@@ -67,6 +67,7 @@ type Server struct {
 	IdleTimeout       time.Duration // between requests on a connection
 	HandshakeTimeout  time.Duration
 	DrainTimeout      time.Duration
+	HandOverTimeout   time.Duration // how long connections stay after Handed
 	MaxHeaderBytes    int
 	MaxConns          int
 	MaxHandshakes     int

@@ -47,7 +47,7 @@ func TestInheritedSocketsAreFoundByName(t *testing.T) {
 	out = inherits(t, "LISTEN_PID=mine LISTEN_FDS=2 LISTEN_FDNAMES=admin:web", files...)
 	assert.Equal(t, "web "+b.Addr().String()+"\nweb: no socket \"web\" was inherited: want \"admin\"\n"+
 		"api: permission denied; no socket \"api\" was inherited, but \"admin\"\n"+
-		"close: inherited sockets that the program does not use: \"admin\": remove them from the socket unit, or use them\n", out)
+		"close: inherited sockets that the program does not use: \"admin\": use them by Server.Sockets or Sockets.Listen, or remove them from the socket unit\n", out)
 }
 
 func TestAHostileEnvironmentIsRefused(t *testing.T) {

@@ -88,10 +88,6 @@ func (s *Sockets) wrap(ln net.Listener, name string, owns bool) *Listener {
 	return l
 }
 
-// Own returns ln, a unix socket, as a Listener called name: the last process to
-// which it is handed over removes its file.
-func Own(ln net.Listener, name string) *Listener { return new(Sockets).wrap(ln, name, true) }
-
 // others describes the other sockets, for an error about a missing one.
 func (s *Sockets) others() string {
 	s.mu.Lock()
@@ -137,7 +133,7 @@ func (s *Sockets) Close() error {
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("inherited sockets that the program does not use: %s: remove them from the socket unit, or use them", strings.Join(names, ", "))
+	return fmt.Errorf("inherited sockets that the program does not use: %s: use them by Server.Sockets or Sockets.Listen, or remove them from the socket unit", strings.Join(names, ", "))
 }
 
 // rest returns the number of sockets that were not returned.
