@@ -8,8 +8,8 @@ import (
 // Options are the options in a Connection field (RFC 9110, 7.6.1).
 type Options uint8
 
-// All members of a Connection field that are not known hop-by-hop fields set
-// OptionField.
+// Each member of a Connection field that nominates a field which would
+// otherwise pass sets OptionField.
 const (
 	OptionClose     Options = 1 << iota // close: the connection ends after the message
 	OptionKeepAlive                     // keep-alive: an HTTP/1.0 peer wants to keep the connection

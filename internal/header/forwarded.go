@@ -20,7 +20,7 @@ type Hop struct {
 	// path
 	Prefix string
 
-	Set []Replacement // likewise
+	Set []Replacement // replace the peer's own
 }
 
 // A RequestID is a header with the identifier of a request. The zero value
