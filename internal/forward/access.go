@@ -15,7 +15,7 @@ import (
 // A Guard says which clients an upstream serves, and limits their requests.
 type Guard struct {
 	Allow, Deny []netip.Prefix // clients; an empty Allow means all except Deny
-	Limit       *limit.Rule    // nil means none
+	Limit       *limit.Rule    // nil means no limit
 	MaxBody     int64          // bytes of a request's body; 0 means no limit
 }
 

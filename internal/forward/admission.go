@@ -10,8 +10,8 @@ import (
 
 // A Party is the client's side of an exchange, as its lane knows it.
 type Party interface {
-	// Await calls wait with a channel that closes when the client has left or
-	// the exchange is to end at once, and returns what wait returns.
+	// Await calls wait and returns its result. The channel for wait is closed
+	// when the client disconnects, or when the exchange must end immediately.
 	Await(wait func(gone <-chan struct{}) error) error
 
 	// Place notes that f serves the exchange, and sets what f chooses a target
@@ -157,7 +157,7 @@ func (a *Attempts) AddStreams(n int64) {
 	}
 }
 
-// killed reports whether the exchange must end at once.
+// killed reports whether the exchange must end immediately.
 func (a *Attempts) killed() bool {
 	around := a.Around()
 	return a.f.Killed() || around != nil && around.Killed()
@@ -203,7 +203,7 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.waker != nil && !a.finds() {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
 	}
-	// else there were handlers or other targets before
+	// otherwise handlers or earlier targets took time
 	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
 	}
@@ -248,7 +248,7 @@ func (v *visit) ungate() {
 	}
 }
 
-// await waits on the party's terms, and notes for how long.
+// await calls wait through the party, and adds the time to the record.
 func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 	start := time.Now()
 	err := a.party.Await(wait)

@@ -249,7 +249,7 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 		}
 		a.tried = append(a.tried, i) // for now
 	}
-	a.full = a.set.choice.Serves(now, a.tried) // a.tried has those whose breaker refused
+	a.full = a.set.choice.Serves(now, a.tried) // without those refused by a breaker
 	a.tried = a.tried[:asked]
 	if asked == 0 && !a.f.FailClosed {
 		if i := a.set.choice.PickAny(now, a.Key, nil); i >= 0 && a.set.targets[i].node.TryBegin() {

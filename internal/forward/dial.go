@@ -83,9 +83,8 @@ func introduce(ctx context.Context, nc net.Conn, version int) (err error) {
 	return nil
 }
 
-// attend runs f on a goroutine of its own, and returns its result. If ctx is
-// done first it returns the cause, and late gets the result of f if f succeeds
-// after that.
+// attend runs f on its own goroutine, and returns its result. If ctx is done
+// first it returns the cause; if f succeeds after that, late gets the result.
 func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got T, err error) {
 	type result struct {
 		got T

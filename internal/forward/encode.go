@@ -66,8 +66,8 @@ func (e *Edit) compileValues(name string, values []string) {
 }
 
 // AppendRequest appends the head of req for the target t. received is memory
-// for the client's forwarding fields. The stages do not call each other, to
-// keep the stack flat: the small stack of an HTTP/2 stream is deepest here.
+// for the peer's forwarding fields. The stages do not call each other: an
+// HTTP/2 stream has a small stack, which is deepest here.
 func (e *Encoder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
 	dst = e.appendStart(dst, req, t)
 	dst = e.appendClients(dst, req, hop, received)

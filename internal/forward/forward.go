@@ -226,7 +226,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	select {
 	case <-f.idle:
 	case <-ctx.Done():
-		if left := f.inFlight.Load() & (draining - 1); left > 0 { // else both are true
+		if left := f.inFlight.Load() & (draining - 1); left > 0 { // otherwise both cases are ready
 			err = cutOff(left, f.streams.Load(), ctx.Err())
 		}
 	}

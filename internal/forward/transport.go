@@ -55,8 +55,8 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 
 // Unseen reports whether err, from net/http's HTTP/2 client, says that the
 // target has not processed the request, so that any request may be sent again
-// (RFC 9113, 8.7). Only the text of the error tells that. The same text with
-// PROTOCOL_ERROR does not count, with which targets end requests that they have
+// (RFC 9113, 8.7). Only the text of the error shows that. With PROTOCOL_ERROR
+// it does not count, since targets also end requests with it that they have
 // served. If net/http changes its text, no request is sent again.
 func Unseen(err error) bool {
 	text := err.Error()

@@ -509,7 +509,7 @@ func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
 		late := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}, slow: time.Minute - time.Second}
 		late.Take(s.f)
 		time.Sleep(time.Minute + time.Second)
-		time.AfterFunc(500*time.Millisecond, func() { close(late.gone) }) // disconnects early
+		time.AfterFunc(500*time.Millisecond, func() { close(late.gone) }) // while it waits
 		assert.NotNil(t, late.Begin(&late.rec, late))
 		late.End()
 		time.Sleep(2 * time.Minute)
