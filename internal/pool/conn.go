@@ -207,9 +207,9 @@ func (c *Conn) run() error {
 	return c.err
 }
 
-// ready is called by raw.Read: first at once, then whenever the socket may have
-// become readable, until it returns true. Bytes that arrive after the first
-// call began are never missed.
+// ready is called by raw.Read: first immediately, then whenever the socket may
+// have become readable, until it returns true. It never misses bytes that
+// arrive after the first call began.
 func (c *Conn) ready(fd uintptr) bool {
 	c.fd, c.inside = fd, true
 	done := c.advance()

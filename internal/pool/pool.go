@@ -87,7 +87,7 @@ type Pool struct {
 	timer   *time.Timer
 	armed   bool      // timer will call sweep
 	retired bool      // no connection is kept any more
-	closed  bool      // and none is opened
+	closed  bool      // no connection is opened any more
 	asked   time.Time // when onlyHTTP2 last found that the target speaks HTTP/1.1
 }
 

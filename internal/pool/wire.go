@@ -39,7 +39,7 @@ type wire struct {
 
 	read, write deadline
 
-	// time that a write gets anew when bytes have moved; 0 means a fixed
+	// a write gets this time again after bytes have moved; 0 means a fixed
 	// deadline
 	stall    time.Duration
 	progress peek.Progress // of writes
