@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// The bars of a chart of a Spread. Each bar stands for durations up to twice as
-// long as those of the bar before. The first one includes all shorter
-// durations, the last one all longer ones.
+// The bars of a chart of a Spread. Each bar covers durations up to twice as
+// long as the bar before. The first one includes all shorter durations, the
+// last one all longer ones.
 const (
 	firstBar  = 7  // below 131 µs
 	lastBar   = 25 // 17 s and longer

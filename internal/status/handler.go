@@ -75,7 +75,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// secure tells no cache, no frame and no other site.
+// secure sets the headers against caches, frames and other sites.
 func secure(head http.Header, csp string) {
 	for _, f := range [...][2]string{
 		{"Content-Security-Policy", csp}, {"Cache-Control", "no-store"}, {"X-Content-Type-Options", "nosniff"}, {"X-Frame-Options", "DENY"},
@@ -85,13 +85,13 @@ func secure(head http.Header, csp string) {
 	}
 }
 
-// hash allows a text in a Content-Security-Policy.
+// hash returns the source by which a Content-Security-Policy allows a text.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// writePage writes the page that q asks for.
+// writePage writes the HTML page for q.
 func (h *handler) writePage(b *bytes.Buffer, q *http.Request) error {
 	filter := q.URL.Query().Get("q")
 	p := h.now()

@@ -64,8 +64,8 @@ type Recent struct {
 	Attempts uint64  `json:"attempts"`
 	// failures on the target's side, and responses with status 500 and above
 	Errors uint64 `json:"errors"`
-	// responses by time until the head: at i those below 1.024 µs << i, and not
-	// below the limit before
+	// responses by time until the head: position i counts those below 1.024 µs
+	// << i that no earlier position counts
 	Spread []uint64 `json:"spread,omitempty"`
 }
 
