@@ -60,8 +60,8 @@ const (
 	plainly = decodes | slashes | backslashes | cuts | strips | merges | dots
 )
 
-// readings returns the bits that may change how path is understood: those to
-// which some byte of it gives a reason.
+// readings returns the bits that may change how path is understood, since a
+// byte of it gives a reason for them.
 func readings(path string) (r reading) {
 	for start := true; path != ""; { // start of a segment, in some reading
 		raw := path[0]

@@ -40,7 +40,7 @@ func newRoute(t testing.TB, s string) routes.Given[string] {
 	return routes.Given[string]{Route: &routes.Route[string]{Pattern: p, Value: s}, Spelling: s}
 }
 
-// served returns the value of the route that serves a request, "none", or
+// served returns the value of the route that serves a request, or "none" or
 // "ambiguous".
 func served(table *routes.Table[string], host, path string) string {
 	switch r, err := table.Lookup(host, path); {
