@@ -54,8 +54,8 @@ type Config struct {
 	Policy  balance.Policy
 	HashBy  HashKey
 	Retry   Retry
-	// time without a response until the request also goes to another target; 0
-	// means never
+	// time without a response until a GET or HEAD also goes to another target;
+	// 0 means never
 	Hedge          time.Duration
 	Transport      http.RoundTripper // replaces the built-in clients
 	Dial           DialFunc          // connects to targets; nil means net.Dialer

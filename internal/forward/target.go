@@ -35,8 +35,8 @@ type Target struct {
 	key     string                      // of its endpoint
 	token   string                      // of the sticky cookie
 	cookies [2]h1.Field                 // Set-Cookie with the token: for plain HTTP, and over TLS
-	probe   func(context.Context) error // the health check; no error means ready
-	// goes before the path of a request; includes Prefix.Add, without a final
+	probe   func(context.Context) error // the readiness check; no error means ready
+	// prefix of the path of a request; includes Prefix.Add, without a final
 	// slash
 	Base    string
 	client  Doer        // for requests over HTTP/1.1
