@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A busy upstream counts its running checks and its sources.
+// A busy upstream counts its health checks and its running sources.
 type busy struct {
 	*hostproxy.Upstream
 	checks, sources atomic.Int64

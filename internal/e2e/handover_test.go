@@ -47,7 +47,7 @@ func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 			switch q.URL.Path {
 			case "/ws":
 				_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
-				for { // frames of six bytes; a Close frame would be echoed
+				for { // frames of six bytes; a Close is not echoed, as it is a client's frame
 					if s, err := c.ReadString(6); err != nil || s[0] == '\x88' || c.Send(s) != nil {
 						_, _ = c.ReadAll()
 						return
