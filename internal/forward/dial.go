@@ -19,9 +19,9 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 var errNoConn = errors.New("Upstream.Dial returned nil and no error: return a connection or an error")
 
 // Dialer returns a DialFunc that calls the user's hook, within timeout if that
-// is positive. A failure or a panic of the hook becomes a *net.OpError with the
-// Op "dial". If the hook ignores its context, the call returns without it, and
-// closes the connection when it comes.
+// is positive. A failure of the hook that is no *net.OpError, and a panic,
+// becomes one with the Op "dial". If the hook ignores its context, the call
+// returns without it, and closes the connection when it comes.
 func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {

@@ -18,7 +18,7 @@ var ErrGivenUp = errors.New("another target was faster")
 
 // Fork begins a second attempt beside the current one, and returns its target,
 // or nil if no second attempt is possible. If it returns a target, Join must
-// follow. The error is that of the user's Pick, which may have panicked.
+// follow. An error means that the user's Pick has panicked.
 func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.killed() || !a.affords() {

@@ -166,8 +166,8 @@ func (e *wakeError) Unwrap() error { return e.err }
 const wakePause = time.Second
 
 // next returns the phase for which an exchange has to wait, and begins one if
-// none runs. It returns nil if the targets are awake; otherwise settle must
-// follow.
+// none runs. It returns no phase if the targets are awake, or with an error.
+// After a phase, settle must follow.
 func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
