@@ -52,7 +52,7 @@ type Config struct {
 
 // A Check configures health checks.
 type Check struct {
-	Interval  time.Duration // between checks, varied by a tenth; 0 disables checks
+	Interval  time.Duration // between checks, varied by up to a tenth; 0 disables checks
 	Timeout   time.Duration // of one check
 	Rise      int           // successes in a row that bring a target up
 	Fall      int           // failures in a row that take it down
