@@ -22,7 +22,7 @@ const (
 	windowLog = 6 // a window has 1<<windowLog seconds
 )
 
-// Max is the longest duration that a Histogram distinguishes, about 17 minutes.
+// Max is about the longest duration that a Histogram distinguishes: 17 minutes.
 const Max = 1<<maxBits - 1<<(maxBits-steps-2)
 
 // A Histogram counts durations in 2 KB, and estimates their quantiles within
