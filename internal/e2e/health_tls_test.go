@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// servesGRPC answers health checks, by GET of /up and by gRPC, and all other
-// requests, as long as well is true.
+// servesGRPC answers all requests. Health checks, by GET of /up and by gRPC,
+// succeed as long as well is true.
 func servesGRPC(well *atomic.Bool, protos *[2]atomic.Int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		switch q.URL.Path {
