@@ -353,7 +353,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	budget := new(serve.Budget)
 	began, ok := s.Router.started(s, budget)
 	if !ok {
-		doors.Close() // and not Listeners, which that call serves
+		doors.Close() // not Listeners, which the other call serves
 		return errors.New("hostproxy: Serve is in progress: wait until it returns, or use another Server")
 	}
 	for i, l := range s.Listeners {
@@ -377,7 +377,7 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	defer context.AfterFunc(handed, leave)()
 	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
-	for _, c := range companions { // one that ends leaves the others
+	for _, c := range companions { // the end of one does not end the others
 		go func() { errs <- c.Serve(beside, handed) }()
 	}
 	left, deaf := atomic.Int64{}, s.Router.deaf(s)
@@ -391,8 +391,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 		}
 		go func() {
 			err := d.Server.Serve(ctx, d.Listener)
-			if handed.Err() == nil { // or else each ends with its last connection
-				cancel() // one listener that breaks ends the others
+			if handed.Err() == nil { // otherwise each ends with its last connection
+				cancel() // a listener that fails ends the others
 			}
 			errs <- err
 		}()
@@ -649,7 +649,7 @@ type running struct {
 	fields settings.Snapshot // in force
 	now    Server            // the fields that Reload may change
 	budget *serve.Budget
-	deaf   chan struct{} // closed when all its listeners are
+	deaf   chan struct{} // closed when all its listeners are closed
 }
 
 // inUse returns a copy of s with the fields that are in force.
@@ -663,8 +663,8 @@ func (r *Router) inUse(s *Server) (Server, error) {
 	return run.now, nil
 }
 
-// reload puts what has changed from base to next in force. What another Reload
-// has changed meanwhile stays.
+// reload puts the changes from base to next in force. It keeps changes that
+// another Reload has made meanwhile.
 func (r *Router) reload(s, base, next *Server) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -742,7 +742,7 @@ type ProxyProtocol struct {
 	Timeout time.Duration
 }
 
-// headers returns p for the engine, nil if p is nil.
+// headers returns p for the engine, or nil if p is nil.
 func (p *ProxyProtocol) headers() *serve.ProxyHeaders {
 	if p == nil {
 		return nil
@@ -767,7 +767,7 @@ func (p *ProxyProtocol) check(name string) (err error) {
 	return err
 }
 
-// servers sets what serves each of doors, and opens those that have an address,
+// servers sets the server of each of doors, and opens those with an address,
 // and the companions. The caller releases the share in the Router's
 // certificates when all of them have ended. They share the budget b.
 func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, []*serve.Companion, error) {
@@ -1215,8 +1215,8 @@ func AccessLog(l *slog.Logger) func(*Exchange) {
 	return func(x *Exchange) { write((*exchange.Record)(x), failureOf(x.Err)) }
 }
 
-// failureOf returns err, the error of an exchange, in the form of the engine;
-// nil if err is nil.
+// failureOf returns err, the error of an exchange, in the form of the engine,
+// or nil if err is nil.
 func failureOf(err error) *exchange.Failure {
 	if err == nil {
 		return nil
@@ -1351,7 +1351,7 @@ const (
 
 // explain returns what Explain does, in the form of the status page.
 func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
-	// a lane may have left in it what only one exchange may take
+	// a lane may have left state in it that only one exchange may take
 	q = q.WithContext(context.Background())
 	x := exchange.Begin(q, r.TrustedProxies)
 	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}

@@ -126,8 +126,8 @@ type Router struct {
 	refused  sync.Once           // logs why there are no rules
 	told     map[lateField]bool  // late fields already logged; guarded by mu
 	running  map[*Server]running // guarded by mu
-	budgets  serve.Budgets       // of those in running, for the status
-	turns    service.Turns       // of those in running, to hand over
+	budgets  serve.Budgets       // budgets of running, for the status page
+	turns    service.Turns       // turns of running, for HandOver
 
 	uses  reach.Map[*Upstream]                // upstreams with background work
 	mu    sync.Mutex                          // serialises writers
@@ -137,7 +137,7 @@ type Router struct {
 	carries atomic.Bool  // a listener of ours has carried Passthrough connections
 }
 
-// rules are what the fields of a Router compile to.
+// rules are the compiled fields of a Router.
 type rules struct {
 	limit     *limit.Rule // nil means no limit
 	numbering exchange.Numbering
@@ -166,7 +166,7 @@ func (r *Router) compile() (*rules, error) {
 	return &rules{l, n, r.hooks(n)}, nil
 }
 
-// rules returns what the fields compile to. The first call puts them in force.
+// rules returns the compiled fields. The first call puts them in force.
 func (r *Router) rules() (*rules, error) {
 	if x := r.compiled.InUse(); x != nil {
 		return x, nil
@@ -218,7 +218,7 @@ func (b *BasicAuth) check() error {
 // use puts the fields in use, if b is valid.
 func (b *BasicAuth) use() error {
 	if b == nil {
-		return nil // which check has reported
+		return nil // check has reported that
 	}
 	_, err := b.compiled.Use(b, b.compile)
 	return err
@@ -311,7 +311,7 @@ func (a *ForwardAuth) check() error {
 // use puts the fields in use, if a is valid.
 func (a *ForwardAuth) use() error {
 	if a == nil {
-		return nil // which check has reported
+		return nil // check has reported that
 	}
 	_, err := a.compiled.Use(a, a.compile)
 	return err
@@ -400,7 +400,7 @@ func (g *Guard) check() error {
 // use puts the fields in use, if g is valid.
 func (g *Guard) use() error {
 	if g == nil {
-		return nil // which check has reported
+		return nil // check has reported that
 	}
 	_, err := g.compiled.Use(g, g.compile)
 	return err
@@ -622,7 +622,7 @@ func (b *BasicAuth) Unwrap() http.Handler { return b.Next }
 // Unwrap returns Next.
 func (a *ForwardAuth) Unwrap() http.Handler { return a.Next }
 
-// A route is what the table holds for a pattern.
+// A route is the value of a pattern in the table.
 type route struct {
 	handler http.Handler
 	behind  *behind     // nil if handler is an Upstream
@@ -983,7 +983,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 }
 
 func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
-	if x.Answer != nil { // of a target that the fast lane has asked
+	if x.Answer != nil { // the response of a target that the fast lane has asked
 		q.Pattern = x.Pattern
 		x.Answer.Serve(w, x.Numbered(q), x)
 		return
@@ -1006,7 +1006,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	q.Pattern = rt.Pattern.String()
 	x.Pattern = q.Pattern
 	asked := q
-	q = x.Numbered(q) // after Pattern, which middleware around the Router sees
+	q = x.Numbered(q) // after Pattern is set, so that middleware around the Router sees that
 	x.Lives[1] = &rt.Value.life
 	defer r.closeRetired(rt)
 	if refusal := x.Loops(q); refusal != nil {
@@ -1023,8 +1023,9 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	exchange.ServeOwn(rt.Value.handler, w, q, x)
 }
 
-// closeRetired is closeUnused for the upstreams of a route that has gone while
-// it served a request, which may have begun their background work again.
+// closeRetired is closeUnused for the upstreams of a route that was removed
+// while it served a request: the request may have restarted their background
+// work.
 func (r *Router) closeRetired(rt *routes.Route[route]) {
 	if rt.Value.life.Err() == nil {
 		return
@@ -1042,8 +1043,8 @@ func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Ex
 	}
 }
 
-// announce calls Begin for x, the exchange of q. It returns why the exchange
-// fails, nil if it does not.
+// announce calls Begin for x, the exchange of q. It returns the failure of the
+// exchange, or nil.
 func (r *Router) announce(q *http.Request, x *exchange.Exchange) *exchange.Failure {
 	rules, err := r.rules()
 	if err != nil {
@@ -1082,7 +1083,7 @@ func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http
 	case no.status == 0:
 		return nil, r.NotFound
 	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace:
-		// what is wrong with it belongs in the record
+		// the record must have the fault
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
 		return nil, fail.Handler()
 	}
@@ -1108,7 +1109,7 @@ func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refus
 		return nil, refusal{fail.Status, fail.Reason, fail.Err}
 	}
 	host, _, err := hostname.Split(q.Host)
-	nameless := q.Host == "" && exchange.IsHTTP10(q) // which only routes for any host serve
+	nameless := q.Host == "" && exchange.IsHTTP10(q) // only routes for any host serve it
 	if err != nil && !nameless {
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
 	}
@@ -1168,7 +1169,7 @@ func parseRoute(pattern string, h http.Handler) (routes.Pattern, error) {
 // checkRoute returns why h cannot be the handler of p. spelling is the pattern
 // as the program wrote it.
 func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
-	if fault(h) != nil { // the text is made only then: there may be a million routes
+	if fault(h) != nil { // builds the text only then: there may be a million routes
 		return fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", spelling), h))
 	}
 	if pass, ok := h.(*Passthrough); ok {
@@ -1196,15 +1197,16 @@ func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
 }
 
-// deaf returns what is closed when s, which serves r, accepts no more
-// connections; nil if it does not serve.
+// deaf returns the channel that is closed when s, which serves r, accepts no
+// more connections; nil if s does not serve.
 func (r *Router) deaf(s *Server) chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.running[s].deaf
 }
 
-// passOn leaves to the process that has taken over when targets sleep.
+// passOn ends this process's calls of Wake.Stop: that is left to the process
+// that has taken over.
 func (r *Router) passOn() {
 	for _, u := range r.uses.All() {
 		if f := u.compiled.InUse(); f != nil {
@@ -1213,7 +1215,7 @@ func (r *Router) passOn() {
 	}
 }
 
-// clone returns a copy of p, nil if p is nil.
+// clone returns a copy of p, or nil if p is nil.
 func (p *ProxyProtocol) clone() *ProxyProtocol {
 	if p == nil {
 		return nil

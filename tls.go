@@ -599,7 +599,7 @@ func (r *Router) reportMoved(from, to *routes.Table[route], differ iter.Seq[stri
 }
 
 // moved returns the host patterns of differ, about n at most, whose TLS ends in
-// different places by two tables.
+// different places in the two tables.
 func moved(from, to *routes.Table[route], differ iter.Seq[string], n int) []string {
 	hosts := make([]string, 0, n)
 	var turn yield.Turn
@@ -796,7 +796,7 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	zone, wild := strings.CutPrefix(c.Host, "*.")
 	switch {
 	case c.State != CertFailed || c.NextTry.IsZero() || hostname.IsInternal(zone):
-		// a CA would not look at the host
+		// no CA will check the host
 	case wild || r.TLS.DNS != nil:
 		s.Check = status.RecordsCommand(c.Host)
 	default:
@@ -805,8 +805,8 @@ func (r *Router) certificate(c CertStatus) status.Certificate {
 	return s
 }
 
-// describeCertificates adds the certificates, and the hosts of the table that
-// have none though r listens with TLS.
+// describeCertificates adds the certificates and, if r listens with TLS, the
+// hosts of the table without one.
 func (r *Router) describeCertificates(p *status.Page, table *routes.Table[route]) {
 	told := make(map[string]bool)
 	for c := range r.Certificates() {
@@ -1103,7 +1103,7 @@ type HSTS struct {
 	Preload bool
 }
 
-// value returns the value of the header, "" if p is nil.
+// value returns the value of the header, or "" if p is nil.
 func (p *HSTS) value() (string, error) {
 	switch {
 	case p == nil:

@@ -370,7 +370,7 @@ func (u *Upstream) logger() *slog.Logger {
 
 // logTo sets the logger of background work to that of r, unless one is set.
 func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
-	if u.log.Load() == nil { // a look costs no allocation: u may have a million routes
+	if u.log.Load() == nil { // checked first to save the allocation: u may have a million routes
 		logger := r.logger
 		u.log.CompareAndSwap(nil, &logger)
 	}
@@ -755,7 +755,7 @@ func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exc
 	if b, ok := x.Owner.(*behind); ok {
 		b.add(u)
 	}
-	if x.Name == "" { // outside a Router, which would have looked for a loop
+	if x.Name == "" { // outside a Router, which would have checked for a loop
 		x.Name = f.Name()
 		if refusal := x.Loops(q); refusal != nil {
 			refusal.ServeHTTP(exchange.Watch(w, x), q)
@@ -1162,7 +1162,7 @@ func (r *Router) hooks(n exchange.Numbering) *exchange.Hooks {
 		Failed: func(err error) { r.logger().Error("hook failed, the request gets 500", "cause", err) }}
 }
 
-// shown returns hook for the engine, nil without one.
+// shown returns hook for the engine, or nil without one.
 func shown(hook func(*Beginning)) func(*exchange.Beginning) {
 	if hook == nil {
 		return nil
@@ -1366,7 +1366,7 @@ func (u *Upstream) inVain() (errs []error) {
 }
 
 // health returns Health, Breaker and SlowStart for the engine: a Config, which
-// is nil without them, how to check, and the statuses that are failures.
+// is nil without them, a Probe, and the statuses that are failures.
 func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed}, forward.Probe{}, []int(nil)
 	if k := u.Health; k != nil {
@@ -1467,7 +1467,7 @@ func (u *Upstream) config() forward.Config {
 	return c
 }
 
-// wake returns Wake for the engine; nil without it.
+// wake returns Wake for the engine, or nil without it.
 func (u *Upstream) wake() *forward.Wake {
 	w := u.Wake
 	if w == nil {

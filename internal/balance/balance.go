@@ -1,12 +1,12 @@
 // Package balance chooses a target from counters.
 //
-// A [Node] holds what is known of one target and lives as long as the target. A
-// [Set] is the immutable list of candidates that one policy chooses from, and
-// is built anew whenever the list changes.
+// A [Node] holds the counters of one target and lives as long as the target. A
+// [Set] is the immutable list of candidates from which one policy chooses. A
+// new Set is built when the list changes.
 //
 //   - balance.go, node.go: sets and nodes
 //   - random.go, roundrobin.go, least.go, hash.go: the policies
-//   - foresee.go: what would be chosen, without a choice
+//   - foresee.go: which candidate would be chosen, without choosing it
 //   - key.go: hashes of keys
 package balance
 
@@ -16,102 +16,103 @@ import (
 	"time"
 )
 
-// A Policy says which of the eligible candidates an exchange goes to. An
-// unknown policy is LessBusy.
+// A Policy says which of the eligible candidates gets an exchange. An unknown
+// policy means LessBusy.
 //
-// What a candidate with twice the weight gets is twice the exchanges, or under
-// LessBusy and Least twice the exchanges at once. While a node rises after
-// [Node.Resume], its weight counts only in part.
+// A candidate with twice the weight gets twice the exchanges, or under LessBusy
+// and Least twice the exchanges in flight. While a node rises after
+// [Node.Resume], only a part of its weight counts.
 type Policy uint8
 
 const (
-	// LessBusy draws two at random in proportion to weight and takes the less
-	// loaded one: fewer exchanges in flight for its weight. Two instead of all
-	// keeps those who see the same old counters from all running to the same
-	// target.
+	// LessBusy draws two candidates at random in proportion to weight and takes
+	// the less loaded one, which has fewer exchanges in flight for its weight.
+	// It looks at two instead of all, so that picks which see the same old
+	// counters do not all choose the same target.
 	LessBusy Policy = iota
 
-	// RoundRobin lets candidates take turns. Turns of the same candidate are
-	// spread out: over a cycle each has its exact share, and in any run of
-	// turns less than two more or less. Turns of those that are not eligible
-	// are left out.
+	// RoundRobin lets candidates take turns. The turns of a candidate are
+	// spread out: over a cycle it has its exact share, and in any run of turns
+	// less than two more or less. Turns of ineligible candidates are skipped.
 	RoundRobin
 
-	// Random draws one at random in proportion to weight.
+	// Random draws a candidate at random in proportion to weight.
 	Random
 
-	// Least takes the least loaded of all. Ties are broken by a fair draw. It
+	// Least takes the least loaded candidate, and breaks ties at random. It
 	// reads the counters of all candidates.
 	Least
 
-	// First takes the first eligible one in the order of the list, whatever its
-	// weight: the others are its spares. There is no slow start: a spare that
-	// takes over takes all.
+	// First takes the first eligible candidate in the order of the list,
+	// regardless of weight: the others are spares. There is no slow start: a
+	// spare that takes over gets everything.
 	First
 
-	// Hash takes the same candidate for the same key, in every process that has
-	// candidates of the same names and weights, in whatever order. A change of
-	// the list moves only the keys that have to move: 1/n of them for one of n.
+	// Hash takes the same candidate for the same key, in every process whose
+	// candidates have the same names and weights, in any order. A change of the
+	// list moves only the keys that have to move: 1/n of them for one of n
+	// candidates.
 	//
-	// No candidate is given more than 1.25 times its share of what is in
-	// flight, rounded up: a key beyond it goes to the next candidate on the
-	// key's way, as it does while its own is not eligible. While a node rises
-	// that bound rises with it, and so its keys come back as far as they fit.
+	// No candidate gets more than 1.25 times its share of the exchanges in
+	// flight, rounded up. An exchange beyond that goes to the next candidate on
+	// its key's way, as it does while the key's own candidate is not eligible.
+	// While a node rises its limit rises too, so its keys come back step by
+	// step.
 	Hash
 )
 
 // A Candidate is a node in a set.
 type Candidate struct {
-	// Node is what is known of the target. Nil means a target that is always in
+	// Node has the counters of the target. Nil means a target that is always in
 	// service and always idle.
 	Node *Node
 
-	// Name is what Hash places the candidate by. Names are distinct, and the
-	// same in every process.
+	// Name decides which keys Hash gives to the candidate. Names are distinct,
+	// and the same in every process.
 	Name string
 
-	// Weight is the candidate's share relative to the others'. Zero or less
-	// means no new exchanges. Only proportions count, and they may be rounded
-	// when some weights are over 10,000 times others.
+	// Weight is the candidate's share relative to the others. Zero or less
+	// means no new exchanges. Only proportions count. They may be rounded if
+	// some weights are over 10,000 times others.
 	Weight int
 }
 
-// A Set is an immutable list of candidates, with what its policy precomputes.
-// All methods may be called concurrently.
+// A Set is an immutable list of candidates, with the tables of its policy. All
+// methods may be called concurrently.
 //
 // Hot path: picks take no lock and allocate nothing.
 type Set struct {
 	policy  Policy
-	size    int            // of the list that the set was made of
-	live    []entry        // those with a weight
-	nodes   []*Node        // of live, close together for those who read all
-	weight  uint64         // of all of live
-	columns []column       // to draw by weight; nil when all weights are the same
+	size    int            // length of the list given to NewSet
+	live    []entry        // the candidates with a weight
+	nodes   []*Node        // of live; close together in memory for policies that read all
+	weight  uint64         // the sum over live
+	columns []column       // for draws by weight; nil if all weights are the same
 	turns   []int32        // for RoundRobin: one cycle, as positions in live
-	costs   []uint64       // for Least: of live, shifted
-	ranks   []uint64       // for Least: what breaks ties
-	slots   *[slots]uint16 // for Hash: where keys begin, as positions in live
+	costs   []uint64       // for Least: costs of live, shifted
+	ranks   []uint64       // for Least: factors that break ties
+	slots   *[slots]uint16 // for Hash: the slots of keys, as positions in live
 
-	_     [cacheLine]byte // what picks write is apart from what they only read
+	_     [cacheLine]byte // keeps what picks write apart from what they only read
 	turn  atomic.Uint64   // of RoundRobin
 	bound bound           // of Hash
 	_     [cacheLine]byte
 }
 
-// An entry is a candidate that may be given exchanges.
+// An entry is a candidate that may get exchanges.
 type entry struct {
 	node   *Node
 	weight uint64
-	cost   uint64 // of one exchange in flight: in inverse proportion to weight
-	index  int    // in the list that the set was made of
+	cost   uint64 // load of one exchange in flight, in inverse proportion to weight
+	index  int    // in the list given to NewSet
 }
 
-// Bounds that make loads fit in 64 bits: count times cost, with what breaks
-// ties or times whole.
+// Limits that make loads fit in 64 bits: count times cost, with tie-breaking
+// bits or times whole.
 const (
 	maxCost   = 1 << 20
 	maxWeight = 1 << 14
-	maxSum    = 1 << 24 // of weights
+	maxSum    = 1 << 24 // of all weights
 )
 
 // NewSet returns the set of cs under p. It keeps the nodes, but not cs.
@@ -148,9 +149,9 @@ func NewSet(p Policy, cs []Candidate) *Set {
 	return s
 }
 
-// scaleWeights makes the weights as small as they can be in the same
-// proportions, and smaller if they do not fit. It fills in what follows from
-// them.
+// scaleWeights makes the weights as small as possible in the same proportions,
+// and rounds them if they still do not fit. It fills in the fields computed
+// from them.
 func (s *Set) scaleWeights() {
 	var common, largest uint64
 	for _, e := range s.live {
@@ -159,7 +160,7 @@ func (s *Set) scaleWeights() {
 	if most := min(maxWeight, max(1, maxSum/uint64(len(s.live)))); largest/common > most {
 		common = largest/most + 1
 	}
-	multiple := uint64(1) // of all weights: with it costs are exact, and so are ties
+	multiple := uint64(1) // common multiple of all weights: it makes costs, and so ties, exact
 	for i := range s.live {
 		w := max(1, s.live[i].weight/common)
 		s.live[i].weight = w
@@ -192,19 +193,19 @@ func (s *Set) weights() []uint64 {
 func (s *Set) Len() int { return s.size }
 
 // Pick returns the index of the candidate for an exchange, or -1 when none is
-// eligible: in service at now, below its limit, of a weight above 0, and not in
-// tried. The key is used by Hash alone, see [Key].
+// eligible: in service at now, below its limit, with a weight above 0, and not
+// in tried. Only Hash uses the key, see [Key].
 //
-// Pick counts nothing in: that is for the caller, with [Node.Begin], and until
-// then others may pick the same candidate beyond its limit.
+// Pick counts nothing in: the caller does that, with [Node.Begin]. Until then
+// other calls may pick the same candidate beyond its limit.
 func (s *Set) Pick(now time.Time, key uint64, tried []int) int {
 	return s.pick(at(now), key, tried)
 }
 
-// PickAny is Pick that takes suspended candidates too, with their whole weight:
-// for when all are down, and trying is better than refusing.
+// PickAny is Pick that takes suspended candidates too, with their whole weight.
+// It is for the case that all are down, and trying is better than refusing.
 func (s *Set) PickAny(_ time.Time, key uint64, tried []int) int {
-	return s.pick(never, key, tried) // by then everybody is back
+	return s.pick(never, key, tried) // at never, no node is suspended
 }
 
 func (s *Set) pick(now instant, key uint64, tried []int) int {
@@ -231,8 +232,8 @@ func (s *Set) pick(now instant, key uint64, tried []int) int {
 	return s.live[i].index
 }
 
-// Saturated reports whether there is a candidate that only its limit keeps from
-// being picked: waiting may help.
+// Saturated reports whether a candidate cannot be picked only because of its
+// limit, so that waiting may help.
 func (s *Set) Saturated(now time.Time, tried []int) bool {
 	t := at(now)
 	for i := range s.live {
@@ -244,9 +245,9 @@ func (s *Set) Saturated(now time.Time, tried []int) bool {
 	return false
 }
 
-// Serves reports whether there is a candidate in service that is not in tried,
-// at its limit or not. A pick that found none can only have been kept from it
-// by its limit, even if there is room by now.
+// Serves reports whether a candidate that is not in tried is in service,
+// regardless of its limit. If a pick returned -1 before, only the limit can be
+// the reason, even if there is room by now.
 func (s *Set) Serves(now time.Time, tried []int) bool {
 	t := at(now)
 	for i := range s.live {
@@ -257,8 +258,8 @@ func (s *Set) Serves(now time.Time, tried []int) bool {
 	return false
 }
 
-// eligible returns the weight of e, in parts of a [whole], that counts at now:
-// 0 when e cannot be picked.
+// eligible returns the weight of e that counts at now, in parts of a [whole],
+// or 0 if e cannot be picked.
 func (e *entry) eligible(now instant, tried []int) uint64 {
 	if e.node.full() || len(tried) > 0 && e.in(tried) {
 		return 0
@@ -266,7 +267,8 @@ func (e *entry) eligible(now instant, tried []int) uint64 {
 	return e.weight * e.node.share(now)
 }
 
-// load returns what e has in flight for the weight that counts at now.
+// load returns the exchanges of e in flight relative to the weight that counts
+// at now.
 func (e *entry) load(now instant) uint64 {
 	load := uint64(e.node.InFlight()) * e.cost
 	if now >= instant(e.node.ready.Load()) {

@@ -33,7 +33,7 @@ func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
 		state func(cs []balance.Candidate)
 		tried []int
 		want  int
-		any   int // of PickAny
+		any   int // result of PickAny
 	}{
 		{name: "no candidate at all", n: 0, want: -1, any: -1},
 		{name: "the only candidate", n: 1, want: 0, any: 0},
@@ -70,7 +70,7 @@ func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
 				assert.Equal(t, tt.n, s.Len())
 				for k := range 200 {
 					tried := tt.tried
-					if tt.want >= 0 { // what is many for PickAny is not in the way of Pick
+					if tt.want >= 0 { // PickAny finds the wanted one in tried; Pick must not
 						tried = slices.DeleteFunc(slices.Clone(tried), func(i int) bool { return i == tt.want })
 					}
 					require.Equal(t, tt.want, s.Pick(noon, key(k), tried))
@@ -81,7 +81,7 @@ func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
 	}
 }
 
-// many returns all below n but one.
+// many returns all numbers below n except one.
 func many(n, but int) []int {
 	all := make([]int, 0, n)
 	for i := range n {

@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// states is what the targets of a benchmark are in. Read-only.
+// states are the states of the targets in benchmarks. Read-only.
 var states = []struct {
 	name string
 	set  func(i int, c *balance.Candidate)
@@ -25,8 +25,8 @@ var states = []struct {
 	}},
 }
 
-// pace is the time from pick to pick: a million a second is more than a machine
-// serves, and what has to be looked at anew after a while is paid for.
+// pace is the time between picks: a million a second, which is more than a
+// machine serves. It includes the cost of values that expire after a while.
 const pace = time.Microsecond
 
 func BenchmarkPick(b *testing.B) {

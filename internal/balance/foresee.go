@@ -2,14 +2,14 @@ package balance
 
 import "time"
 
-// Foresee returns the index that Pick would return for the same arguments, and
+// Foresee returns the index that Pick would return for the same arguments, but
 // uses no turn. It returns -1 if chance decides, or if none is eligible.
 func (s *Set) Foresee(now time.Time, key uint64, tried []int) int {
 	return s.foresee(at(now), key, tried)
 }
 
-// ForeseeAny is Foresee for PickAny, after a Pick that returned -1, which uses
-// a turn: whose is next is not foreseen.
+// ForeseeAny is Foresee for a PickAny after a Pick that returned -1. That Pick
+// uses a turn, so ForeseeAny does not foresee turns.
 func (s *Set) ForeseeAny(_ time.Time, key uint64, tried []int) int {
 	return s.foresee(never, key, tried)
 }
@@ -46,8 +46,8 @@ func (s *Set) eligibles(now instant, tried []int) (all []int) {
 	return all
 }
 
-// nextTurn returns whose turn it is, or -1 if a candidate that rises may take
-// it or leave it.
+// nextTurn returns the candidate whose turn it is, or -1 if that one is rising,
+// and takes its turn only by chance.
 func (s *Set) nextTurn(now instant, tried []int) int {
 	n := uint64(len(s.turns))
 	turn := s.turn.Load()

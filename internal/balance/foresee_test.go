@@ -14,7 +14,7 @@ func TestWhatIsForeseenIsPicked(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.name, func(t *testing.T) {
 			certain, rounds := 0, 500
-			if p.policy == balance.Hash { // whose tables take a while
+			if p.policy == balance.Hash { // its tables take a while
 				rounds = 20
 			}
 			for round := range rounds {

@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// Each candidate is two bytes: weight and load, and the state that it is in.
+// Each candidate is two bytes: its weight and load, and its state.
 func FuzzAPickIsEligible(f *testing.F) {
 	f.Add(uint8(0), uint64(1), uint16(0), []byte{0x11, 0, 0x10, 1, 0x21, 2, 0x31, 3, 0x41, 4, 0x51, 5})
 	f.Add(uint8(1), uint64(2), uint16(1), []byte{0xf1, 6, 0x11, 1, 0x11, 9, 0x11, 0})
@@ -58,7 +58,7 @@ func FuzzAPickIsEligible(f *testing.F) {
 	})
 }
 
-// check fails unless the pick is eligible, or -1 because none of n is.
+// check fails unless the pick is eligible, or is -1 and none of n is eligible.
 func check(t *testing.T, n, pick int, eligible func(int) bool) {
 	t.Helper()
 	if pick >= 0 {

@@ -8,23 +8,23 @@ import (
 	"time"
 )
 
-// slots is how many places keys fall into. It never depends on the candidates:
-// that would move keys. A candidate's share strays from its weight by about the
-// square root of its slots, 5 % with one of a hundred.
+// slots is the number of slots for keys. It does not depend on the candidates,
+// since that would move keys. A candidate's number of slots differs from its
+// weight by about the square root of the slots: 5 % for one of a hundred.
 const (
 	slotBits = 15
 	slots    = 1 << slotBits
 )
 
-// walk bounds how many slots are looked at before the candidates are tried in
-// turn. It is only reached when about 1 % or less, by weight, are eligible.
+// walk limits how many slots placed looks at before it tries the candidates in
+// turn. It is only reached when about 1 % of the weight or less is eligible.
 const walk = 256
 
-// placed takes the candidate of the key's slot, or else that of the next slot,
-// and so on.
+// placed takes the candidate of the key's slot, or else of the next slot, and
+// so on.
 func (s *Set) placed(now instant, key uint64, tried []int) int {
 	var all load
-	spare := -1 // the first that is eligible but has its share
+	spare := -1 // the first candidate that is eligible but has its share already
 	slot := key * golden >> (64 - slotBits)
 	for range walk {
 		i := int(s.slots[slot%slots])
@@ -60,8 +60,8 @@ func (s *Set) placed(now instant, key uint64, tried []int) int {
 	return -1
 }
 
-// A load is the sum of what candidates in service have in flight, and of their
-// weights.
+// A load has two sums over the candidates in service: of exchanges in flight,
+// and of weights.
 type load struct{ inFlight, weight uint64 }
 
 func (s *Set) load(now instant) load {
@@ -77,16 +77,16 @@ func (s *Set) load(now instant) load {
 	return all
 }
 
-// leaves reports whether a candidate with n in flight and weight w, in parts of
-// a whole, may have one more: whether n+1 is no more than 5/4 of its share of
-// all, that one included, rounded up.
+// leaves reports whether a candidate with n exchanges in flight and weight w,
+// in parts of a whole, may have one more: n+1 must not be above 5/4 of its
+// share of all exchanges, the new one included, rounded up.
 func (l load) leaves(n, w uint64) bool {
 	return 4*n*l.weight*whole < 5*(l.inFlight+1)*w
 }
 
-// A bound is the last load as a number per weight, so that not every pick has
-// to read every counter. For a moment it is good enough to say that a candidate
-// may have one more; that it may not is only said after a new look at all.
+// A bound is the last load as a number per weight. It saves most picks from
+// reading all counters: for a moment it is good enough to allow a candidate one
+// more. A refusal requires a new load.
 type bound struct {
 	asOf atomic.Uint64
 	each atomic.Uint64 // in parts of 1<<boundBits
@@ -109,26 +109,25 @@ func (b *bound) leaves(n, w uint64, now instant) bool {
 }
 
 // newSlots gives each slot to a candidate, by a race: each candidate throws
-// darts at the slots, as many per unit of time as its weight, and has those
-// that it hits first. Where its darts fall, and when, follows from its name
-// alone.
+// darts at the slots, as many per unit of time as its weight, and gets the
+// slots that it hits first. Only its name decides where and when its darts hit.
 //
 // So candidates have slots in proportion to weight, however large the weights
-// are; one more candidate takes its share from the others and changes nothing
-// between those; and one less gives back exactly what it had. A ring with a
-// number of points per unit of weight has the first and last property only as
-// long as that number never changes.
+// are. A new candidate takes its share from the others and moves no slot
+// between them, and a removed one gives back exactly its slots. A ring with a
+// number of points per unit of weight has the first and last property only
+// while that number never changes.
 func newSlots(names []string, weights []uint64) *[slots]uint16 {
 	var sum uint64
 	racers := make([]racer, 0, len(names))
-	for i, name := range names[:min(len(names), 1<<16)] { // the rest would hardly have a slot
+	for i, name := range names[:min(len(names), 1<<16)] { // the rest would get hardly any slot
 		racers = append(racers, racer{who: uint16(i), seed: KeyString(name), step: 1 << stepBits / weights[i]})
 		sum += weights[i]
 	}
-	// When two hit a slot at the same time, the first by name has it.
+	// When two hit a slot at the same time, the first by name gets it.
 	slices.SortFunc(racers, func(a, b racer) int { return cmp.Compare(names[a.who], names[b.who]) })
 	owner := new([slots]uint16)
-	hit := make([]uint64, slots) // when
+	hit := make([]uint64, slots) // time of the earliest hit
 	for i := range hit {
 		hit[i] = math.MaxUint64
 	}
@@ -158,15 +157,15 @@ func newSlots(names []string, weights []uint64) *[slots]uint16 {
 type racer struct {
 	who   uint16
 	seed  uint64
-	step  uint64 // time per dart
-	darts uint64 // thrown
+	step  uint64 // time between darts
+	darts uint64 // darts thrown
 }
 
-// stepBits makes the time per dart, a fraction, an integer.
+// stepBits scales the time between darts, a fraction, to an integer.
 const stepBits = 40
 
-// dart returns which slot the next dart hits, and when: at any time within its
-// step.
+// dart returns the slot that the next dart hits, and the time, which is
+// anywhere within the dart's step.
 func (r *racer) dart() (slot, at uint64) {
 	h := mix(r.seed + r.darts*golden)
 	return h >> (64 - slotBits), r.darts*r.step + (h&0xffff)*r.step>>16

@@ -14,11 +14,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// slotSigma is the standard deviation of the share p of slots: of 2^15, a
-// candidate has each with chance p.
+// slotSigma is the standard deviation of a candidate's share p of the slots: it
+// has each of the 2^15 slots with chance p.
 func slotSigma(p float64) float64 { return math.Sqrt(p * (1 - p) / (1 << 15)) }
 
-// places returns the names of the candidates of many keys.
+// places returns the names of the candidates for many keys.
 func places(t *testing.T, cs []balance.Candidate) []string {
 	t.Helper()
 	s := balance.NewSet(balance.Hash, cs)
@@ -33,8 +33,8 @@ func places(t *testing.T, cs []balance.Candidate) []string {
 	return names
 }
 
-// moved returns the share of keys that went from one name to another, and fails
-// if one moved in a way that is not allowed.
+// moved returns the share of keys that moved from one name to another, and
+// fails if a move is not allowed.
 func moved(t *testing.T, before, after []string, allowed func(from, to string) bool) float64 {
 	t.Helper()
 	n := 0
@@ -129,15 +129,15 @@ func TestKeysOfACandidateThatIsDownGoToAllOthers(t *testing.T) {
 	}
 	require.Len(t, counts, 9)
 	for name, n := range counts {
-		// of 3277 slots 364 to each: 5 sigma are 26 %, and some are side by
-		// side
+		// each gets 364 of 3277 slots: 5 sigma are 26 %, and some slots are
+		// neighbours
 		assert.InEpsilon(t, total/9, n, 0.35, name)
 	}
 	cs[4].Node.Resume(noon, 0)
 	assert.Equal(t, before, places(t, cs), "and back")
 }
 
-// bound is the most that a candidate may have of all that is in flight.
+// bound is the most of all exchanges in flight that one candidate may have.
 func bound(all, n int) int64 { return int64(math.Ceil(1.25 * float64(all) / float64(n))) }
 
 func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
@@ -156,7 +156,7 @@ func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
 	}
 	assert.EqualValues(t, bound(4000, n), toOwner, "its own candidate has all it may have")
 	end(cs)
-	for i := range cs { // others are busy, and the owner is not
+	for i := range cs { // the others are busy, the owner is not
 		if i != owner {
 			begin(cs[i].Node, 5)
 		}
@@ -175,7 +175,7 @@ func TestNobodyHasMoreThanItsShareUnderUnevenKeys(t *testing.T) {
 		now = now.Add(20 * time.Microsecond)
 		i := s.Pick(now, key(int(zipf.Uint64())), nil)
 		cs[i].Node.Begin()
-		// What is known may be a moment, five picks, old.
+		// The known load may be a moment old, which is five picks.
 		most := math.Ceil(1.25 * float64(len(held)+1+5) * float64(cs[i].Weight) / 8)
 		if got := cs[i].Node.InFlight(); float64(got) > most {
 			t.Fatalf("candidate %d has %d of %d", i, got, len(held)+1)
@@ -217,8 +217,7 @@ func TestTheBoundGrowsInASlowStart(t *testing.T) {
 	cs[owner].Node.Resume(noon, 10*time.Second)
 	for _, tt := range []struct {
 		after time.Duration
-		// the most that is no more than 0.125 times the share of itself and
-		// 180, rounded up
+		// the largest n up to 0.125 × share × (n + 180), rounded up
 		want int
 	}{{0, 3}, {5 * time.Second, 14}, {10 * time.Second, 26}} {
 		now := noon.Add(tt.after)
@@ -314,7 +313,7 @@ func TestEachBitOfAKeyDependsOnEachBitOfItsInput(t *testing.T) {
 		}
 	}
 	for bit := range flips {
-		for i, n := range flips[bit] { // 6.5 sigma: there are 12,288 pairs
+		for i, n := range flips[bit] { // 6.5 sigma, since there are 12,288 pairs
 			assert.InDelta(t, rounds/2, n, 6.5*math.Sqrt(rounds)/2, "bit %d of the input, %d of the key", bit, i)
 		}
 	}

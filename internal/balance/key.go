@@ -11,9 +11,9 @@ const (
 	silver = 0x6a09e667f3bcc909 // 2^64 divided by the silver ratio
 )
 
-// Key returns the key of b for [Hash]: the same in every process and release.
-// It is quick and spreads well, but anybody can compute it: whoever chooses b
-// chooses the candidate, up to the bound on its load.
+// Key returns the key of b for [Hash], the same in every process and release.
+// It is fast and spreads well, but anybody can compute it: a client that
+// chooses b chooses the candidate, up to the limit of its load.
 func Key(b []byte) uint64 {
 	h := uint64(len(b)) * silver
 	for ; len(b) >= 8; b = b[8:] {
@@ -27,9 +27,9 @@ func Key(b []byte) uint64 {
 }
 
 // KeyString is [Key] of a string.
-func KeyString(s string) uint64 { return Key([]byte(s)) } // does not copy, the tests say
+func KeyString(s string) uint64 { return Key([]byte(s)) } // does not copy; a test checks that
 
-// fold multiplies to 128 bits, of which both halves count.
+// fold multiplies to 128 bits and combines both halves.
 func fold(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo

@@ -13,10 +13,10 @@ import (
 
 const picks = 100_000
 
-// noon is when tests happen that need no clock. Read-only.
+// noon is the time in tests that need no clock. Read-only.
 var noon = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// policies is every policy, with its name in the output of tests. Read-only.
+// policies has all policies, with their names in test output. Read-only.
 var policies = []struct {
 	name   string
 	policy balance.Policy
@@ -48,7 +48,7 @@ func weighted(weights ...int) []balance.Candidate {
 	return cs
 }
 
-// begin counts exchanges in.
+// begin counts that many exchanges in.
 func begin(n *balance.Node, exchanges int) {
 	for range exchanges {
 		n.Begin()
@@ -64,7 +64,7 @@ func end(cs []balance.Candidate) {
 	}
 }
 
-// key is the n-th of many keys.
+// key returns the n-th of many keys.
 func key(n int) uint64 { return balance.KeyString("user-" + strconv.Itoa(n)) }
 
 // tally counts how often each candidate is picked at noon, by different keys.
@@ -73,7 +73,7 @@ func tally(t *testing.T, s *balance.Set, n int, tried ...int) []int {
 	counts := make([]int, s.Len())
 	for k := range n {
 		i := s.Pick(noon, key(k), tried)
-		if i < 0 { // no require: it would cost more than the pick
+		if i < 0 { // not require, which would cost more than the pick
 			t.Fatal("nothing picked")
 		}
 		counts[i]++
@@ -81,9 +81,9 @@ func tally(t *testing.T, s *balance.Set, n int, tried ...int) []int {
 	return counts
 }
 
-// assertShares checks that counts are what chance makes of the given shares, by
-// Pearson's test at 5 sigma: chance alone fails it once in millions of runs.
-// The bound is the approximation of Wilson and Hilferty.
+// assertShares checks by Pearson's test at 5 sigma that counts fit the given
+// shares: chance alone fails it once in millions of runs. The limit is the
+// approximation of Wilson and Hilferty.
 func assertShares(t *testing.T, shares []float64, counts []int) {
 	t.Helper()
 	var sum float64

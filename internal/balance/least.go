@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 )
 
-// first takes the first that is eligible.
+// first takes the first eligible candidate.
 func (s *Set) first(now instant, tried []int) int {
 	for i := range s.live {
 		if s.live[i].eligible(now, tried) > 0 {
@@ -15,13 +15,13 @@ func (s *Set) first(now instant, tried []int) int {
 	return -1
 }
 
-// least takes one of the least loaded, those who tie at random.
+// least takes the least loaded candidate, and breaks ties at random.
 func (s *Set) least(now instant, tried []int) int {
 	r := rand.Uint64()
 	if i := s.column(r); s.live[i].node.InFlight() == 0 && s.takes(i, now, tried) {
-		return i // nobody has less
+		return i // no candidate has less
 	}
-	if now < never { // else those that are closed count too
+	if now < never { // otherwise candidates that are closed count too
 		i := s.lowest(r)
 		e := &s.live[i]
 		if now >= instant(e.node.ready.Load()) && e.eligible(now, tried) > 0 {
@@ -31,9 +31,9 @@ func (s *Set) least(now instant, tried []int) int {
 	return s.lowestEligible(r, now, tried)
 }
 
-// lowest returns who has the lowest load of all that are not closed, eligible
-// or not. It has no jumps that are hard to predict, and reads only what it
-// must: that makes it much faster than lowestEligible.
+// lowest returns the candidate with the lowest load of all that are not closed,
+// eligible or not. It has no branches that are hard to predict, and reads
+// little memory, so it is much faster than lowestEligible.
 func (s *Set) lowest(r uint64) int {
 	low, next := uint64(math.MaxUint64), 0
 	nodes := s.nodes
@@ -48,7 +48,7 @@ func (s *Set) lowest(r uint64) int {
 	return max(0, next-1)
 }
 
-// lowestEligible is lowest of the eligible, or -1.
+// lowestEligible is lowest among the eligible candidates, or -1.
 func (s *Set) lowestEligible(r uint64, now instant, tried []int) int {
 	low, lowest := uint64(math.MaxUint64), -1
 	for i := range s.live {
@@ -63,11 +63,12 @@ func (s *Set) lowestEligible(r uint64, now instant, tried []int) int {
 	return lowest
 }
 
-// rankBits is how much of a load is left for what breaks ties: the product of a
-// random number, the same for all in one pick, and one of each candidate's own.
+// rankBits is the number of low bits of a load that break ties. They come from
+// the product of a random number, the same for all candidates in one pick, and
+// the candidate's rank.
 const rankBits = 17
 
-// newScan lays out what lowest reads.
+// newScan fills in the tables of lowest.
 func (s *Set) newScan() {
 	for i, e := range s.live {
 		s.costs = append(s.costs, e.cost<<rankBits)

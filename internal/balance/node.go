@@ -7,29 +7,29 @@ import (
 	"time"
 )
 
-// cacheLine is what processors fetch and invalidate at once.
+// cacheLine is the unit, in bytes, that processors fetch and invalidate.
 const cacheLine = 64
 
-// A Node is what policies know of one target. The zero value is in service,
-// idle and unlimited. It may be part of any number of sets. Its methods may be
-// called concurrently; it must not be copied.
+// A Node has the state of one target that policies read. The zero value is in
+// service, idle and unlimited. It may be part of any number of sets. Its
+// methods may be called concurrently; it must not be copied.
 type Node struct {
-	// Every exchange writes count. Nothing else that is written or read may
-	// share its cache line, whatever the node is embedded in; what a pick reads
-	// with it does.
+	// Every exchange writes count. Only the fields that a pick reads with it
+	// share its cache line, and nothing else does, whatever struct the node is
+	// embedded in.
 	_     [cacheLine]byte
-	count atomic.Int64  // in flight, plus closed while suspended until Resume
+	count atomic.Int64  // exchanges in flight, plus closed while suspended until Resume
 	limit atomic.Int64  // 0 means none
 	ready atomic.Uint64 // the instant from which the node has its whole share
-	// how long before ready its share began to grow; 0 means that it has none
-	// until then
+	// the share grows during this time before ready; 0 means no share until
+	// ready
 	rise atomic.Int64
 	mu   sync.Mutex // serialises writers of ready and rise
 	_    [cacheLine + 24]byte
 }
 
 // closed is added to the count of a node that is suspended until Resume, so
-// that who looks for the lowest count does not find it.
+// that a search for the lowest count does not find it.
 const (
 	closedBit = 26 // no machine has that many exchanges in flight
 	closed    = 1 << closedBit
@@ -51,17 +51,17 @@ func (n *Node) TryBegin() bool {
 // End counts an exchange out.
 func (n *Node) End() { n.count.Add(-1) }
 
-// InFlight returns how many exchanges are counted in and not out.
+// InFlight returns how many exchanges were counted in and not yet out.
 func (n *Node) InFlight() int64 { return n.count.Load() << (64 - closedBit) >> (64 - closedBit) }
 
-// SetLimit sets how many exchanges the node may have at once; zero or less
-// means no bound. A node at its limit is not picked. Exchanges that are in
-// flight already are left alone.
+// SetLimit sets how many exchanges the node may have in flight; zero or less
+// means no limit. A node at its limit is not picked. Exchanges in flight are
+// not affected.
 func (n *Node) SetLimit(limit int64) { n.limit.Store(max(0, limit)) }
 
-// Suspend takes the node out of service until the given time, the zero time
-// meaning until [Node.Resume]. After that time it is in service again with its
-// whole share; a time in the past ends a suspension and a slow start.
+// Suspend takes the node out of service until the given time; the zero time
+// means until [Node.Resume]. After that time it is in service again with its
+// whole share. A time in the past ends a suspension and a slow start.
 func (n *Node) Suspend(until time.Time) {
 	if until.IsZero() {
 		n.set(never, 0)
@@ -70,9 +70,9 @@ func (n *Node) Suspend(until time.Time) {
 	}
 }
 
-// Resume takes the node in service at now. Over the duration slow its share
-// grows evenly from a tenth to the whole; zero or less means the whole share at
-// once. The growth starts anew when Resume is called again.
+// Resume puts the node in service at now. Over the duration slow its share
+// grows evenly from a tenth to the whole; zero or less means the whole share
+// immediately. Another call restarts the growth.
 func (n *Node) Resume(now time.Time, slow time.Duration) {
 	if slow <= 0 {
 		n.set(0, 0)
@@ -82,8 +82,8 @@ func (n *Node) Resume(now time.Time, slow time.Duration) {
 	n.set(ready+min(instant(slow), never-ready), slow)
 }
 
-// set stores rise first. A pick between the two stores sees a suspended node
-// begin to rise, or a rising one suspended, and no third state.
+// set stores rise first. So a pick between the two stores sees a suspended node
+// rising or a rising node suspended, and no third state.
 func (n *Node) set(ready instant, rise time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -115,15 +115,15 @@ func (n *Node) inService(now instant) bool {
 	return now >= instant(n.ready.Load()) || n.rise.Load() != 0
 }
 
-// whole is the share of a node in service that is not rising, tenth the least
-// of one that is.
+// whole is the share of a node in service that is not rising, and tenth the
+// least share of one that is.
 const (
 	whole = 1000
 	tenth = whole / 10
 )
 
-// share returns the part of its weight that the node has at now: whole, less
-// while it rises, 0 while it is suspended.
+// share returns the part of its weight that the node has at now: whole, or less
+// while it rises, or 0 while it is suspended.
 func (n *Node) share(now instant) uint64 {
 	if now >= instant(n.ready.Load()) {
 		return whole
@@ -131,8 +131,8 @@ func (n *Node) share(now instant) uint64 {
 	return n.rising(now)
 }
 
-// rising is share of a node that rises or is suspended. It stays out of the
-// loops that share is inlined in.
+// rising is share for a node that rises or is suspended. It is not inlined, to
+// keep the loops small in which share is.
 //
 //go:noinline
 func (n *Node) rising(now instant) uint64 {
@@ -146,8 +146,9 @@ func (n *Node) rising(now instant) uint64 {
 	return tenth + uint64((whole-tenth)*(1-min(1, float64(ready-now)/rise)))
 }
 
-// An instant is a time as one number that can be compared and stored at once.
-// The zero instant is before all others, so that the zero Node is in service.
+// An instant is a time as one number, which can be compared, and stored
+// atomically. The zero instant is before all others, so that the zero Node is
+// in service.
 type instant uint64
 
 // never is after all other instants.

@@ -101,7 +101,7 @@ func TestTheShareOfANodeThatComesBackGrows(t *testing.T) {
 		{"at the end", 10 * time.Second, 1},
 		{"later", time.Hour, 1},
 	}
-	for _, p := range policies[:balance.Least] { // those that draw, or take turns
+	for _, p := range policies[:balance.Least] { // the policies that draw, or take turns
 		for _, tt := range tests {
 			t.Run(p.name+"/"+tt.name, func(t *testing.T) {
 				cs := weighted(1, 1, 2)

@@ -2,11 +2,12 @@ package balance
 
 import "math/rand/v2"
 
-// draws bounds the cheap draws of one candidate. With most candidates eligible
-// the first one or two succeed; after that a pass over all of them decides.
+// draws limits the cheap draws for one candidate. If most candidates are
+// eligible the first or second draw succeeds. After the last one, a pass over
+// all candidates decides.
 const draws = 6
 
-// lessBusy takes the less loaded of two.
+// lessBusy takes the less loaded of two drawn candidates.
 func (s *Set) lessBusy(now instant, tried []int) int {
 	i := s.draw(now, tried, -1)
 	if i < 0 {
@@ -33,8 +34,8 @@ func (s *Set) draw(now instant, tried []int, except int) int {
 	return s.drawOfFew(now, tried, except)
 }
 
-// takes reports whether the candidate at i takes what it drew. One that is
-// rising takes a part, at random.
+// takes reports whether the candidate at i, which was drawn, takes the
+// exchange. A rising one takes only some, at random.
 func (s *Set) takes(i int, now instant, tried []int) bool {
 	n := s.live[i].node
 	if n.full() || len(tried) > 0 && s.live[i].in(tried) {
@@ -44,9 +45,9 @@ func (s *Set) takes(i int, now instant, tried []int) bool {
 	return share == whole || share > rand.Uint64N(whole)
 }
 
-// drawOfFew is draw for when few are eligible. Stepping on to the next one
-// would favour those behind a gap, so that one target that is down doubled its
-// neighbour's share.
+// drawOfFew is draw for the case that few are eligible. To take the next
+// eligible one instead would favour candidates after a gap: a target that is
+// down would double its neighbour's share.
 func (s *Set) drawOfFew(now instant, tried []int, except int) int {
 	var sum uint64
 	last := -1
@@ -69,18 +70,18 @@ func (s *Set) drawOfFew(now instant, tried []int, except int) int {
 		}
 		r -= w
 	}
-	return last // also when others have become eligible or ceased to be in between
+	return last // even if others became eligible or ineligible meanwhile
 }
 
-// A column of the alias method (Walker 1977, Vose 1991): all columns are drawn
-// alike; of a column the part below cut belongs to the candidate at its
+// A column of the alias method (Walker 1977, Vose 1991). All columns have the
+// same chance. The part of a column below cut belongs to the candidate at its
 // position, the rest to other.
 type column struct {
 	cut   uint32
 	other int32
 }
 
-// column returns the position that the random number r draws.
+// column returns the position of the candidate that the random number r draws.
 func (s *Set) column(r uint64) int {
 	i := int(r >> 32 * uint64(len(s.live)) >> 32)
 	if s.columns == nil {
@@ -92,8 +93,8 @@ func (s *Set) column(r uint64) int {
 	return i
 }
 
-// newColumns fills each column up to the height of the average weight: what a
-// light candidate leaves empty is filled by a heavy one.
+// newColumns fills each column up to the height of the average weight: a heavy
+// candidate fills what a light one leaves empty.
 func newColumns(weights []uint64) []column {
 	n := uint64(len(weights))
 	columns := make([]column, n)
@@ -102,7 +103,7 @@ func newColumns(weights []uint64) []column {
 		sum += w
 	}
 	var light, heavy []int
-	left := make([]uint64, n) // of each weight, in parts of which a column holds sum
+	left := make([]uint64, n) // the rest of each weight, in units of which a column holds sum
 	for i, w := range weights {
 		columns[i] = column{1<<32 - 1, int32(i)}
 		if left[i] = w * n; left[i] < sum {
@@ -112,7 +113,7 @@ func newColumns(weights []uint64) []column {
 		}
 	}
 	for len(light) > 0 {
-		l, h := light[len(light)-1], heavy[len(heavy)-1] // some are heavy as long as some are light
+		l, h := light[len(light)-1], heavy[len(heavy)-1] // while any is light, one is heavy
 		columns[l] = column{uint32(left[l] << 32 / sum), int32(h)}
 		light = light[:len(light)-1]
 		if left[h] -= sum - left[l]; left[h] < sum {

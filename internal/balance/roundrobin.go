@@ -5,21 +5,21 @@ import (
 	"math/rand/v2"
 )
 
-// maxCycle bounds the turns of a cycle, unless there are more candidates.
+// maxCycle limits the turns of a cycle, unless there are more candidates.
 const maxCycle = 1 << 14
 
 // next takes the candidate whose turn it is.
 //
-// One counter for all is what makes cycles exact. It costs no more than the two
-// that the exchange writes anyway, and has its cache line to itself.
+// One counter for all makes cycles exact. It costs no more than the two
+// counters that an exchange writes anyway, and has its own cache line.
 func (s *Set) next(now instant, tried []int) int {
 	n := uint64(len(s.turns))
 	if i := int(s.turns[(s.turn.Add(1)-1)%n]); s.takes(i, now, tried) {
 		return i
 	}
-	// Turns left out are taken off the counter together with the one that is
-	// used, so that the turn after a gap is used once, like any other. The look
-	// ahead is bounded, for cycles that belong to one candidate nearly whole.
+	// Skipped turns are taken from the counter together with the used one, so
+	// that the turn after a gap is used once, like any other. The look ahead is
+	// limited, since nearly all turns of a cycle may belong to one candidate.
 	look := min(n, 2*uint64(len(s.live))+draws)
 	for {
 		turn := s.turn.Load()
@@ -39,32 +39,32 @@ func (s *Set) next(now instant, tried []int) int {
 	}
 }
 
-// newTurns computes the cycle, and begins at a random place in it: sets of the
-// same list, here and in other processes, do not all begin with the same
+// newTurns computes the cycle, and begins at a random place in it, so that sets
+// of the same list, here and in other processes, do not all begin with the same
 // candidate.
 func (s *Set) newTurns() {
 	s.turns = newTurns(s.weights())
 	s.turn.Store(rand.Uint64N(uint64(len(s.turns))))
 }
 
-// newTurns returns a cycle in which candidate i has weights[i] turns (in
-// proportion, if those were too many), such that of any first t turns each
-// candidate has had less than one more or less than its share.
+// newTurns returns a cycle in which candidate i has weights[i] turns, or in
+// proportion if those were too many. In the first t turns, for any t, each
+// candidate has less than one turn more or less than its share.
 //
-// That is the chairman assignment problem, and this is its solution (Tijdeman
-// 1980): a turn goes to the candidate whose next turn is due first, among those
-// for whom it is not too early.
+// This is the solution of the chairman assignment problem (Tijdeman 1980): a
+// turn goes to the candidate whose next turn is due first, among those for
+// which it is not too early.
 func newTurns(weights []uint64) []int32 {
 	weights = cycleWeights(weights)
 	var total uint64
 	for _, w := range weights {
 		total += w
 	}
-	// With c turns had, the next one is too early before (c + 1/parts)
-	// total/weight, due at (c + 1 - 1/parts) total/weight.
+	// After c turns of a candidate, its next one is too early before (c +
+	// 1/parts) total/weight, and due at (c + 1 - 1/parts) total/weight.
 	parts := max(1, 2*uint64(len(weights))-2)
 	had := make([]uint64, len(weights))
-	from := make([][]int32, total+1) // who enters the queue for turn t, the first being 1
+	from := make([][]int32, total+1) // candidates that enter the queue for turn t; the first is 1
 	enter := func(i int32, earliest uint64) {
 		w := parts * weights[i]
 		if t := max(earliest, ((had[i]*parts+1)*total+w-1)/w); t <= total {
@@ -109,13 +109,13 @@ func cycleWeights(weights []uint64) []uint64 {
 	return small
 }
 
-// A due is the next turn of a candidate, due at time/weight.
+// A due is a candidate's next turn, which is due at time/weight.
 type due struct {
 	time, weight uint64
 	who          int32
 }
 
-// A queue is a heap of turns, the first due on top.
+// A queue is a heap of turns with the first due on top.
 type queue []due
 
 func (q queue) Len() int { return len(q) }

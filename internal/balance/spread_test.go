@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// drawing is the policies whose idle candidates get exchanges in proportion to
-// weight. Read-only.
+// drawing has the policies under which idle candidates get exchanges in
+// proportion to weight. Read-only.
 var drawing = policies[:balance.Least]
 
 func TestIdleCandidatesShareByWeight(t *testing.T) {
@@ -64,7 +64,7 @@ func TestCandidatesAtTheirLimitAreLeftOut(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			cs := candidates(5)
 			cs[1].Node.SetLimit(1)
-			for i := range cs { // the same for all, so that loads decide nothing
+			for i := range cs { // the same load for all, so that it decides nothing
 				cs[i].Node.Begin()
 			}
 			assertShares(t, []float64{1, 0, 1, 1, 1}, tally(t, balance.NewSet(p.policy, cs), picks))
@@ -101,7 +101,7 @@ func TestTheBusierOfTwoIsNotChosen(t *testing.T) {
 		shares := make([]float64, n)
 		for i := range cs {
 			begin(cs[i].Node, i)
-			shares[i] = float64(n - 1 - i) // it wins if the other one is one of those behind it
+			shares[i] = float64(n - 1 - i) // it wins if the other drawn one is behind it
 		}
 		assertShares(t, shares, tally(t, balance.NewSet(balance.LessBusy, cs), picks))
 	})
@@ -113,8 +113,8 @@ func TestLoadSpreadsBetterThanAtRandom(t *testing.T) {
 		policy balance.Policy
 		delta  float64
 	}{
-		{balance.Random, 5 * math.Sqrt(picks/n)}, // 5 sigma: what chance alone does
-		// log log n above the mean, and as much below for who was drawn last
+		{balance.Random, 5 * math.Sqrt(picks/n)}, // 5 sigma of chance
+		// log log n above the mean, and the same below for the last drawn
 		{balance.LessBusy, 20},
 		{balance.RoundRobin, 0},
 		{balance.Least, 0},

@@ -1,4 +1,4 @@
-// Package basicauth knows who may pass by a password (RFC 7617).
+// Package basicauth verifies HTTP Basic credentials (RFC 7617).
 package basicauth
 
 import (
@@ -19,29 +19,30 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Verifier checks passwords against bcrypt hashes. It takes as long for a
-// user that does not exist as for a wrong password. Its methods may be called
+// A Verifier checks passwords against bcrypt hashes. It takes the same time for
+// an unknown user as for a wrong password. Its methods may be called
 // concurrently.
 type Verifier struct {
 	hashes map[string][]byte
-	dummy  []byte        // compared for users that do not exist
-	slots  chan struct{} // one for each hash that is computed: a flood must not take all processors
-	key    []byte        // of known
+	dummy  []byte        // compared for unknown users
+	slots  chan struct{} // one for each running hash computation: a flood must not take all CPUs
+	key    []byte        // of the hashes in known
 
 	challenge string
 
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]struct{} // keyed hashes of what was right
+	known map[[sha256.Size]byte]struct{} // keyed hashes of correct pairs
 }
 
-// Bounds of what is kept and computed.
+// Limits of known, and of a password.
 const (
 	maxKnown    = 1024
-	maxPassword = 72 // bytes that bcrypt looks at
+	maxPassword = 72 // bytes that bcrypt reads
 )
 
-// New returns a Verifier of users: names, and bcrypt hashes of their passwords.
-// realm is what they are told to log in to. The error says all that is wrong.
+// New returns a Verifier of users, a map from names to bcrypt hashes of
+// passwords. realm is the name of the site that browsers show to users. The
+// error joins all faults.
 func New(users map[string]string, realm string) (*Verifier, error) {
 	b := &Verifier{hashes: make(map[string][]byte, len(users)), slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 		key: make([]byte, sha256.Size), known: make(map[[sha256.Size]byte]struct{})}
@@ -72,13 +73,13 @@ func New(users map[string]string, realm string) (*Verifier, error) {
 	return b, errors.Join(errs...)
 }
 
-// Challenge is the value of the WWW-Authenticate field that asks for a
+// Challenge returns the value of the WWW-Authenticate field that asks for a
 // password.
 func (b *Verifier) Challenge() string { return b.challenge }
 
-// User returns the user whose password q brings. ok is false without one, and
-// if there is more than one field that says so: who reads q next could read the
-// other one. The error is that of q's context.
+// User returns the user whose correct password q has. ok is false without one,
+// and if q has more than one Authorization field: the next reader of q might
+// use the other one. The error is that of q's context.
 func (b *Verifier) User(q *http.Request) (name string, ok bool, err error) {
 	if !Tries(q) {
 		return "", false, nil
@@ -88,22 +89,21 @@ func (b *Verifier) User(q *http.Request) (name string, ok bool, err error) {
 	return name, ok, err
 }
 
-// Tries reports whether q brings a password, right or wrong, that User looks
-// at.
+// Tries reports whether q has a password, right or wrong, that User checks.
 func Tries(q *http.Request) bool {
 	_, _, ok := q.BasicAuth()
 	return ok && len(q.Header["Authorization"]) == 1
 }
 
-// Knows reports whether the password is that of the user. A pair that was right
-// once is recognised without the cost of its hash. It returns ctx's error if
+// Knows reports whether the password is the user's. A pair that was correct
+// once is recognised without computing its hash. Knows returns ctx's error if
 // ctx is done first.
 func (b *Verifier) Knows(ctx context.Context, user, password string) (bool, error) {
 	hash, exists := b.hashes[user]
 	if !exists {
 		hash = b.dummy
 	}
-	if len(password) > maxPassword { // bcrypt takes those that differ behind it for the same
+	if len(password) > maxPassword { // bcrypt ignores the bytes after it
 		exists, password = false, password[:maxPassword]
 	}
 	mac := b.mac(user, password)
@@ -139,7 +139,7 @@ func (b *Verifier) keep(mac [sha256.Size]byte) {
 	b.known[mac] = struct{}{}
 }
 
-// mac is a keyed hash of what is right: memory never holds a password.
+// mac returns a keyed hash of a pair, so that no password is kept in memory.
 func (b *Verifier) mac(user, password string) (sum [sha256.Size]byte) {
 	h := hmac.New(sha256.New, b.key)
 	in := binary.AppendUvarint(nil, uint64(len(user)))

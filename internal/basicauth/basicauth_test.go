@@ -24,7 +24,7 @@ func TestAPasswordIsThatOfOneUser(t *testing.T) {
 	long := strings.Repeat("x", 72)
 	b, err := basicauth.New(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")}, "here")
 	require.NoError(t, err)
-	for range 2 { // what was right once is recognised in another way
+	for range 2 { // the second time, correct pairs are known
 		for _, tt := range []struct {
 			user, password string
 			want           bool
@@ -65,8 +65,7 @@ func TestUsersThatCannotBe(t *testing.T) {
 	assert.ErrorContains(t, err, `realm "a\r\nb"`)
 }
 
-// Passwords that are wrong must not take all processors from those that are
-// right.
+// Wrong passwords must not take all CPUs from correct ones.
 func TestAFloodOfPasswordsWaits(t *testing.T) {
 	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
 	require.NoError(t, err)

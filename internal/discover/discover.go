@@ -1,7 +1,7 @@
-// Package discover finds out where targets are, and tells when that changes.
+// Package discover finds the addresses of targets, and reports changes.
 //
-// A [Source] is anything that knows; [Hosts] and [Services] ask DNS. [Run]
-// keeps a source going whatever happens to it.
+// A [Source] finds addresses; [Hosts] and [Services] ask DNS. [Run] runs a
+// source, and restarts it when it ends.
 package discover
 
 import (
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// An Endpoint is one address that serves.
+// An Endpoint is one address of a target.
 type Endpoint struct {
 	Target string // a URL
 	Addr   string // host:port to dial; "" means the URL's
@@ -23,24 +23,24 @@ type Endpoint struct {
 }
 
 // A Source publishes the whole list of endpoints whenever it may have changed,
-// until ctx is done or something went wrong. It does not change what it has
-// published.
+// until ctx is done or it fails. It must not change a list after publishing it.
 type Source func(ctx context.Context, publish func([]Endpoint)) error
 
-// MaxEndpoints bounds a list: more are cut off.
+// MaxEndpoints limits a list; further endpoints are ignored.
 const MaxEndpoints = 4096
 
-// Bounds of the wait before a source that returned is started again.
+// Limits of the pause before a source is restarted.
 const (
 	minPause = time.Second
 	maxPause = time.Minute
 )
 
-// Run runs source until ctx is done. A source that returns or panics is started
-// again after a pause, which grows while it publishes nothing; what it
-// published last stays. apply gets each list that differs from the one before,
-// sorted and without doubles, and empty ones never: a source that has lost
-// sight of its targets must not stop a service. failed is told what went wrong.
+// Run runs source until ctx is done. A source that returns or panics is
+// restarted after a pause, which grows while it publishes nothing; its last
+// list stays. Run calls apply with each list that differs from the one before,
+// sorted and without duplicates. It never applies an empty list: a source that
+// fails to find targets must not stop a service. It calls failed with each
+// error.
 func Run(ctx context.Context, source Source, apply func([]Endpoint) error, failed func(error)) {
 	var last []Endpoint
 	pause := minPause
@@ -74,7 +74,7 @@ func Run(ctx context.Context, source Source, apply func([]Endpoint) error, faile
 	}
 }
 
-// attempt runs source once. A panic in it is an error.
+// attempt runs source once. A panic in it becomes an error.
 func attempt(ctx context.Context, source Source, publish func([]Endpoint)) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -84,7 +84,7 @@ func attempt(ctx context.Context, source Source, publish func([]Endpoint)) (err 
 	return source(ctx, publish)
 }
 
-// normal returns es sorted, without doubles, and not too many.
+// normal returns es sorted, without duplicates, and at most MaxEndpoints.
 func normal(es []Endpoint) []Endpoint {
 	es = slices.Clone(es)
 	slices.SortStableFunc(es, func(a, b Endpoint) int { return strings.Compare(a.key(), b.key()) })
@@ -105,5 +105,5 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// usable reports whether a service can be at an address that DNS gave.
+// usable reports whether a service can have an address that DNS returned.
 func usable(a netip.Addr) bool { return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() }

@@ -22,13 +22,13 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A story is what Run did for a while.
+// A story has the calls that Run made.
 type story struct {
 	applied [][]discover.Endpoint
 	failed  []string
 }
 
-// run runs source in a bubble for d.
+// run runs source for d in a bubble.
 func run(t *testing.T, source discover.Source, d time.Duration) *story {
 	t.Helper()
 	s := new(story)
@@ -118,9 +118,9 @@ func TestAListIsBounded(t *testing.T) {
 	})
 }
 
-// dns answers from a table that changes with each question.
+// dns answers each question with the next entry of its table.
 type dns struct {
-	answers [][]string // the last one stays; nil is a name that does not exist
+	answers [][]string // the last one stays; nil means that the name does not exist
 	asked   []time.Time
 	srv     []*net.SRV
 }
@@ -184,7 +184,7 @@ func TestServicesAreThoseOfTheFirstPriority(t *testing.T) {
 	})
 }
 
-// The standard resolver, asked over UDP, gives what the server said.
+// The standard resolver, over UDP, returns the server's addresses.
 func TestARealResolverIsUnderstood(t *testing.T) {
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -220,7 +220,7 @@ func TestARealResolverIsUnderstood(t *testing.T) {
 	<-done
 }
 
-// reply answers a question for addresses with two, and others with none.
+// reply answers a question for IPv4 addresses with two, and others with none.
 func reply(question []byte) []byte {
 	var m dnsmessage.Message
 	if m.Unpack(question) != nil || len(m.Questions) != 1 {

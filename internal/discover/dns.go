@@ -14,22 +14,21 @@ import (
 	"time"
 )
 
-// A Resolver answers questions about names; *net.Resolver does.
+// A Resolver looks up names, as *net.Resolver does.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupSRV(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 }
 
-// Bounds of how DNS is asked. The standard resolver does not tell how long an
-// answer lasts, so it is asked again after a fixed time.
+// Limits for DNS. The standard resolver does not return the TTL of an answer,
+// so sources ask again after a fixed time.
 const (
 	MinInterval   = time.Second
 	lookupTimeout = 10 * time.Second
 )
 
-// Hosts returns a source of the addresses that the host of u has: one endpoint
-// each, reached under the same URL. It asks every interval, at least
-// MinInterval.
+// Hosts returns a source of the addresses of u's host: one endpoint for each,
+// with the same URL. It looks up every interval, which is at least MinInterval.
 func Hosts(r Resolver, u *url.URL, interval time.Duration) Source {
 	port := cmp.Or(u.Port(), map[string]string{"https": "443"}[u.Scheme], "80")
 	return every(interval, func(ctx context.Context) ([]Endpoint, error) {
@@ -50,9 +49,9 @@ func Hosts(r Resolver, u *url.URL, interval time.Duration) Source {
 	})
 }
 
-// Services returns a source of the targets that the SRV records of
-// _service._proto.name name: those of the lowest priority, with their weights.
-// It asks every interval, at least MinInterval.
+// Services returns a source of the targets in the SRV records of
+// _service._proto.name: those with the lowest priority value, with their
+// weights. It looks up every interval, which is at least MinInterval.
 func Services(r Resolver, scheme, service, proto, name string, interval time.Duration) Source {
 	return every(interval, func(ctx context.Context) ([]Endpoint, error) {
 		_, records, err := r.LookupSRV(ctx, service, proto, name)
@@ -75,12 +74,13 @@ func Services(r Resolver, scheme, service, proto, name string, interval time.Dur
 	})
 }
 
-// weight of a record: 0 means a very small chance (RFC 2782), not none.
+// weight returns the weight for a record. Its 0 means a very small chance (RFC
+// 2782), not none.
 func weight(s *net.SRV) int { return max(1, 10*int(s.Weight)) }
 
-// every returns a source that looks up at once, and then at intervals. It
-// returns the error of a look-up that failed: then Run tells of it, and starts
-// the source again.
+// every returns a source that looks up immediately, and then at intervals. It
+// returns the error of a failed look-up: then Run reports it, and restarts the
+// source.
 func every(interval time.Duration, lookUp func(context.Context) ([]Endpoint, error)) Source {
 	interval = max(interval, MinInterval)
 	return func(ctx context.Context, publish func([]Endpoint)) error {

@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// The deadline of a question is ours: when it passes, the authentication server
-// is to blame, and no handler of the program's.
+// The proxy sets the deadline of a request to the authentication server: when
+// it passes, that server is to blame, and no handler of the program.
 func TestAnAuthenticationServerThatDoesNotAnswerIsToBlame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		auth := &hostproxy.Upstream{Targets: hostproxy.To("http://auth.test").Targets, Transport: tripper(func(q *http.Request) (*http.Response, error) {

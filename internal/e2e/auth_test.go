@@ -64,8 +64,8 @@ func TestAPasswordLetsPass(t *testing.T) {
 	}, protect)
 }
 
-// overJudges runs check over each lane, with a server of its own that answers
-// what may pass at b.test.
+// overJudges runs check over each lane, each with an authentication server for
+// b.test that runs verdict.
 func overJudges(t *testing.T, script, verdict func(*proxytest.BackendConn), guard func(auth string, next *hostproxy.Upstream) http.Handler,
 	check func(t *testing.T, s *site, auth *proxytest.Backend)) {
 	t.Helper()
@@ -78,7 +78,7 @@ func overJudges(t *testing.T, script, verdict func(*proxytest.BackendConn), guar
 	}
 }
 
-// asks is the guard that has no more than it needs.
+// asks returns a ForwardAuth with only the required fields.
 func asks(auth string, next *hostproxy.Upstream) http.Handler {
 	return &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Next: next}
 }
@@ -121,7 +121,8 @@ func TestAnotherServerLetsPass(t *testing.T) {
 	})
 }
 
-// What judges by the path must not be told another one than the target gets.
+// An authentication server that decides by the path must get the path that the
+// target gets.
 func TestAnotherServerIsToldThePathThatTheTargetGets(t *testing.T) {
 	overJudges(t, proxytest.Reply(ok), proxytest.Reply(ok), asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
 		for i, tt := range []struct{ target, want string }{
@@ -171,7 +172,8 @@ func TestAnotherServerSaysNo(t *testing.T) {
 	}
 }
 
-// A yes is its head: what follows is read as far as it is short, and then left.
+// Only the head of an allowing response counts: its body is read if it is
+// short, and otherwise abandoned.
 func TestAYesOfAnyLength(t *testing.T) {
 	t.Parallel()
 	for name, verdict := range map[string]string{
@@ -196,7 +198,7 @@ func TestAYesOfAnyLength(t *testing.T) {
 	}
 }
 
-// What was cut off may have been about to say anything.
+// An incomplete response allows nothing.
 func TestAYesThatIsCutOff(t *testing.T) {
 	verdict := afterRequest(func(c *proxytest.BackendConn) { _ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nyes") })
 	overJudges(t, proxytest.Reply(ok), verdict, asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
@@ -210,7 +212,7 @@ func TestAYesThatIsCutOff(t *testing.T) {
 	})
 }
 
-// A WebSocket passes a guard like any request.
+// A WebSocket passes guards like any request.
 func TestAnUpgradeBehindGuards(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("p"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -236,8 +238,8 @@ func TestAnUpgradeBehindGuards(t *testing.T) {
 	})
 }
 
-// A yes is an answer of the server that is asked: a page of ours in its place
-// is none, whatever its status.
+// Only a response of the authentication server allows a request: a page of the
+// proxy in its place does not, regardless of its status.
 func TestAPageInPlaceOfTheAuthServerIsNoYes(t *testing.T) {
 	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n")
 	for name, set := range map[string]func(*hostproxy.Upstream){

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A busy upstream has checks, and a source, that are counted.
+// A busy upstream counts its health checks and its running sources.
 type busy struct {
 	*hostproxy.Upstream
 	checks, sources atomic.Int64
@@ -51,7 +51,7 @@ func (b *busy) goesOn(t *testing.T) {
 	assert.Equal(t, int64(1), b.sources.Load())
 }
 
-// ends waits until the background work has ended.
+// ends waits until all background work has ended.
 func (b *busy) ends(t *testing.T) {
 	t.Helper()
 	proxytest.Eventually(t, "the source's end", func() bool { return b.sources.Load() == 0 })
@@ -105,7 +105,7 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 				assert.Zero(t, b.sources.Load())
 				require.Equal(t, 200, c.Do(get).StatusCode)
 				b.goesOn(t)
-				// stays where it is
+				// first keeps a route
 				require.NoError(t, r.Replace(map[string]http.Handler{"a.test": first, "b.test": first}))
 				require.NoError(t, r.Replace(map[string]http.Handler{"b.test": first}))
 				require.NoError(t, r.Set("b.test", first))
@@ -117,8 +117,8 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 	}
 }
 
-// A route that goes while its server is long gone leaves nothing, whoever has
-// served it.
+// A route that is removed after its server has ended leaves no background work,
+// no matter what served it.
 func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := newBusy(t)
@@ -135,8 +135,8 @@ func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
 	}
 }
 
-// A handler of the program may hide its upstream: the Router learns of it from
-// the first request.
+// A handler of the program may hide its upstream: the first request shows it to
+// the Router.
 func TestBackgroundWorkBehindAHandlerOfTheProgramEndsAfterItsFirstRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for name, end := range map[string]func(r *hostproxy.Router, stop func() error) error{
@@ -162,7 +162,7 @@ func TestBackgroundWorkBehindAHandlerOfTheProgramEndsAfterItsFirstRequest(t *tes
 	}
 }
 
-// A lock is a handler that holds requests up.
+// A lock is a handler that delays requests.
 type lock struct {
 	http.Handler
 	arrived, open chan struct{}
@@ -177,8 +177,8 @@ func (l *lock) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	l.Handler.ServeHTTP(w, q)
 }
 
-// A request may reach its upstream when its route has gone: what it begins ends
-// with it.
+// A request may reach its upstream after its route was removed: background work
+// that it begins ends with it.
 func TestBackgroundWorkOfARequestThatOutlivesItsRouteEnds(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := newBusy(t)

@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tracer sets a header for each exchange and another one for each attempt,
-// and keeps a value of each.
+// A tracer sets one header for each exchange and one for each attempt, and
+// keeps a value for each.
 type tracer struct{ exchanges, attempts atomic.Int64 }
 
 func (c *tracer) begin(b *hostproxy.Beginning) {
@@ -39,21 +39,21 @@ func (c *tracer) attempt(b *hostproxy.Beginning) {
 	b.SetHeader("X-Span", fmt.Sprint(b.Header("X-Trace"), "-s", n, "-", b.Exchange.Attempts))
 }
 
-// traced gives a site's router such hooks.
+// traced gives a site's router the hooks of a tracer.
 func traced(s *site) {
 	c := new(tracer)
 	s.router.Begin, s.router.BeginAttempt = c.begin, c.attempt
 }
 
-// The client's own copies of what the hooks set, in a head and in a trailer
-// section.
+// The client's own copies of the headers that the hooks set, in a head and in a
+// trailer section.
 const (
 	traces   = "X-Trace: forged\r\nX_Trace: forged\r\nx-span: forged\r\nX_SPAN: forged\r\nX-State: forged\r\nX_State: forged\r\n"
 	trailing = traces + "X-Sum: 1"
 )
 
-// traceFields returns the lines of a message that a CGI-like program takes for
-// what the hooks set.
+// traceFields returns the lines of a message that a CGI-like program reads as
+// the headers of the hooks.
 func traceFields(raw []byte) (lines []string) {
 	for line := range strings.SplitSeq(string(raw), "\r\n") {
 		name, _, ok := strings.Cut(line, ":")
@@ -106,7 +106,8 @@ func TestHooksAtTheBeginningSetHeadersAndKeepValues(t *testing.T) {
 	}, traced)
 }
 
-// With hooks for attempts only, and without any, records have the times too.
+// Records have the times of attempts also with hooks for attempts only, and
+// without hooks.
 func TestRecordsHaveTheTimesOfAttempts(t *testing.T) {
 	for name, set := range map[string]setting{
 		"no hook":               func(*site) {},
@@ -143,8 +144,8 @@ func TestRecordsHaveTheTimesOfAttempts(t *testing.T) {
 	}
 }
 
-// Each exchange that Observe sees has begun, whoever answers; the same goes for
-// requests that cannot be read.
+// Begin is called for each exchange that Observe gets, no matter what answers
+// it, and for requests that cannot be read.
 func TestBeginIsCalledWheneverObserveIs(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		for i, raw := range []string{
@@ -158,7 +159,7 @@ func TestBeginIsCalledWheneverObserveIs(t *testing.T) {
 			"GET /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: gzip\r\n\r\n",
 		} {
 			if s.lane.foreign && i > 5 {
-				break // net/http answers these
+				break // net/http itself answers these
 			}
 			s.dial(t).Do(raw)
 			x := s.record(t, i+1)
@@ -201,8 +202,7 @@ func TestBeginKnowsTheRequestAndNotItsRoute(t *testing.T) {
 	})
 }
 
-// failingHooks are hooks that fail a request whose path says so, and what their
-// errors say.
+// failingHooks sets hooks that fail requests with certain paths.
 func failingHooks(s *site) {
 	fails := func(b *hostproxy.Beginning, where string) {
 		if why, ok := strings.CutPrefix(b.Exchange.Path, where); ok {
@@ -260,7 +260,7 @@ func TestAHookThatFailsFailsItsRequestAlone(t *testing.T) {
 	}, failingHooks, func(s *site) { s.router.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 }
 
-// What hooks cannot set is what the proxy itself writes or reads.
+// Hooks cannot set headers that the proxy itself writes or reads.
 func TestHooksCannotSetWhatTheProxyWrites(t *testing.T) {
 	for _, name := range []string{"", "a b", "X-A\r\n", "Host", "Content-Length", "Transfer-Encoding", "transfer_encoding", "Connection", "Upgrade", "TE", "Trailer",
 		"Keep-Alive", "Expect", "Via", "X-Forwarded-For", "X_Forwarded_For", "Forwarded", "X-Real-Ip", ":path", "X-Request-Id", "x_request_id"} {
@@ -273,7 +273,7 @@ func TestHooksCannotSetWhatTheProxyWrites(t *testing.T) {
 	}
 }
 
-// refuses is a Limiter that lets nothing through.
+// refuses is a Limiter that allows nothing.
 type refuses struct{}
 
 func (refuses) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
@@ -311,7 +311,7 @@ func TestAHookThatFailsTheSecondOfTwoAttemptsFailsTheRequest(t *testing.T) {
 		s.router.Handle("b.test", u)
 		c := s.dial(t)
 		require.Equal(t, 500, c.Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").StatusCode)
-		<-left // the first is given up
+		<-left // the first attempt is given up
 		x := s.record(t, 1)
 		assert.ErrorContains(t, x.Err, "panic in BeginAttempt: second")
 		require.Len(t, x.Timeline, 2)
@@ -350,8 +350,8 @@ func TestHooksAreCalledForUpgrades(t *testing.T) {
 	}, traced)
 }
 
-// A copy gets what the target got; the question has what Begin has set, and is
-// no attempt.
+// A copy gets the target's headers. The request to an authentication server
+// gets the headers of Begin, and is no attempt.
 func TestCopiesAndQuestionsCarryTheHeadersOfHooks(t *testing.T) {
 	copies := proxytest.NewServer(t, nil)
 	asked := make(chan http.Header, 10)
@@ -381,8 +381,8 @@ func TestCopiesAndQuestionsCarryTheHeadersOfHooks(t *testing.T) {
 	})
 }
 
-// An exchange that waited in the fast lane goes on in the other one, and has
-// begun once.
+// An exchange that waited in the fast lane continues in the other lane; Begin
+// is called once.
 func TestAnExchangeThatChangesItsLaneBeginsOnce(t *testing.T) {
 	seen, arrived := make(chan http.Header, 10), make(doorbell, 10)
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header }))
@@ -408,8 +408,8 @@ func TestAnExchangeThatChangesItsLaneBeginsOnce(t *testing.T) {
 	}, traced, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
 
-// Handlers and middleware of the route see what Begin has set, and may change
-// it. Edits apply to it.
+// Handlers and middleware of the route see the headers of Begin, and may change
+// them. Edits apply to them.
 func TestHandlersSeeWhatBeginSets(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -439,8 +439,8 @@ func TestHandlersSeeWhatBeginSets(t *testing.T) {
 	})
 }
 
-// Streams of HTTP/2 have hooks of their own, which run at the same time;
-// extended CONNECT too.
+// Hooks are called for each HTTP/2 stream, also for extended CONNECT, and run
+// at the same time.
 func TestStreamsBeginOnTheirOwn(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		var mu sync.Mutex
@@ -473,7 +473,7 @@ func TestStreamsBeginOnTheirOwn(t *testing.T) {
 	}
 }
 
-// A request that cannot be read has been refused before the hook is called.
+// A request that cannot be read is refused before the hook is called.
 func TestAHookThatPanicsLeavesARefusalAsItIs(t *testing.T) {
 	log := new(logText)
 	overOurLanes(t, good, func(t *testing.T, s *site) {
@@ -488,7 +488,7 @@ func TestAHookThatPanicsLeavesARefusalAsItIs(t *testing.T) {
 	})
 }
 
-// A hook that blocks holds up its own request, no other stream of the
+// A hook that blocks delays only its own request, no other stream of the
 // connection and no other connection.
 func TestAHookThatBlocksHoldsUpItsOwnRequest(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
@@ -546,8 +546,8 @@ func TestHooksReadTheSameHeadersInEachLane(t *testing.T) {
 	})
 }
 
-// A handler may ask one upstream after the other, and middleware may take its
-// time: an attempt begins when it does.
+// A handler may call several upstreams in turn, and middleware may be slow: an
+// attempt begins when it is made.
 func TestAnAttemptBehindAHandlerBeginsWhenItIsMade(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// tenancy lets Begin set the tenant and the session, whatever clients say.
+// tenancy lets Begin set the tenant and the session, regardless of the
+// client's.
 func tenancy(s *site) {
 	s.router.Begin = func(b *hostproxy.Beginning) {
 		b.SetHeader("X-Tenant", "verified")
@@ -22,13 +23,14 @@ func tenancy(s *site) {
 	}
 }
 
-// forgery is the i-th request of a client that invents what Begin replaces.
+// forgery returns the i-th request of a client that forges the headers that
+// Begin replaces.
 func forgery(i int) string {
 	return fmt.Sprintf("GET / HTTP/1.1\r\nHost: a.test\r\nX-Tenant: forged%d\r\nX_Tenant: forged%[1]d\r\nX-Gone: forged%[1]d\r\nCookie: s=forged%[1]d\r\n\r\n", i)
 }
 
-// What Begin has set counts, and not what the client says: in the Router and in
-// the Upstream, in each lane.
+// Limits count by the headers of Begin and not of the client: in the Router and
+// in the Upstream, in each lane.
 func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
 	t.Parallel()
 	for name, by := range map[string]hostproxy.LimitKey{
@@ -50,7 +52,7 @@ func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
 	}
 }
 
-// So it is with the target that a request is placed at.
+// The same applies to the choice of a target by hash.
 func TestRequestsArePlacedByWhatBeginHasSet(t *testing.T) {
 	t.Parallel()
 	second, third := proxytest.NewBackend(t, good), proxytest.NewBackend(t, good)
@@ -72,8 +74,7 @@ func TestRequestsArePlacedByWhatBeginHasSet(t *testing.T) {
 	}
 }
 
-// A client that Begin takes to a target by its cookie comes to that target in
-// each lane.
+// If Begin sets the sticky cookie, the client gets that target, in each lane.
 func TestBeginMayChooseTheTargetOfASession(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	overEachLane(t, good, func(t *testing.T, s *site) {

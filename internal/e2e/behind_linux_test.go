@@ -2,6 +2,6 @@
 
 package e2e_test
 
-// seesBehind says that the proxy sees clients leave behind bytes that it has
-// not read.
+// seesBehind says that the proxy notices a disconnect even if there are unread
+// bytes of the client.
 const seesBehind = true

@@ -2,5 +2,5 @@
 
 package e2e_test
 
-// No portable way is known; see behind_linux_test.go.
+// There is no portable way; see behind_linux_test.go.
 const seesBehind = false

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// served reports whether a new connection is answered. If not, it has been
+// served reports whether a new connection gets a response. Otherwise it must be
 // closed without a byte.
 func (k *track) served(t *testing.T) bool {
 	t.Helper()
@@ -22,7 +22,7 @@ func (k *track) served(t *testing.T) bool {
 	require.NoError(t, err)
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
-	_ = c.Send(get) // fails when it has been closed already
+	_ = c.Send(get) // fails if the connection is closed already
 	head, err := c.ReadHead()
 	var late net.Error
 	require.False(t, errors.As(err, &late) && late.Timeout(), "the connection stays open")
@@ -46,7 +46,7 @@ func TestConnectionsAboveTheBoundAreClosedAtOnce(t *testing.T) {
 			require.NoError(t, err)
 			open = append(open, c)
 		}
-		for range 2 * most { // those that are closed take no room
+		for range 2 * most { // closed connections do not count
 			assert.False(t, k.served(t))
 		}
 		if k.tls != nil {
@@ -62,7 +62,7 @@ func TestConnectionsAboveTheBoundAreClosedAtOnce(t *testing.T) {
 	})
 }
 
-// stall begins a handshake and does not go on when the server has answered.
+// stall begins a handshake, and stops after the server's first bytes.
 func (k *track) stall(t *testing.T) net.Conn {
 	t.Helper()
 	raw, err := net.Dial("tcp", k.addr)
@@ -90,14 +90,14 @@ func TestHandshakesAboveTheBoundWait(t *testing.T) {
 			t.Parallel()
 			k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.MaxHandshakes, s.HandshakeTimeout = 1, tt.timeout }})
 			k.mirror.answer.Store(&answer{raw: ok})
-			before := k.connect(t) // a connection whose handshake is over takes no room
+			before := k.connect(t) // a connection does not count after its handshake
 			require.NoError(t, before.Send(get))
 			_, err := before.ReadResponse("GET")
 			require.NoError(t, err)
 
 			began := time.Now()
 			stalled := k.stall(t)
-			dawdle(tt.timeout / 2) // the next one has its time too, which is to end later
+			dawdle(tt.timeout / 2) // so that the time of the next one ends later
 			answered := make(chan error, 1)
 			c := k.connect(t)
 			go func() {

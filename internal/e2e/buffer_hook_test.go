@@ -14,11 +14,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A faultyBody is a body whose Read or Close does what it should not.
+// A faultyBody is a body whose Read or Close misbehaves.
 type faultyBody struct {
 	io.Reader
 	read, close func()
-	more        int // than there is
+	more        int // surplus in the count of Read
 }
 
 func (b *faultyBody) Read(p []byte) (int, error) {
@@ -48,7 +48,7 @@ func TestABufferedResponseWhoseBodyMisbehavesFailsAlone(t *testing.T) {
 				c := s.dial(t)
 				require.NoError(t, c.Conn.Send("GET /faulty HTTP/1.1\r\n"+host+"\r\n"))
 				a, err := c.ReadResponse("GET")
-				if err == nil { // the fault came behind the end
+				if err == nil { // the fault came after the end
 					assert.Equal(t, "some", string(a.Content))
 				}
 				if x := s.record(t, 1); strings.HasPrefix(name, "Read") {

@@ -193,7 +193,7 @@ func TestWhatConversesIsNotHeldBack(t *testing.T) {
 			if q.Header.Set("Content-Type", kind); kind != "application/grpc" {
 				q = newRequest(t, "GET", "/", nil)
 			}
-			p, err := client.Do(q) // before the body has ended
+			p, err := client.Do(q) // returns before the body has ended
 			require.NoError(t, err)
 			send.Close()
 			text, err := io.ReadAll(p.Body)
@@ -204,10 +204,10 @@ func TestWhatConversesIsNotHeldBack(t *testing.T) {
 	}
 }
 
-// big is more than sockets hold.
+// big is more than socket buffers hold.
 const big = 12 << 20
 
-// overBuffers runs check over a backend that answers with a large body of each
+// overBuffers runs check with backends that send a large body, one for each
 // kind.
 func overBuffers(t *testing.T, check func(t *testing.T, s *site, want []byte), settings ...setting) {
 	data := bytes.Repeat([]byte("0123456789abcdef"), big/16)
@@ -324,8 +324,7 @@ func TestBuffersOverEachProtocol(t *testing.T) {
 						p, got := do(t, client, q)
 						assert.Equal(t, 200, p.StatusCode)
 						assert.True(t, got == data, "%d bytes", len(got))
-						// a known length leaves no room for trailers in
-						// HTTP/1.1
+						// with a Content-Length, HTTP/1.1 has no trailers
 						if q.ContentLength == 0 {
 							assert.Equal(t, "1", p.Trailer.Get("X-Sum"))
 						}

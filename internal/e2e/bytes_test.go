@@ -20,7 +20,7 @@ type zipper struct {
 
 func (z zipper) Write(p []byte) (int, error) { return z.z.Write(p) }
 
-// zipped compresses what next answers.
+// zipped compresses the responses of next.
 func zipped(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		z := zipper{w, gzip.NewWriter(w)}
@@ -29,8 +29,8 @@ func zipped(next http.Handler) http.Handler {
 	})
 }
 
-// The record counts what the client gets, once, whatever is between the Router
-// and the target.
+// The record counts the bytes that the client gets once, whatever is between
+// the Router and the target.
 func TestTheRecordCountsEachByteOfAnAnswerOnce(t *testing.T) {
 	chunks := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("hello"))

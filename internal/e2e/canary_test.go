@@ -15,7 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// diverting is an upstream for inLanes all clients of which go to another one.
+// diverting returns an upstream for inLanes that diverts all clients to its
+// canary.
 func diverting(t *testing.T, stable, canary string, change func(u, to *hostproxy.Upstream)) (build, last func() *hostproxy.Upstream) {
 	var u *hostproxy.Upstream
 	return func() *hostproxy.Upstream {
@@ -50,7 +51,7 @@ func TestTheGuardsOfAnUpstreamAndOfItsCanaryBothApply(t *testing.T) {
 				build, _ := diverting(t, stable.Addr(), canary.Addr(), func(u, to *hostproxy.Upstream) {
 					if whose == "canary" {
 						u = to
-						to.MaxRequestBody = 1000 // the other one is of no weight
+						to.MaxRequestBody = 1000 // larger, so the upstream's limit applies
 					}
 					tt.guard(u)
 				})
@@ -68,7 +69,7 @@ func TestTheGuardsOfAnUpstreamAndOfItsCanaryBothApply(t *testing.T) {
 	}
 }
 
-// nobody is a Limiter that lets nobody through.
+// nobody is a Limiter that refuses all clients.
 type nobody struct{}
 
 func (nobody) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
@@ -99,7 +100,7 @@ func TestWhatHoldsAnUpstreamHoldsItsCanary(t *testing.T) {
 		require.NoError(t, u.Pause(time.Minute))
 		c.Send(request("GET /", "\r\n"))
 		<-arrived
-		require.NoError(t, u.Canary(nil, 0)) // it is over when the wait is
+		require.NoError(t, u.Canary(nil, 0)) // removed before the wait ends
 		require.NoError(t, u.Resume())
 		assert.Equal(t, "stable", string(c.Response("GET").Content))
 		<-records
@@ -107,7 +108,7 @@ func TestWhatHoldsAnUpstreamHoldsItsCanary(t *testing.T) {
 		require.NoError(t, u.Pause(time.Minute))
 		c.Send(request("POST /", sized("hello")))
 		<-arrived
-		hooked := hostproxy.To(canary.Addr()) // and not for the fast lane
+		hooked := hostproxy.To(canary.Addr()) // needs the handler lane
 		hooked.Rewrite = func(p *httputil.ProxyRequest) { p.Out.Header.Set("X-Rewritten", "yes") }
 		require.NoError(t, u.Canary(hooked, 1))
 		require.NoError(t, u.Resume())
@@ -183,7 +184,7 @@ func TestTheBoundOfAnUpstreamCountsItsCanary(t *testing.T) {
 		one, two := proxytest.Dial(t, c.RemoteAddr().String()), proxytest.Dial(t, c.RemoteAddr().String())
 		one.Send(get)
 		two.Send(get)
-		x := <-records // one of them: there is one place
+		x := <-records // of one of them, since the queue has one place
 		assert.Equal(t, 503, x.Status)
 		assert.Len(t, canary.Requests(), before+1)
 		let <- struct{}{}
@@ -194,7 +195,7 @@ func TestTheBoundOfAnUpstreamCountsItsCanary(t *testing.T) {
 	})
 }
 
-// A canary that is taken back and drained fails nobody.
+// A canary that is removed and drained fails no request.
 func TestACanaryThatIsDrainedWhenItIsOverFailsNothing(t *testing.T) {
 	stable, canary := proxytest.NewBackend(t, says("stable")).Addr(), proxytest.NewBackend(t, says("canary")).Addr()
 	var u *hostproxy.Upstream

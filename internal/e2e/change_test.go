@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// says answers every request with its name.
+// says answers every request with name.
 func says(name string) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		for {
@@ -30,7 +30,8 @@ func says(name string) func(*proxytest.BackendConn) {
 	}
 }
 
-// keeping returns an upstream for inLanes, and what it returned last.
+// keeping returns a builder of upstreams for inLanes, and a func that returns
+// the last one built.
 func keeping(targets ...string) (build func() *hostproxy.Upstream, last func() *hostproxy.Upstream) {
 	var u *hostproxy.Upstream
 	return func() *hostproxy.Upstream { u = hostproxy.To(targets...); return u }, func() *hostproxy.Upstream { return u }
@@ -76,7 +77,7 @@ func TestTargetsComeAndGoAtRunTime(t *testing.T) {
 	})
 }
 
-// A target is replaced as in a rolling deploy: nothing fails, whatever is in
+// A target is replaced as in a rolling deploy: no request fails, whatever is in
 // flight.
 func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 	held := make(chan struct{})
@@ -98,7 +99,7 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 	go func() { replaced <- u.Replace(t.Context(), next) }()
 	fast := proxytest.Dial(t, s.Plain)
 	fast.Send(request("GET /", "\r\n"))
-	old.WaitRequests(2) // the new one does not serve yet
+	old.WaitRequests(2) // the new one is not ready yet
 	release()
 	ln, err := net.Listen("tcp", next)
 	require.NoError(t, err)
@@ -157,7 +158,7 @@ func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
 	build, last := keeping(b.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		u, before := last(), len(b.Requests())
-		seen := new(hostproxy.Router) // for what its status says
+		seen := new(hostproxy.Router) // for its status
 		seen.Handle("a.test", u)
 		require.NoError(t, u.Pause(time.Minute))
 		c.Send(request("POST /", sized("hello")))
@@ -222,7 +223,7 @@ func TestAMaintainedUpstreamAnswersWithItsPage(t *testing.T) {
 	})
 }
 
-// What is changed from many sides while requests go on fails none of them.
+// Concurrent changes during requests fail none of them.
 func TestChangesUnderLoadFailNothing(t *testing.T) {
 	a, b := proxytest.NewBackend(t, says("a")).Addr(), proxytest.NewBackend(t, says("b")).Addr()
 	u := hostproxy.To(a)
@@ -234,7 +235,7 @@ func TestChangesUnderLoadFailNothing(t *testing.T) {
 	r.Handle("a.test", u)
 	r.Handle("b.test", hostproxy.To(proxytest.NewBackend(t, echoes).Addr()))
 	s := proxytest.StartPlain(t, &hostproxy.Server{Router: r})
-	stream := proxytest.Dial(t, s.Plain) // a WebSocket of another route, which is not to notice
+	stream := proxytest.Dial(t, s.Plain) // a WebSocket of another route, which must go on
 	stream.Send(strings.Replace(upgrade, "a.test", "b.test", 1))
 	require.Contains(t, stream.Head(), " 101 ")
 	var served atomic.Int64
@@ -370,8 +371,8 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 	require.NoError(t, nothing.Drain(t.Context()))
 }
 
-// What has ended one exchange of a kept connection says nothing of those that
-// follow on it.
+// The end of one exchange on a kept connection does not affect later ones on
+// it.
 func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {

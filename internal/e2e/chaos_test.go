@@ -27,10 +27,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What the chaos is made of.
+// The size of the chaos.
 const (
-	chaosTargets = 4        // of which the first is well
-	chaosKept    = 32 << 10 // larger bodies are not sent again
+	chaosTargets = 4        // only the first one has no faults
+	chaosKept    = 32 << 10 // larger bodies are not sent twice
 )
 
 // chaosTime is how long the plain chaos takes. By default it is short:
@@ -38,24 +38,23 @@ const (
 //	go test ./internal/e2e -run TestTheServiceSurvivesItsTargets -v -chaos 20s
 var chaosTime = flag.Duration("chaos", 0, "time of TestTheServiceSurvivesItsTargets/plain; 0 is a short one with fewer clients")
 
-// content is what belongs to a request and to no other.
+// content returns bytes that belong to one request only.
 func content(id string, size int) []byte {
 	b := make([]byte, size)
 	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(id))).Read(b) // never fails
 	return b
 }
 
-// A ledger is what the backends saw.
+// A ledger records the requests that the backends got.
 type ledger struct {
-	moody bool // all but the first answer some requests with 503
+	moody bool // all except the first answer some requests with 503
 
 	mu      sync.Mutex
 	seen    map[string]int // deliveries, by method and request
 	refused int
 }
 
-// deliver notes that a request has come, and reports whether it is to be
-// carried out.
+// deliver records a request, and reports whether the backend should serve it.
 func (l *ledger) deliver(request string, backend int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,12 +66,11 @@ func (l *ledger) deliver(request string, backend int) bool {
 	return true
 }
 
-// serve answers with the content that belongs to the request, of the size that
-// it asks for.
+// serve answers with the content of the request, in the size that it asks for.
 func (l *ledger) serve(backend int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/up" {
-			return // a check
+			return // a health check
 		}
 		id := q.Header.Get("X-Id")
 		serves := l.deliver(q.Method+" "+id, backend)
@@ -102,14 +100,14 @@ func (l *ledger) refusals() int {
 	return l.refused
 }
 
-// check wants each request to have been sent no more often than it may be, and
-// returns how many were sent again.
+// check checks that no request was sent more often than allowed, and returns
+// how many were sent more than once.
 func (l *ledger) check(t testing.TB) (again int) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// A target whose kept connection is dead is asked once more. A GET may be
-	// sent again by net/http's client too.
+	// A target with a dead kept connection gets the request once more.
+	// net/http's client may also send a GET twice.
 	most := map[string]int{"POST": 1, "PUT": 2 * chaosTargets, "DELETE": 2 * chaosTargets}
 	for request, n := range l.seen {
 		method, _, _ := strings.Cut(request, " ")
@@ -123,7 +121,7 @@ func (l *ledger) check(t testing.TB) (again int) {
 	return again
 }
 
-// A chaosClient sends requests and judges what comes back.
+// A chaosClient sends requests and judges the responses.
 type chaosClient struct {
 	*http.Client
 	url    string
@@ -143,7 +141,7 @@ func (c *chaosClient) ask(id string) {
 		sent = sizes[c.random.IntN(len(sizes))]
 	}
 	q, _ := http.NewRequest(method, c.url+"/?size="+strconv.Itoa(size), bytes.NewReader(content("request "+id, sent)))
-	q.GetBody = nil // net/http's client is to send it once
+	q.GetBody = nil // so that net/http's client sends it once
 	q.Host = "a.test"
 	q.Header.Set("X-Id", id)
 	q.Header.Set("X-Sent", strconv.Itoa(sent))
@@ -162,13 +160,14 @@ func (c *chaosClient) ask(id string) {
 	case res.Header.Get("X-Id") != id:
 		c.wrong = append(c.wrong, "the answer of "+res.Header.Get("X-Id")+" for "+id)
 	case err != nil && bytes.HasPrefix(want, got):
-		c.broken++ // cut off, and the client can see it
+		c.broken++ // cut off, in a way that the client notices
 	case method != "HEAD" && !bytes.Equal(got, want):
 		c.wrong = append(c.wrong, "bytes of another answer for "+id)
 	}
 }
 
-// failed notes an exchange without an answer, which only some may have.
+// failed notes an exchange without a response, which is wrong for most
+// requests.
 func (c *chaosClient) failed(method string, sent int, what string) {
 	if method == "POST" || sent > chaosKept || c.lenient {
 		c.unlucky++
@@ -177,23 +176,23 @@ func (c *chaosClient) failed(method string, sent int, what string) {
 	c.wrong = append(c.wrong, what)
 }
 
-// A chaos is one upstream among targets that fail, and who asks it.
+// A chaos is an upstream with failing targets, and its clients.
 type chaos struct {
 	name     string
 	clients  int
 	requests int
-	time     time.Duration // for a slow machine, fewer requests do
+	time     time.Duration // limit on a slow machine, which then sends fewer requests
 	change   func(*hostproxy.Upstream)
-	moody    bool // targets that fail say so with 503 at times
-	queues   bool // there is not room for all
-	// a target that is well may have no room for what failed at another: no
-	// retry waits for it
+	moody    bool // failing targets sometimes answer 503
+	queues   bool // there is no room for all requests
+	// a healthy target may be full when a request has failed at another one: a
+	// retry does not wait
 	full bool
 }
 
-// Whatever three of four targets do, every request that can be answered is, no
-// answer is another's, nothing is carried out twice that must not be, and
-// nothing is left behind.
+// Whatever three of four targets do: every request that can be answered is
+// answered, no client gets another's response, no request runs twice that must
+// not, and no resource is left over.
 func TestTheServiceSurvivesItsTargets(t *testing.T) {
 	clients, requests, length := chaosClients, 1200, 2*time.Second
 	if *chaosTime > 0 {
@@ -204,7 +203,7 @@ func TestTheServiceSurvivesItsTargets(t *testing.T) {
 		{name: "plain", clients: clients, requests: requests, time: length, change: func(*hostproxy.Upstream) {}},
 		{name: "with features", clients: few, requests: 600, time: time.Second, moody: true, queues: true, change: func(u *hostproxy.Upstream) {
 			u.Health = &hostproxy.HealthCheck{Path: "/up", Interval: 50 * time.Millisecond, Timeout: time.Second}
-			// each that fails may win against one that would not have
+			// each failing attempt may win against a hedge that would succeed
 			u.Retry.Attempts = 2*chaosTargets - 1
 			u.Hedge, u.Retry.Statuses, u.SlowStart = 50*time.Millisecond, []int{503}, 100*time.Millisecond
 			u.MaxInFlight, u.MaxTargetInFlight, u.Queue = few/3, few, hostproxy.Queue{Max: few, Wait: proxytest.Patience}
@@ -272,13 +271,13 @@ func (c *chaos) run(t *testing.T) {
 	assert.True(t, again > 0 || c.full, "nothing was sent again")
 }
 
-// ask has clients ask both servers at once, over each protocol, and returns the
-// sum of what they saw.
+// ask lets clients send requests to both servers at once, over each protocol,
+// and returns the sum of their results.
 func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.CertPool) (all chaosClient) {
 	var clients []*chaosClient
 	var next atomic.Int64
 	var busy sync.WaitGroup
-	const least = 300 // requests, however busy the machine is
+	const least = 300 // requests that are sent even on a busy machine
 	end := time.Now().Add(c.time)
 	for i := range c.clients {
 		k := &chaosClient{random: rand.New(rand.NewPCG(uint64(i), 1)), lenient: c.full}
@@ -306,8 +305,7 @@ func (c *chaos) ask(t testing.TB, plain, secure *proxytest.Running, roots *x509.
 	return all
 }
 
-// troubled changes what is wrong with one of faults every now and then, until
-// stop is called.
+// troubled changes one of faults at intervals, until stop is called.
 func troubled(faults []*proxytest.Fault) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -338,8 +336,8 @@ func queued(t testing.TB, r *hostproxy.Router) (n int) {
 	return page.Routes[0].Queued
 }
 
-// files counts open files. The pipes that splice needs are net's own, which
-// closes those that it has no use for when there is garbage to collect.
+// files counts open files. It collects garbage first, so that package net
+// closes the unused pipes of splice.
 func files(t testing.TB) int {
 	t.Helper()
 	runtime.GC()

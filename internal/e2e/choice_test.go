@@ -142,7 +142,7 @@ func TestACookieBringsAClientBack(t *testing.T) {
 		}
 		var n int
 		_, _ = fmt.Sscan(first, &n)
-		require.NoError(t, last.Remove(addrs[n])) // its target goes
+		require.NoError(t, last.Remove(addrs[n])) // the sticky target is removed
 		a = c.Do(with(cookie.Value))
 		assert.NotEqual(t, first, string(a.Content))
 		require.Len(t, a.Cookies(), 1)
@@ -243,7 +243,7 @@ func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
 				assert.NoError(t, (<-records).Err)
 			}
 			got := map[string]proxytest.Seen{}
-			// a copy is seen before its body has come
+			// a copy is counted before its body has arrived
 			proxytest.Eventually(t, "whole copies", func() bool {
 				var all []string
 				for _, s := range second.Seen()[before:] {
@@ -280,8 +280,8 @@ func TestACopyIsNotCopied(t *testing.T) {
 	})
 }
 
-// What is at a mirror ends with the server or when there is another one or
-// none, and so does what was kept for it.
+// Copies in flight end with the server, and when the mirror is replaced or
+// removed. So do the connections kept for it.
 func TestCopiesEndWithTheirMirror(t *testing.T) {
 	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
 		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },

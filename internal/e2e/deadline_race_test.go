@@ -13,12 +13,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An arming connection takes its time to set a read deadline of the server's,
-// while somebody sets another one.
+// An arming connection is slow to set a read deadline of the server, so that a
+// handler can set another one meanwhile.
 type arming struct {
 	net.Conn
-	began chan struct{} // gets a value when the server's is being set
-	past  atomic.Bool   // a deadline that has passed was set
+	began chan struct{} // gets a value when the server's deadline is being set
+	past  atomic.Bool   // a deadline in the past was set
 }
 
 func (c *arming) SetReadDeadline(at time.Time) error {
@@ -36,7 +36,7 @@ func (c *arming) SetReadDeadline(at time.Time) error {
 	return c.Conn.SetReadDeadline(at)
 }
 
-// The read deadline that a handler sets holds, also where it comes while a Read
+// The read deadline that a handler sets stays, even if it is set while a Read
 // of the body begins.
 func TestADeadlineThatComesWhileAReadBeginsHolds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting

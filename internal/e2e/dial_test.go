@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Dial connects for everything that goes to a target.
+// Dial makes all connections to targets.
 func TestDialConnectsForEverything(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestDialConnectsForEverything(t *testing.T) {
 	}
 }
 
-// A Passthrough's Dial connects to its target.
+// A Passthrough's Dial makes the connections to its target.
 func TestDialConnectsForAPassthrough(t *testing.T) {
 	target, roots := proxytest.NewTLSServer(t, nil)
 	var r hostproxy.Router
@@ -70,8 +70,8 @@ func TestDialConnectsForAPassthrough(t *testing.T) {
 	assert.Equal(t, 200, res.StatusCode)
 }
 
-// A target's connection that panics within the second of two hedged attempts
-// fails that attempt.
+// If a target's connection panics in the second of two hedged attempts, that
+// attempt fails.
 func TestAConnectionThatPanicsWithinAHedgeIsItsOwnFailure(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestAConnectionThatPanicsWithinAHedgeIsItsOwnFailure(t *testing.T) {
 	}
 }
 
-// An exploding connection does so whenever it is read.
+// An exploding connection panics whenever it is read.
 type exploding struct {
 	net.Conn
 	reached chan struct{}
@@ -113,7 +113,7 @@ func (c *exploding) Read([]byte) (int, error) {
 	panic("oh")
 }
 
-// A connection that comes too late is closed, whatever that does.
+// A connection that comes too late is closed, even if its Close panics.
 func TestALateConnectionMayPanicWhenItIsClosed(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, l := range lanes {

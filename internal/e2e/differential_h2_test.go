@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// overHTTP2 says in HTTP/2 what x asks, if that can be said, and in one window:
-// fields about a connection cannot.
+// overHTTP2 returns the request of x for HTTP/2, unless that is impossible: it
+// has fields about a connection, or a body above one window.
 func (x *exchange) overHTTP2() (s stream2, body string, ok bool) {
 	s, ok = (&refusal{raw: x.raw}).overHTTP2()
 	if !ok {
@@ -43,7 +43,7 @@ func (x *exchange) overHTTP2() (s stream2, body string, ok bool) {
 	return s, string(all), err == nil && len(all) < 60<<10
 }
 
-// begin2 opens the connection for ask2, which takes what comes.
+// begin2 opens the connection for ask2, with large windows.
 func (k *track) begin2(t testing.TB) {
 	t.Helper()
 	k.two = newH2(t, k, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
@@ -51,7 +51,7 @@ func (k *track) begin2(t testing.TB) {
 	k.two.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 }
 
-// ask2 is ask over HTTP/2, on the same connection all the time.
+// ask2 is ask over HTTP/2, always on the same connection.
 func (k *track) ask2(t testing.TB, x *exchange, s *stream2, body string) view {
 	t.Helper()
 	k.mirror.answer.Store(&x.answer)
@@ -77,8 +77,8 @@ func (k *track) ask2(t testing.TB, x *exchange, s *stream2, body string) view {
 	return v
 }
 
-// hear adds the next frame, and reports whether the answer has ended. interim
-// counts the heads before the last one.
+// hear adds the next frame, and reports whether the response has ended. interim
+// counts the heads of interim responses.
 func (v view) hear(t testing.TB, k *track, p *h2, interim *int) (ended bool) {
 	t.Helper()
 	f, err := p.ReadFrame()
@@ -125,8 +125,8 @@ func (v view) addHead2(f *http2.MetaHeadersFrame, interim *int) {
 	}
 }
 
-// protocols are the only ways in which our front may tell by HTTP/2 what it
-// tells by HTTP/1.1. Read-only.
+// protocols are the only differences that our front may have between HTTP/2 and
+// HTTP/1.1. Read-only.
 var protocols = []class{
 	{name: "version", why: "Via and the record say by which protocol the request came", in: byHTTP2,
 		holds: func(d difference, x *exchange) bool {

@@ -14,10 +14,9 @@ import (
 )
 
 // classes are the only ways in which other proxies may differ from our front.
-// What is compared is already free of the order of trailers and of the borders
-// of chunks, and has "now" for the time of the answer: none of them means
-// anything (RFC 9112, 7.1). Between the lanes behind our front nothing is
-// allowed. Read-only.
+// The comparison ignores the order of trailers, the borders of chunks and the
+// time of the response, which have no meaning (RFC 9112, 7.1). The lanes behind
+// our front must not differ at all. Read-only.
 var classes = []class{
 	{name: "426's Connection", why: "a handler says Connection in its Header, and the front writes it as it writes its own: behind the other fields", in: handlers,
 		holds: func(d difference, x *exchange) bool {
@@ -64,14 +63,14 @@ var classes = []class{
 		holds: func(d difference, x *exchange) bool { return d.is("up trailer ") && !d.inB }},
 }
 
-// handlers are the columns that an http.Handler is in. Read-only.
+// handlers are the columns with an http.Handler. Read-only.
 var handlers = []string{"adapter", "hooked", "foreign", "httputil", "adapter over HTTP/2", "hooked over HTTP/2", "foreign over HTTP/2"}
 
 // netHTTP are the columns that net/http serves. Read-only.
 var netHTTP = []string{"foreign", "httputil", "foreign over HTTP/2"}
 
-// request is a request of the corpus: start line, Host, the lane probe, fields
-// and what follows them.
+// request returns a request of the corpus. start is the start line without the
+// version, and rest the fields and the body, after Host and the lane probe.
 func request(start string, rest string) string {
 	return start + " HTTP/1.1\r\nHost: a.test\r\n" + laneProbe + ": p\r\n" + rest
 }
@@ -114,7 +113,7 @@ func framingCases(methods ...string) (all []exchange) {
 			}
 		}
 	}
-	for _, a := range answers { // to HEAD, the same heads without what follows
+	for _, a := range answers { // for HEAD, the same heads without bodies
 		a.raw = a.raw[:strings.Index(a.raw, "\r\n\r\n")+4]
 		all = append(all, exchange{name: "HEAD, answered by the head of " + a.name, raw: request("HEAD /p", "\r\n"), answer: a.answer,
 			foreign: strings.Contains(a.name, "announced")}) // httputil announces them
@@ -122,11 +121,11 @@ func framingCases(methods ...string) (all []exchange) {
 	return all
 }
 
-// rig is the proxies that a corpus goes through.
+// rig has the proxies for a corpus.
 type rig struct {
 	fast, adapter, hooked *track // behind our front
 	foreign               *track // below an http.Server
-	reference             *track // nil when httputil cannot do the like
+	reference             *track // nil if httputil has no such feature
 }
 
 func newRig(t testing.TB, s shape) *rig {
@@ -143,7 +142,7 @@ func newRig(t testing.TB, s shape) *rig {
 	return r
 }
 
-// run sends x through each proxy and compares.
+// run sends x through each proxy and compares the results.
 func (r *rig) run(t testing.TB, x *exchange, used map[string]int) {
 	t.Helper()
 	fast := r.fast.ask(t, x)
@@ -192,7 +191,7 @@ func headCases() (all []exchange) {
 	get("Connection: close", "Connection: close\r\n")
 	get("Connection: Close, keep-alive", "Connection: Close , keep-alive\r\n")
 	get("an empty Connection", "Connection:\r\nConnection: ,,\r\n")
-	// keeps HTTP2-Settings
+	// httputil keeps HTTP2-Settings
 	get("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nHTTP2-Settings: AAMAAABk\r\n").foreign = true
 	get("a condition", "If-None-Match: \"1\"\r\nIf-Modified-Since: Mon, 02 Jan 2006 15:04:05 GMT\r\nRange: bytes=0-1\r\n")
 	get("Via of another proxy", "Via: 1.0 first, 1.1 second\r\nvia: 1.1 third\r\n")
@@ -202,11 +201,11 @@ func headCases() (all []exchange) {
 	get("Connection names ours", "Connection: x-forwarded-for, X-Real-Ip, via, Forwarded, X-Forwarded-Host, host, content-length\r\n")
 	get("TE", "TE: trailers, gzip\r\n")
 	get("an upgrade nobody may ask for", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n")
-	all[len(all)-1].foreign = true // httputil lets it through
+	all[len(all)-1].foreign = true // httputil lets it pass
 	add("an announced trailer", request("POST /", "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked("hello", 2, "X-Sum: 1")))
 	add("HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n")
 	add("HTTP/1.0 that wants to go on", "GET / HTTP/1.0\r\nHost: a.test\r\n"+laneProbe+": p\r\nConnection: keep-alive\r\n\r\n")
-	// httputil says so in Via
+	// httputil writes that version in Via
 	add("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a.test\r\n"+laneProbe+": p\r\n\r\n").foreign = true
 	add("an unusual method", request("M-SEARCH /", "\r\n"))
 	add("an absolute target", request("GET http://a.test/x?y", "\r\n"))
@@ -252,7 +251,7 @@ func answerCases() (all []exchange) {
 	ok("a Date", "Date: Mon, 02 Jan 2006 15:04:05 GMT\r\nServer: own/1\r\n")
 	ok("a compressed body", "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n")
 	ok("Via and X-Forwarded-For", "Via: 1.1 inner\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=10.0.0.1\r\nX-Real-Ip: 10.0.0.1\r\n")
-	// httputil keeps TE's like
+	// httputil keeps TE in responses
 	ok("hop-by-hop fields", "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nUpgrade: h2\r\nTE: trailers\r\n").foreign = true
 	ok("Connection names fields", "Connection: X-Secret, keep-alive\r\nX-Secret: 1\r\nX-Kept: 2\r\n")
 	ok("Connection names fields on several lines", "connection: x-secret\r\nConnection: , X-Other ,\r\nX-Secret: 1\r\nx-other: 2\r\n")
@@ -309,10 +308,11 @@ func bodyCases(sizes ...int) (all []exchange) {
 	return all
 }
 
-// label makes a name of what a case is about.
+// label returns a name for a case about s.
 func label(s string) string { return strconv.Quote(s[:min(len(s), 80)]) }
 
-// claimCases are what clients say about themselves and those before them.
+// claimCases are requests with fields in which clients describe themselves and
+// proxies before them.
 func claimCases() (all []exchange) {
 	for _, fields := range []string{
 		"X-Forwarded-For: 10.0.0.1\r\n", "X-Forwarded-For: 10.0.0.1, 127.0.0.2\r\nx-forwarded-for:  192.0.2.1 ,,127.0.0.3\r\n",
@@ -330,10 +330,10 @@ func claimCases() (all []exchange) {
 }
 
 // Each request goes through the fast lane of a Server, through its handlers,
-// through the Router below net/http's own server, and where it is comparable
-// through httputil.ReverseProxy; then over HTTP/2, where that can say it,
-// through all but the last. The backends are asked the same, and the clients
-// are told the same.
+// through the Router below net/http's own server, and, where comparable,
+// through httputil.ReverseProxy. If possible it then goes over HTTP/2 through
+// all except the last. All backends must get the same request, and all clients
+// the same response.
 func TestTheLanesAreOne(t *testing.T) {
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},

@@ -76,8 +76,7 @@ func TestANameIsResolvedToItsAddresses(t *testing.T) {
 	assert.Panics(t, func() { hostproxy.DNSSource("nonsense", 0) })
 }
 
-// A name that does not resolve fails its own requests, in time, and nothing
-// else.
+// A name that does not resolve fails only its own requests, within a limit.
 func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
 	b := proxytest.NewBackend(t, says("here"))
 	failing := hostproxy.To(b.Addr())
@@ -88,15 +87,15 @@ func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
 	})
 }
 
-// A nameServer answers over UDP: with the SRV records it was told last, and
-// with 127.0.0.1 for every address.
+// A nameServer answers over UDP: with the SRV records of the last call of say,
+// and with 127.0.0.1 for every address.
 type nameServer struct {
 	t  testing.TB
 	pc net.PacketConn
 
 	mu      sync.Mutex
 	records []dnsmessage.SRVResource
-	asked   []string // names of the questions for SRV
+	asked   []string // names in SRV questions
 }
 
 // resolveHere makes the standard resolver ask a new server until the test ends.
@@ -153,14 +152,14 @@ func (s *nameServer) answers(q dnsmessage.Question) (as []dnsmessage.Resource) {
 	return as
 }
 
-// say makes those records the answer to each question for SRV.
+// say makes records the answer to each SRV question.
 func (s *nameServer) say(records ...dnsmessage.SRVResource) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.records = records
 }
 
-// record is an SRV record of the port of addr, under the name of a host.
+// record returns an SRV record with that host and the port of addr.
 func record(t testing.TB, host, addr string, priority, weight uint16) dnsmessage.SRVResource {
 	t.Helper()
 	to := netip.MustParseAddrPort(addr)
@@ -198,7 +197,7 @@ func TestAServiceIsFoundByItsRecords(t *testing.T) {
 			assert.Equal(t, 2, get(c))
 		}
 	}
-	names.say() // is no reason to stop
+	names.say() // an empty answer changes nothing
 	proxytest.Eventually(t, "one more question", func() bool {
 		names.mu.Lock()
 		defer names.mu.Unlock()
@@ -215,7 +214,7 @@ func TestAServiceIsFoundByItsRecords(t *testing.T) {
 	}
 }
 
-// lost are sources of nothing, by the host of a route. Read-only.
+// lost are sources that find nothing, by the host of their route. Read-only.
 var lost = map[string]hostproxy.Source{
 	"silence.test": func(ctx context.Context, _ func([]hostproxy.Endpoint)) error { <-ctx.Done(); return nil },
 	"errors.test":  func(context.Context, func([]hostproxy.Endpoint)) error { return errors.New("no") },
@@ -228,7 +227,8 @@ var lost = map[string]hostproxy.Source{
 	},
 }
 
-// Requests for which nothing is found fail in time, and are in nobody's way.
+// Requests for which no target is found fail within a limit, and do not disturb
+// others.
 func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	records := make(chan hostproxy.Exchange, 100)

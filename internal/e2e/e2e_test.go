@@ -1,7 +1,7 @@
-// Package e2e_test runs a whole Router between real sockets, behaviour by
-// behaviour: what a raw client sends, what a raw upstream receives and answers,
-// and what comes back. Each test runs over every lane that a request can take,
-// with the same result: the lanes differ in cost only.
+// Package e2e_test tests a whole Router between real sockets: what a raw client
+// sends, what a raw upstream receives and answers, and what the client gets.
+// Each test runs over every lane that a request can take, with the same result:
+// the lanes differ only in cost.
 package e2e_test
 
 import (
@@ -41,7 +41,7 @@ const (
 	token = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
 
-// A site is a Router that sends a.test to a backend, reached over one lane.
+// A site is a Router that forwards a.test to a backend, reached over one lane.
 type site struct {
 	router   *hostproxy.Router
 	upstream *hostproxy.Upstream
@@ -51,23 +51,23 @@ type site struct {
 	addr     string
 	tls      *tls.Config // of clients; nil means plain
 
-	listen func(net.Listener) net.Listener // around each listener; nil means as it is
+	listen func(net.Listener) net.Listener // wraps each listener; nil does not
 
 	mu      sync.Mutex
 	records []hostproxy.Exchange
-	handled int // of them, how many were served by the handler lane of a front of ours
+	handled int // how many of them the handler lane of our front served
 }
 
 // A lane is a way from a client to the Router.
 type lane struct {
 	name    string
 	secure  bool // over TLS
-	handler bool // by the Server's handler lane
-	foreign bool // by net/http alone
-	hooked  bool // the upstream has a hook that wants an http.Response, and leaves it as it is
+	handler bool // through the Server's handler lane
+	foreign bool // through net/http's server
+	hooked  bool // the upstream has a hook that gets an http.Response, and does not change it
 }
 
-// lanes are all the ways. Read-only.
+// lanes are all lanes. Read-only.
 var lanes = []lane{
 	{name: "fast lane"},
 	{name: "fast lane over TLS", secure: true},
@@ -80,8 +80,8 @@ var lanes = []lane{
 // A setting changes a site before it starts.
 type setting func(*site)
 
-// overEachLane runs check on a fresh site for each lane, whose backend runs
-// script. It looks for leaks once, behind all lanes.
+// overEachLane runs check on a new site for each lane, whose backend runs
+// script. It checks for leaks once, after all lanes.
 func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -92,8 +92,8 @@ func overEachLane(t *testing.T, script func(*proxytest.BackendConn), check func(
 	}
 }
 
-// overLanesAtOnce is overEachLane for checks that mostly wait and share
-// nothing: the lanes run in parallel.
+// overLanesAtOnce is overEachLane with the lanes in parallel, for checks that
+// mostly wait and share nothing.
 func overLanesAtOnce(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -105,8 +105,8 @@ func overLanesAtOnce(t *testing.T, script func(*proxytest.BackendConn), check fu
 	}
 }
 
-// overOurLanes leaves out the foreign server: for what a handler below net/http
-// cannot see any more.
+// overOurLanes is overEachLane without the foreign server, for facts that a
+// handler below net/http cannot see.
 func overOurLanes(t *testing.T, script func(*proxytest.BackendConn), check func(*testing.T, *site), settings ...setting) {
 	t.Helper()
 	overEachLane(t, script, func(t *testing.T, s *site) {
@@ -133,8 +133,8 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 	return s
 }
 
-// panicsFail returns a logger that fails the test, at its end, when a panic was
-// logged: net/http hides them from the client.
+// panicsFail returns a logger that fails the test, at its end, if a panic was
+// logged: net/http hides panics from the client.
 func panicsFail(t *testing.T) *slog.Logger {
 	t.Helper()
 	text := new(logText)
@@ -164,8 +164,8 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
-// newStorage returns an empty storage. It stays until the end of the run: a
-// lock may be given back behind a server's end.
+// newStorage returns an empty storage. It exists until the end of the run,
+// since a lock may be released after a server's end.
 func newStorage(t testing.TB) certmagic.Storage {
 	t.Helper()
 	dir, err := os.MkdirTemp(os.Getenv("XDG_DATA_HOME"), "storage") // see proxytest.Main
@@ -183,7 +183,7 @@ func (s *site) start(t *testing.T) {
 		go func() { _ = hs.Serve(ln) }()
 		t.Cleanup(func() {
 			hs.Close()
-			for pattern := range s.router.All() { // what goes on for its upstream ends with it
+			for pattern := range s.router.All() { // its upstream's background work ends with it
 				s.router.Remove(pattern)
 			}
 		})
@@ -213,7 +213,7 @@ func (s *site) wrapped(ln net.Listener) net.Listener {
 	return s.listen(ln)
 }
 
-// runner is server on the site's own listeners.
+// runner returns server with the site's wrapped listeners.
 func (s *site) runner(server *hostproxy.Server) proxytest.Runner {
 	return runner(func(ctx context.Context, https, plain net.Listener) error {
 		return server.Serve(ctx, s.wrapped(https), s.wrapped(plain))
@@ -227,7 +227,7 @@ func (r runner) Serve(ctx context.Context, https, plain net.Listener) error {
 	return r(ctx, https, plain)
 }
 
-// dialAfter opens a client connection that begins with first.
+// dialAfter opens a client connection whose first bytes are first.
 func (s *site) dialAfter(t *testing.T, first string) *proxytest.Client {
 	t.Helper()
 	c := proxytest.Dial(t, s.addr)
@@ -249,8 +249,7 @@ func (s *site) dial(t *testing.T) *proxytest.Client {
 	return proxytest.Dial(t, s.addr)
 }
 
-// observe keeps a copy of each record: the original is valid during the call
-// only.
+// observe keeps a copy of each record, which is valid only during the call.
 func (s *site) observe(x *hostproxy.Exchange) {
 	c := *x
 	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
@@ -265,8 +264,7 @@ func (s *site) observe(x *hostproxy.Exchange) {
 }
 
 // inHandler reports whether the caller serves a request in the handler lane of
-// a front of ours: nothing that a client or a target sees tells the lanes
-// apart.
+// our front. No client or target can tell the lanes apart.
 func inHandler() bool {
 	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(1, pcs[:])])
@@ -314,7 +312,7 @@ func field(head []byte, name string) []string {
 	return values
 }
 
-// ip returns the address part of a connection's own end.
+// ip returns the local IP address of a connection.
 func ip(c *proxytest.Client) string {
 	h, _, _ := net.SplitHostPort(c.LocalAddr().String())
 	return h

@@ -20,20 +20,20 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An explained is a Router whose explanations are compared with its answers:
-// those of ServeHTTP, and those of the front.
+// An explained is a Router whose explanations are compared with its responses,
+// both of ServeHTTP and of the front.
 type explained struct {
 	*hostproxy.Router
 	t        testing.TB
 	backends []string
 	addr     string
-	served   chan hostproxy.Exchange // records of what inProcess asked
-	// and of what the wire brought to a target: what the front refuses has none
+	served   chan hostproxy.Exchange // records of requests from inProcess
+	// records of requests through the front that reached a target; requests
+	// that the front refuses have none
 	routed chan hostproxy.Exchange
 }
 
-// inProcess is the client address of requests that are made without a
-// connection.
+// inProcess is the client address of requests without a connection.
 const inProcess = "127.0.0.2"
 
 func newExplained(t testing.TB) *explained {
@@ -57,7 +57,7 @@ func newExplained(t testing.TB) *explained {
 	return x
 }
 
-// handler returns a handler in some state.
+// handler returns a handler in a state that m chooses.
 func (x *explained) handler(m *menu) http.Handler {
 	switch m.pick(8) {
 	case 0:
@@ -109,7 +109,7 @@ func (x *explained) upstream(m *menu, canaries bool) *hostproxy.Upstream {
 	return u
 }
 
-// use brings u into some state that it can be in after its first use.
+// use brings u into a state that is possible after its first use.
 func (x *explained) use(u *hostproxy.Upstream, m *menu) {
 	switch m.pick(8) {
 	case 0:
@@ -118,7 +118,7 @@ func (x *explained) use(u *hostproxy.Upstream, m *menu) {
 		require.NoError(x.t, u.Maintain(hostproxy.Page{Status: 418}))
 	case 2:
 		require.NoError(x.t, u.Drain(x.t.Context()))
-	case 3: // opens a Breaker, at each target
+	case 3: // opens the Breaker of each target
 		for range 2 {
 			q := httptest.NewRequest("GET", "/", nil)
 			q.RemoteAddr = "127.0.0.1:1"
@@ -128,7 +128,7 @@ func (x *explained) use(u *hostproxy.Upstream, m *menu) {
 	}
 }
 
-// replace makes the routes others.
+// replace replaces the routes.
 func (x *explained) replace(m *menu) {
 	rs := make(map[string]http.Handler)
 	for range 1 + m.pick(5) {
@@ -144,7 +144,7 @@ func (x *explained) replace(m *menu) {
 	require.NoError(x.t, x.Check())
 }
 
-// request returns a request as a client writes it.
+// request returns the bytes of a client's request.
 func (x *explained) request(m *menu) string {
 	target := m.of("/", "/api/x", "/api", "/api/v2/", "/x", "*", "a.test:80", "http://a.test/api")
 	for range m.pick(4) {
@@ -156,7 +156,8 @@ func (x *explained) request(m *menu) string {
 	return m.of("GET", "POST", "HEAD", "OPTIONS", "CONNECT", "OWN") + " " + target + " HTTP/1.1\r\nHost: " + host + "\r\n" + fields + "Connection: close\r\n"
 }
 
-// parse returns a request as net/http reads it, and false if that refuses it.
+// parse returns a request as net/http reads it, or false if net/http refuses
+// it.
 func parse(raw string) (*http.Request, bool) {
 	q, err := http.ReadRequest(bufio.NewReader(strings.NewReader(raw)))
 	if err != nil || !h1.ValidTarget(q.RequestURI) || !strings.HasPrefix(q.RequestURI, "/") && q.RequestURI != "*" && q.Method != "CONNECT" {
@@ -166,10 +167,10 @@ func parse(raw string) (*http.Request, bool) {
 	return q, true
 }
 
-// expect returns the pattern and the status that an explanation promises.
+// expect returns the pattern and the status that Explain predicts.
 func (x *explained) expect(q *http.Request) (string, int, hostproxy.Explanation) {
 	e := x.Explain(q)
-	for range 2 { // it has no effect
+	for range 2 { // Explain has no effect
 		again := x.Explain(q)
 		require.Equal(x.t, []any{e.Pattern, e.Status, e.Target, e.Targets, e.Candidates}, []any{again.Pattern, again.Status, again.Target, again.Targets, again.Candidates})
 	}
@@ -179,7 +180,7 @@ func (x *explained) expect(q *http.Request) (string, int, hostproxy.Explanation)
 	return e.Pattern, e.Status, e
 }
 
-// ask compares what explanations say with what is answered.
+// ask compares explanations of a request with the responses to it.
 func (x *explained) ask(raw string) {
 	q, ok := parse(raw)
 	if !ok {
@@ -199,7 +200,7 @@ func (x *explained) ask(raw string) {
 		x.compareTarget(&e, &record)
 	}
 	if q.Header.Get("Expect") != "" || q.RequestURI == "*" && q.Method != http.MethodOptions {
-		return // the front refuses it, whatever the routes are
+		return // the front refuses it, regardless of the routes
 	}
 	q.TLS, q.RemoteAddr = nil, "127.0.0.1:1"
 	pattern, want, e := x.expect(q)
@@ -228,7 +229,7 @@ func (x *explained) ask(raw string) {
 	x.compareTarget(&e, &record)
 }
 
-// compareTarget compares the target that served with those that could.
+// compareTarget checks that the target that served is one of those that could.
 func (x *explained) compareTarget(e *hostproxy.Explanation, record *hostproxy.Exchange) {
 	if record.Target == "" {
 		return
@@ -253,7 +254,7 @@ func FuzzExplanationsAgreeWithAnswers(f *testing.F) {
 	x := newExplained(f)
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		m := menu(choices)
-		x.t = t // of this run
+		x.t = t // the t of this run
 		x.replace(&m)
 		for range 4 {
 			head := x.request(&m)

@@ -40,8 +40,8 @@ func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
 	})
 }
 
-// A client may leave at any time of an exchange: that is recorded as its own
-// doing, and the target hears of it.
+// A client may disconnect at any time: the record blames the client, and the
+// target notices.
 func TestAClientMayLeaveAtAnyTime(t *testing.T) {
 	endless := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err != nil {
@@ -85,7 +85,7 @@ func TestAClientMayLeaveAtAnyTime(t *testing.T) {
 	}
 }
 
-// What a client does wrong while it is being answered is its own fault, too.
+// A fault of the client during the response is the client's fault too.
 func TestAClientsFaultBehindAnAnswerIsItsOwn(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err == nil {

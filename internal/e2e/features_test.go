@@ -22,7 +22,7 @@ import (
 // features sets each field of an Upstream. Read-only.
 var features = map[string]func(*hostproxy.Upstream){
 	"Targets": func(u *hostproxy.Upstream) {
-		same := *u.Targets[0] // by another name
+		same := *u.Targets[0] // the same target with another name
 		same.Host = "localhost:" + same.Port()
 		u.Targets = append(u.Targets, &same)
 	},
@@ -85,14 +85,14 @@ var features = map[string]func(*hostproxy.Upstream){
 	"StreamTimeout":         func(u *hostproxy.Upstream) { u.StreamTimeout = time.Hour },
 }
 
-// hooks are the fields whose funcs see the types of net/http, and so need the
-// handler lane, as does what reads a response ahead. Read-only.
+// hooks are the fields that need the handler lane: funcs that get types of
+// net/http, and BufferResponses. Read-only.
 var hooks = map[string]bool{"BufferResponses": true, "Pick": true, "Transport": true, "Rewrite": true, "ModifyResponse": true, "ErrorHandler": true}
 
 // someEdit is an edit of either head. Read-only.
 var someEdit = hostproxy.HeaderEdit{Set: http.Header{"X-Env": {"prod"}}, Remove: []string{"X-Debug"}}
 
-// A closing transport keeps no connection behind its request.
+// A closing transport keeps no connection after its request.
 type closing struct{ *http.Transport }
 
 func (c closing) RoundTrip(q *http.Request) (*http.Response, error) {
@@ -134,7 +134,7 @@ func TestWhatIsInForceStaysOnTheFastLane(t *testing.T) {
 	}
 }
 
-// assertLane asks twice and tells which lane the requests took.
+// assertLane sends two requests and checks which lane they took.
 func assertLane(t *testing.T, s *site, fast bool) {
 	t.Helper()
 	c := s.dial(t)

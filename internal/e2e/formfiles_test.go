@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// upload returns a request of HTTP/1.1 for that host with a form, whose file is
+// upload returns an HTTP/1.1 request for that host with a form, whose file is
 // too large for a handler that keeps one byte in memory.
 func upload(t testing.TB, host string) string {
 	t.Helper()
@@ -34,9 +34,8 @@ func upload(t testing.TB, host string) string {
 	return raw.String()
 }
 
-// The temporary files of a form that a handler has parsed are removed behind
-// its request, although the Router and what guards the handler give it a
-// Request of its own.
+// The temporary files of a parsed form are removed after the request, although
+// the Router and guards give the handler a copy of the Request.
 func TestTheFilesOfAFormAreRemovedBehindARoute(t *testing.T) {
 	names := make(chan string, 1)
 	parses := http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
@@ -64,7 +63,7 @@ func TestTheFilesOfAFormAreRemovedBehindARoute(t *testing.T) {
 				c := s.dial(t)
 				for _, host := range []string{"b.test", "c.test", "d.test"} {
 					assert.Equal(t, 200, c.Do(upload(t, host)).StatusCode, host)
-					c.Do(get) // behind all that the server does for the first request
+					c.Do(get) // after everything that the server does for the first request
 					_, err := os.Stat(<-names)
 					assert.ErrorIs(t, err, os.ErrNotExist, host)
 				}

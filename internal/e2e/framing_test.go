@@ -64,7 +64,7 @@ func TestFramingNamesInTrailersAreDroppedInBothDirections(t *testing.T) {
 	})
 }
 
-// Without TE and Trailer the request is the fast lane's.
+// Without TE and Trailer the request takes the fast lane.
 func TestFramingNamesInUnannouncedTrailersAreDropped(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -108,7 +108,7 @@ func TestTargetsPassByteForByte(t *testing.T) {
 	})
 }
 
-// RFC 9112, 3.2.2: over Host, which the backend gets as the target says it.
+// RFC 9112, 3.2.2: the target's authority overrides Host, also for the backend.
 func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ target, host, first string }{
@@ -135,7 +135,7 @@ func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
 	}
 }
 
-// On a kept connection, too, behind a request of either lane.
+// On a kept connection too, after a request in either lane.
 func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
@@ -243,7 +243,7 @@ func TestUpstreamsThatBreakTheirFramingAre502(t *testing.T) {
 				}
 			}
 			overEachLane(t, script, func(t *testing.T, s *site) {
-				// Not idempotent: nothing is tried twice.
+				// Not idempotent: it is not retried.
 				p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n")
 				assert.Equal(t, 502, p.StatusCode)
 				assert.NotEmpty(t, p.Header.Get("Proxy-Status"))
@@ -307,7 +307,7 @@ func TestAnUpstreamThatDiesInMidBodyAbortsTheClient(t *testing.T) {
 	}
 }
 
-// What is wrong with a body is known in time when it comes with the head.
+// A fault of the body is known in time if it arrives with the head.
 func TestAChunkedBodyThatBeginsMalformedIs502(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{"zz\r\n", "+5\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "4\r\npart\r\nzz\r\n", "4\r\npartx\r\n", "0\n\r\n", "0\r\nX : y\r\n\r\n"} {
@@ -338,8 +338,8 @@ func TestAChunkedBodyThatBeginsMalformedIs502(t *testing.T) {
 	}
 }
 
-// To an HTTP/1.0 client the end of the connection is that of the body, unless
-// it is a reset.
+// For an HTTP/1.0 client the end of the connection ends the body, unless it is
+// a reset.
 func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
@@ -358,8 +358,8 @@ func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 	})
 }
 
-// The head of an answer without a body is read before its connection serves
-// somebody else.
+// The head of a response without a body is read before its connection gets
+// another request.
 func TestAnswersWithoutABodyKeepTheirOwnLength(t *testing.T) {
 	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		for {

@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A menu makes choices from a fuzzer's bytes. When they run out, every choice
-// is the first.
+// A menu makes choices by a fuzzer's bytes. When they run out, it always
+// chooses the first.
 type menu []byte
 
 // pick returns a number below n.
@@ -35,8 +35,8 @@ func (m *menu) pick(n int) int {
 
 func (m *menu) of(choices ...string) string { return choices[m.pick(len(choices))] }
 
-// text returns up to 15 bytes of the fuzzer's own that may stand in a field
-// value.
+// text returns up to 15 of the fuzzer's bytes, only such as a field value may
+// have.
 func (m *menu) text() string {
 	n := min(m.pick(16), len(*m))
 	b := bytes.Clone((*m)[:n])
@@ -71,7 +71,8 @@ func (m *menu) value() string {
 		"[::1]:80", "https", "c.test", "X-Sum", "a=b; c=d", "Host, Content-Length, X-Forwarded-For", ",,", "\xff", "1.0 x")
 }
 
-// body returns framing, head end and body of a message, and whether it has one.
+// body returns the framing fields, the end of the head, and the body of a
+// message.
 func (m *menu) body() string {
 	body := strings.Repeat("x", m.pick(256)*m.pick(80))
 	switch m.pick(4) {
@@ -83,7 +84,7 @@ func (m *menu) body() string {
 	}
 }
 
-// exchange composes a request and its answer, most of them legal.
+// exchange composes a request and its response, which are usually legal.
 func (m *menu) exchange() *exchange {
 	method := m.of("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE")
 	var b strings.Builder
@@ -95,7 +96,8 @@ func (m *menu) exchange() *exchange {
 	}
 	switch body := m.body(); {
 	case m.pick(2) == 0, version == "1.0" && strings.HasPrefix(body, "T"):
-		// whose chunks the front loop refuses and net/http ignores
+		// no chunks in HTTP/1.0: the front loop refuses them, net/http ignores
+		// them
 		b.WriteString("\r\n")
 	default:
 		b.WriteString(body)
@@ -115,7 +117,7 @@ func (m *menu) answer(method string) answer {
 		b.WriteString(name + ": " + m.value() + "\r\n")
 	}
 	ends := m.pick(4) == 0
-	if ends { // or the next request meets a connection that is about to close
+	if ends { // otherwise the next request may use a connection that is about to close
 		b.WriteString("Connection: close\r\n")
 	}
 	if method == "HEAD" || status[:3] == "204" || status[:3] == "304" {
@@ -130,8 +132,8 @@ func (m *menu) answer(method string) answer {
 	return answer{raw: b.String() + m.body(), close: ends}
 }
 
-// Whatever a client asks and a backend answers, the lanes forward the same or
-// refuse both.
+// Whatever a client and a backend send, all lanes forward the same, or all
+// refuse it.
 func FuzzTheLanesAreOne(f *testing.F) {
 	f.Add([]byte(nil))
 	random := rand.New(rand.NewPCG(1, 2)) // the same each time
@@ -140,14 +142,14 @@ func FuzzTheLanesAreOne(f *testing.F) {
 		for i := range seed {
 			seed[i] = byte(random.Uint32())
 			if len(seed)%2 == 0 && random.IntN(3) > 0 {
-				seed[i] = 0 // the first choice, which is the plain one
+				seed[i] = 0 // the first choice, which is the simplest one
 			}
 		}
 		f.Add(seed)
 	}
 	tracks := []*track{newFast(f, shape{}), newAdapter(f, shape{}), newHooked(f, shape{}), newForeign(f, shape{})}
 	for _, k := range tracks {
-		k.records = nil // net/http's own refusals have none
+		k.records = nil // refusals by net/http have none
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := menu(data)
@@ -165,8 +167,8 @@ func FuzzTheLanesAreOne(f *testing.F) {
 }
 
 // Whatever bytes a client sends: each request that reaches the backend is one
-// that http.ReadRequest reads from them, in order, with the same body; and when
-// the client has said all it has to say, the connection ends.
+// that http.ReadRequest reads from them, in order, with the same body. When the
+// client has sent everything, the connection ends.
 func FuzzForwardedIsWhatNetHTTPReads(f *testing.F) {
 	for _, seed := range []string{
 		get, get + get, "\r\n" + get, "POST / HTTP/1.1\r\nHost: a.test\r\n" + sized("hello") + get,
@@ -199,7 +201,7 @@ func FuzzForwardedIsWhatNetHTTPReads(f *testing.F) {
 		sent := make(chan struct{})
 		go func() {
 			defer close(sent)
-			_ = c.Conn.Send(string(raw)) // fails when a refusal comes first
+			_ = c.Conn.Send(string(raw)) // fails if a refusal comes first
 			_ = c.CloseWrite()
 		}()
 		c.Rest()
@@ -210,14 +212,14 @@ func FuzzForwardedIsWhatNetHTTPReads(f *testing.F) {
 	})
 }
 
-// checkForwarded finds each request that the backend got among those that
-// http.ReadRequest reads from raw, in their order.
+// checkForwarded checks that the requests that the backend got are among those
+// that http.ReadRequest reads from raw, in the same order.
 func checkForwarded(t *testing.T, raw []byte, got []*proxytest.Request) {
 	t.Helper()
 	r := bufio.NewReaderSize(bytes.NewReader(raw), 1<<20)
 	for i, q := range got {
 		for {
-			// RFC 9112, 2.2: one empty line is skipped; net/http does so behind
+			// RFC 9112, 2.2: one empty line is skipped; net/http skips it after
 			// a POST
 			if b, _ := r.Peek(2); string(b) == "\r\n" {
 				_, _ = r.Discard(2)
@@ -232,7 +234,7 @@ func checkForwarded(t *testing.T, raw []byte, got []*proxytest.Request) {
 	}
 }
 
-// alike reports whether q is what a proxy makes of want.
+// alike reports whether q is want after a proxy.
 func alike(want *http.Request, body string, q *proxytest.Request) bool {
 	target := want.RequestURI
 	if !strings.HasPrefix(target, "/") && target != "*" {
@@ -249,8 +251,7 @@ func alike(want *http.Request, body string, q *proxytest.Request) bool {
 	return assert.ObjectsAreEqual(endToEnd(want.Header), endToEnd(q.Header))
 }
 
-// endToEnd returns the fields of h that are neither between two hops nor about
-// the hops.
+// endToEnd returns the fields of h except hop-by-hop and forwarding fields.
 func endToEnd(h http.Header) http.Header {
 	kept := http.Header{}
 	nominated := strings.ToLower(strings.Join(h["Connection"], ","))
@@ -272,7 +273,7 @@ func endToEnd(h http.Header) http.Header {
 			continue
 		}
 		if plain == "user-agent" && slices.Equal(values, []string{""}) {
-			continue // net/http leaves an empty one out
+			continue // net/http omits an empty one
 		}
 		kept[name] = values
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // A hook that ends its goroutine, as testing's FailNow does, ends its
-// connection: the client does not wait, and neither does the end of the Server.
+// connection: neither the client nor the shutdown of the Server waits.
 func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
 	t.Parallel()
 	for name, set := range map[string]setting{
@@ -40,8 +40,8 @@ func TestAHookThatEndsItsGoroutineEndsItsConnection(t *testing.T) {
 	}
 }
 
-// An exchange that begins also ends for Observe, or what a program counts as in
-// flight would never return to zero.
+// Observe is called for every exchange with a Begin: otherwise a program's
+// count of requests in flight would never return to zero.
 func TestAnExchangeWhoseHookEndsItsGoroutineIsObserved(t *testing.T) {
 	for name, set := range map[string]setting{
 		"Begin":        func(s *site) { s.router.Begin = func(*hostproxy.Beginning) { runtime.Goexit() } },
@@ -77,8 +77,7 @@ type unreadable struct{ net.Conn }
 
 func (unreadable) Read([]byte) (int, error) { panic("as told") }
 
-// The response has been made when Observe is called, and the connection goes
-// on.
+// The response is complete when Observe is called, and the connection goes on.
 func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
 	log := new(logText)
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A holding connection keeps what is written to it.
+// A holding connection collects writes while holds is true.
 type holding struct {
 	net.Conn
 	holds bool
@@ -29,9 +29,9 @@ func (h *holding) Write(p []byte) (int, error) {
 	return h.Conn.Write(p)
 }
 
-// The front loop peeks at the socket to see whether a client leaves. Behind a
-// head that crypto/tls has read there may be the rest of a record of the body,
-// which begins with any byte: one like an alert's means nothing.
+// The front loop peeks at the socket to notice a disconnect. After a head that
+// crypto/tls has read, the socket may have the rest of a record of the body.
+// That can begin with any byte: the first byte of an alert means nothing there.
 func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	const alert = 0x15
 	b := proxytest.NewBackend(t, good)
@@ -49,7 +49,7 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	var c *proxytest.Conn
 	var h *holding
 	at := -1
-	for at < 0 { // until the body's record has such a byte where crypto/tls can be made to stop
+	for at < 0 { // until the body's record has that byte where crypto/tls can be made to stop
 		nc, err := net.Dial("tcp", addr)
 		require.NoError(t, err)
 		t.Cleanup(func() { nc.Close() })
@@ -67,7 +67,7 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	h.holds = false
 	_, err := h.Write(h.kept.Bytes()[:at])
 	require.NoError(t, err)
-	<-arrived // the head is read with what has come of the body
+	<-arrived // the head is read, with the first part of the body
 	_, err = h.Write(h.kept.Bytes()[at:])
 	require.NoError(t, err)
 	never(t, "the end of the exchange", func() bool { return len(records) > 0 })
@@ -77,8 +77,8 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 	assert.Equal(t, "good 8000", string(a.Content))
 }
 
-// Two bytes of data are a TLS record of the length of an alert. A client that
-// sends them while its request waits has not left.
+// Two bytes of data make a TLS record with the length of an alert. A client
+// that sends them while its request waits has not disconnected.
 func TestTwoBytesAreNoGoodbye(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	script := func(c *proxytest.BackendConn) {

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A pipes is a listener in memory.
+// A pipes is an in-memory listener.
 type pipes struct {
 	conns chan net.Conn
 	done  context.Context
@@ -38,21 +38,22 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { p.close(); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
-// A bubble is a Router in memory, for tests that take hours on a clock of their
-// own. Its targets are pipes: an upgrade of /ws echoes until a Close frame,
-// /events has one event a second, /held is answered after five minutes.
+// A bubble is an in-memory Router, for tests that take hours of a bubble's
+// time. Its targets are pipes: an upgrade of /ws waits for a Close frame,
+// /events sends one event a second, /chunks the same as plain text, and /held
+// is answered after five minutes.
 type bubble struct {
 	t        *testing.T
 	router   hostproxy.Router
 	upstream *hostproxy.Upstream // of a.test
 	ln       *pipes
-	cancel   context.CancelFunc // begins the drain
+	cancel   context.CancelFunc // starts the drain
 	done     chan struct{}
-	err      error // of Serve, once done is closed
+	err      error // error of Serve, once done is closed
 	start    time.Time
 }
 
-// graceLanes are the ways through a bubble. Read-only.
+// graceLanes are the lanes of a bubble. Read-only.
 var graceLanes = []string{"fast lane", "handler lane", "foreign server"}
 
 func overEachBubble(t *testing.T, upstream *hostproxy.Upstream, check func(b *bubble, lane string)) {
@@ -74,7 +75,8 @@ func overEachBubble(t *testing.T, upstream *hostproxy.Upstream, check func(b *bu
 	}
 }
 
-// to returns an Upstream of the target in memory that has the fields of u.
+// to returns an Upstream of an in-memory target, with the durations and the
+// Discover of u.
 func to(u *hostproxy.Upstream, target string) *hostproxy.Upstream {
 	return &hostproxy.Upstream{Targets: hostproxy.To(target + ":80").Targets, Dial: dialTarget, IdleTimeout: -1, ResponseHeaderTimeout: -1,
 		DrainTimeout: u.DrainTimeout,
@@ -101,33 +103,33 @@ func (b *bubble) serve(ctx context.Context, lane string) {
 	}()
 }
 
-// end ends everything. The bubble fails if a goroutine is left.
+// end ends everything. The test fails if a goroutine is left in the bubble.
 func (b *bubble) end() {
 	b.cancel()
 	_ = b.router.Replace(nil)
 	<-b.done
 	b.router.Close()
-	pass(5 * time.Minute) // for targets to notice
+	pass(5 * time.Minute) // so that targets notice
 }
 
-// at waits for a time of the bubble.
+// at waits until d after the start of the bubble.
 func (b *bubble) at(d time.Duration) { pass(d - time.Since(b.start)) }
 
-// pass lets time pass on the clock of a bubble.
+// pass waits for d in a bubble's time.
 func pass(d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	<-ctx.Done()
 }
 
-// An ending is how a response, or an upgraded connection, ended.
+// An ending says how a response or an upgraded connection ended.
 type ending struct {
 	at     time.Duration // since the start of the bubble
 	got    string
-	polite bool // by 1001
+	polite bool // it ended with a Close frame of code 1001
 }
 
-// open asks host for path and returns how that ends.
+// open requests path of host. The channel gets the ending.
 func (b *bubble) open(host, path string) <-chan ending {
 	c, server := net.Pipe()
 	b.ln.conns <- server
@@ -152,7 +154,7 @@ func (b *bubble) open(host, path string) <-chan ending {
 	return over
 }
 
-// goingAway is the Close frame that a server sends with 1001. Read-only.
+// goingAway is a server's Close frame with code 1001. Read-only.
 var goingAway = []byte("\x88\x02\x03\xe9")
 
 // dialTarget returns a connection to a target of a bubble.
@@ -169,7 +171,7 @@ func dialTarget(context.Context, string, string) (net.Conn, error) {
 			switch q.URL.Path {
 			case "/ws":
 				if _, err := io.WriteString(target, switched); err == nil {
-					_, _ = r.ReadByte() // of the Close frame, whose rest is not wanted
+					_, _ = r.ReadByte() // the first byte of the Close frame is enough
 				}
 				return
 			case "/events", "/chunks":
@@ -185,7 +187,7 @@ func dialTarget(context.Context, string, string) (net.Conn, error) {
 	return c, nil
 }
 
-// tell sends a chunk a second, until that fails.
+// tell sends one chunk per second until that fails.
 func tell(c net.Conn, kind string) {
 	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: "+kind+"\r\nTransfer-Encoding: chunked\r\n\r\n")
 	for err == nil {
@@ -194,8 +196,8 @@ func tell(c net.Conn, kind string) {
 	}
 }
 
-// ends asserts that the stream ends at about that time, which is when the
-// sweeper comes by, and a chunk.
+// ends asserts that the stream ends within two seconds after want: the next run
+// of the sweeper, and the next chunk, may take a second each.
 func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 	b.t.Helper()
 	b.at(want + 2*time.Second)
@@ -208,8 +210,8 @@ func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 	}
 }
 
-// The streams are opened at the start. At minute 1 their route or their target
-// goes. The grace is a minute.
+// The streams are opened at the start. After one minute their route or their
+// target is removed. The grace is one minute.
 func TestStreamsOutliveTheirRouteAndTheirTargetForTheGrace(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, b *bubble){
 		"route removed":  func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
@@ -275,7 +277,7 @@ func TestWithoutAGraceUpgradedConnectionsEndAtOnce(t *testing.T) {
 	})
 }
 
-// What has a Content-Length comes to its end. What has none has ten seconds, an
+// A response with a Content-Length is completed. One without gets ten seconds,
 // event stream or not.
 func TestOnlyResponsesWithoutALengthEndSoonAfterTheirRoute(t *testing.T) {
 	for name, leave := range map[string]func(b *bubble) error{
@@ -302,7 +304,7 @@ func TestServeReturnsNilAfterResponsesWithoutALengthWereCutOff(t *testing.T) {
 	for _, path := range []string{"/events", "/chunks"} {
 		overEachBubble(t, &hostproxy.Upstream{}, func(b *bubble, lane string) {
 			if lane == "foreign server" {
-				return // it does not tell of its end
+				return // http.Server does not report its shutdown
 			}
 			s := b.open("a.test", path)
 			b.at(time.Minute)
@@ -314,8 +316,8 @@ func TestServeReturnsNilAfterResponsesWithoutALengthWereCutOff(t *testing.T) {
 	}
 }
 
-// The end of the Upstream or of the Server ends streams in the middle of a
-// grace, and those whose grace has no limit.
+// The end of the Upstream or of the Server ends streams during their grace,
+// even if it has no limit.
 func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, grace := range []time.Duration{time.Hour, -1} {
@@ -326,7 +328,7 @@ func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 			t.Run(name+" "+grace.String(), func(t *testing.T) {
 				overEachBubble(t, &hostproxy.Upstream{StreamGrace: grace}, func(b *bubble, lane string) {
 					if lane == "foreign server" && name == "the Server's" {
-						b.upstream.Drain(b.t.Context()) // which http.Server does not tell of
+						b.upstream.Drain(b.t.Context()) // http.Server does not report its shutdown
 						return
 					}
 					ws, events := b.open("a.test", "/ws"), b.open("a.test", "/events")
@@ -343,7 +345,7 @@ func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 	}
 }
 
-// Replace waits for requests, and cuts off only requests that take too long.
+// Replace waits for requests, and cuts off only those that take too long.
 func TestReplaceWaitsForRequestsBesideStreams(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: 10 * time.Minute, DrainTimeout: 6 * time.Minute}, func(b *bubble, _ string) {
 		ws, events, held := b.open("a.test", "/ws"), b.open("a.test", "/events"), b.open("a.test", "/held")
@@ -371,8 +373,8 @@ func bodyOf(e ending) string {
 	return body
 }
 
-// A response of unknown length that is no event stream is a request: Replace
-// waits for it, and it has ten seconds.
+// A response of unknown length that is not an event stream counts as a request:
+// Replace waits for it, and it gets ten seconds.
 func TestTheGraceIsForStreamsOnly(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Hour}, func(b *bubble, _ string) {
 		chunks := b.open("a.test", "/chunks")
@@ -395,14 +397,14 @@ func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
 	})
 }
 
-// The canary's StreamGrace counts for what it serves. Drain of the upstream
-// before it ends its streams too.
+// For streams at the canary the canary's StreamGrace counts. Drain of the
+// diverting upstream ends them too.
 func TestTheGraceOfACanaryIsItsOwn(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Hour}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.upstream.Canary(to(&hostproxy.Upstream{StreamGrace: time.Minute}, "canary"), 1))
 		ws := b.open("a.test", "/ws")
 		b.at(time.Minute)
-		// none of its targets has the stream
+		// none of these targets has the stream
 		require.NoError(b.t, b.upstream.Replace(b.t.Context(), "b:80"))
 		b.at(2 * time.Minute)
 		require.True(b.t, b.router.Remove("a.test"))

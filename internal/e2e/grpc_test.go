@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An ownError is a setting by which the proxy itself answers b.test.
+// An ownError is a setting with which the proxy itself answers b.test.
 type ownError struct {
 	name         string
 	set          func(t *testing.T, s *site)
@@ -27,8 +27,8 @@ type ownError struct {
 	code, reason string
 }
 
-// body is that of a request. One that is not read keeps a connection of
-// net/http's client busy for a second, so there is none without need.
+// body returns a request's body, only where it is needed: one that is not read
+// keeps a connection of net/http's client busy for a second.
 func (o *ownError) body() io.Reader {
 	if o.status == http.StatusRequestEntityTooLarge {
 		return strings.NewReader("\x00\x00\x00\x00\x00")
@@ -36,7 +36,7 @@ func (o *ownError) body() io.Reader {
 	return nil
 }
 
-// ownErrors are some of each status. Read-only.
+// ownErrors has at least one for each status. Read-only.
 var ownErrors = []ownError{
 	{"a path without a route", func(_ *testing.T, s *site) { s.router.Handle("b.test/other", s.upstream) }, 404, "12", "destination_not_found"},
 	{"no password", func(t *testing.T, s *site) {
@@ -62,8 +62,8 @@ var ownErrors = []ownError{
 	}), 500, "13", "proxy_internal_error"},
 }
 
-// upstreamWith routes b.test to the site's backend by an upstream that was
-// changed.
+// upstreamWith routes b.test to the site's backend, by an upstream edited by
+// change.
 func upstreamWith(change func(*hostproxy.Upstream)) func(*testing.T, *site) {
 	return func(_ *testing.T, s *site) {
 		u := hostproxy.To(s.backend.Addr())
@@ -72,11 +72,10 @@ func upstreamWith(change func(*hostproxy.Upstream)) func(*testing.T, *site) {
 	}
 }
 
-// mute reads what comes and answers nothing.
+// mute reads everything and answers nothing.
 func mute(c *proxytest.BackendConn) { _, _ = io.Copy(io.Discard, c) }
 
-// askAs sends what only differs in its content type from what a gRPC client
-// sends.
+// askAs sends a request like a gRPC client's, with that content type.
 func askAs(t *testing.T, client *http.Client, contentType string, body io.Reader) (*http.Response, string) {
 	t.Helper()
 	q := newRequest(t, "POST", "/grpc.testing.TestService/EmptyCall", body)
@@ -86,7 +85,7 @@ func askAs(t *testing.T, client *http.Client, contentType string, body io.Reader
 	return do(t, client, q)
 }
 
-// overHTTP2 runs check over the lanes in which a client can speak HTTP/2.
+// overHTTP2 runs check over the lanes in which clients can speak HTTP/2.
 func overHTTP2(t *testing.T, set func(*testing.T, *site), check func(*testing.T, *site)) {
 	t.Helper()
 	for _, l := range lanes {
@@ -164,8 +163,8 @@ func TestTooManyRequestsOfAGRPCClient(t *testing.T) {
 	})
 }
 
-// gRPC over HTTP/2 calls it Trailers-Only: one block of fields, which ends the
-// stream.
+// gRPC over HTTP/2 calls this Trailers-Only: one block of fields, which ends
+// the stream.
 func TestOurGRPCErrorIsOneFrame(t *testing.T) {
 	overHTTP2(t, func(_ *testing.T, s *site) { s.router.Handle("b.test/other", s.upstream) }, func(t *testing.T, s *site) {
 		p := newH2(t, &track{name: s.lane.name, addr: s.addr, tls: s.tls})
@@ -184,7 +183,7 @@ func TestOurGRPCErrorIsOneFrame(t *testing.T) {
 	})
 }
 
-// A foreign server without TLS speaks HTTP/2 with those who know.
+// A foreign server without TLS speaks HTTP/2 to clients that begin with it.
 func TestGRPCClientsOfAForeignServer(t *testing.T) {
 	var r hostproxy.Router
 	r.Handle("a.test/other", hostproxy.To("127.0.0.1:1"))

@@ -94,7 +94,7 @@ func TestAnUpstreamTakesBodiesUpToItsBound(t *testing.T) {
 	}
 }
 
-// limiter is a foreign one.
+// limiter is a func as a hostproxy.Limiter.
 type limiter func(context.Context, netip.Addr) (hostproxy.Quota, error)
 
 func (l limiter) Allow(ctx context.Context, client netip.Addr) (hostproxy.Quota, error) {

@@ -96,7 +96,7 @@ func TestAGuardLimitsWhatPasses(t *testing.T) {
 	}, guarding(limits, nil))
 }
 
-// Guards may stand behind each other, each with its own key.
+// Guards may be nested, each with its own key.
 func TestGuardsCombine(t *testing.T) {
 	one := &hostproxy.RateLimit{Rate: 1e-6, Burst: 3}
 	inner := &hostproxy.Guard{RateLimit: &hostproxy.RateLimit{Rate: 1e-6, Burst: 1, By: hostproxy.LimitKey{Cookie: "s"}}, Next: http.NotFoundHandler()}
@@ -107,7 +107,7 @@ func TestGuardsCombine(t *testing.T) {
 	}
 }
 
-// behindIt is what is in flight behind the guard of b.test.
+// behindIt returns the requests in flight behind the guard of b.test.
 func behindIt(s *site) string {
 	q := httptest.NewRequest("GET", "http://b.test/", nil)
 	q.RemoteAddr = "127.0.0.1:1"
@@ -197,8 +197,8 @@ func TestAKeyFuncOfAGuardThatPanicsFailsItsRequest(t *testing.T) {
 	}, guarding(by, nil))
 }
 
-// Around a Router, a Guard knows the client as middleware in Server.Handler
-// does; in a server of the program's own, it knows the peer.
+// Around a Router, a Guard knows the client's address like middleware in
+// Server.Handler. In a foreign server it knows only the peer.
 func TestAGuardAroundARouter(t *testing.T) {
 	deny := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	r := &hostproxy.Router{Logger: silent()}

@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// overEachProtocol runs check with a client for each protocol in front and an
-// upstream of each kind behind, all of which run h.
+// overEachProtocol runs check for each pair of a client's protocol and a kind
+// of upstream. All backends run h.
 func overEachProtocol(t *testing.T, h http.HandlerFunc, check func(t *testing.T, client *http.Client, backend *proxytest.Server)) {
 	t.Helper()
 	for _, front := range []string{"h1", "h2"} {
@@ -32,8 +32,8 @@ func overEachProtocol(t *testing.T, h http.HandlerFunc, check func(t *testing.T,
 	}
 }
 
-// newUpstream starts a backend of a kind, a scheme of a target, and an Upstream
-// for it.
+// newUpstream starts a backend, and an Upstream for it. kind is the scheme of
+// the target.
 func newUpstream(t *testing.T, kind string, h http.Handler) (*proxytest.Server, *hostproxy.Upstream) {
 	t.Helper()
 	switch kind {
@@ -107,8 +107,7 @@ func TestTrailersCrossEveryProtocol(t *testing.T) {
 	})
 }
 
-// HTTP/2 has room for trailers behind a body whose length is known, announced
-// or not.
+// In HTTP/2, a body with a Content-Length may have trailers, announced or not.
 func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
 	sent := make(chan http.Header, 1)
 	var target hostproxy.Router // net/http's server drops trailers that were not announced
@@ -143,11 +142,11 @@ func TestTrailersBehindAContentLengthCrossHTTP2(t *testing.T) {
 	assert.Equal(t, "1", (<-sent).Get("X-Sent"), "not announced")
 }
 
-// A target of HTTP/2 may answer before the client has sent its body. The client
-// gets the end of the response, for which it may wait before it gives up its
+// An HTTP/2 target may answer before the client has sent its body. The client
+// gets the end of the response, which it may wait for before it stops its
 // upload.
 func TestAnEarlyAnswerOfHTTP2EndsWhileTheUploadPauses(t *testing.T) {
-	t.Parallel() // it waits, if it fails
+	t.Parallel() // it waits if it fails
 	target := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, "early")
@@ -187,7 +186,7 @@ func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
 	})
 }
 
-// TestH2ToH2CStream of Caddy: each side speaks while the other does.
+// TestH2ToH2CStream of Caddy: both sides send at the same time.
 func TestFullDuplexOverHTTP2(t *testing.T) {
 	h := func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).Flush()
@@ -227,7 +226,7 @@ func TestFullDuplexOverHTTP2(t *testing.T) {
 	}
 }
 
-// fullDuplex lets an HTTP/1.1 handler read on after its first write.
+// fullDuplex lets an HTTP/1.1 handler continue to read after its first write.
 func fullDuplex(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
@@ -244,7 +243,7 @@ func TestAnUpstreamThatDiesInMidBodyResetsTheStream(t *testing.T) {
 	overEachProtocol(t, h, func(t *testing.T, client *http.Client, _ *proxytest.Server) {
 		p, err := client.Do(newRequest(t, "GET", "/", nil))
 		if err != nil {
-			return // cut before the head was sent: as good
+			return // cut before the head was sent, which is fine too
 		}
 		defer p.Body.Close()
 		body, err := io.ReadAll(p.Body)

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A proxy in front may forward gRPC, which needs HTTP/2, without TLS.
+// A proxy in front may forward gRPC, which requires HTTP/2, without TLS.
 func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -54,8 +54,8 @@ func TestH2CServesTheRoutesOfThePlainListener(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1", old.Proto, "HTTP/1.1 is spoken as before")
 }
 
-// The plain listener for challenges and redirects never accepts it, which Serve
-// says.
+// The plain listener for challenges and redirects never speaks H2C; Serve
+// returns an error for it.
 func TestTheListenerOfRedirectsSpeaksNoH2C(t *testing.T) {
 	r := hostproxy.Router{Logger: silent()}
 	r.Handle("a.test", hostproxy.To("127.0.0.1:1"))

@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The features of an Upstream work for many streams of one connection at once:
-// each gets its own answer.
+// The features of an Upstream work for many concurrent streams of one
+// connection: each gets its own response.
 func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 	echo := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
@@ -70,7 +70,7 @@ func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
 		{"pauses", func(*testing.T, *hostproxy.Upstream, *proxytest.Server) {}, func(t *testing.T, u *hostproxy.Upstream) {
 			for range 5 {
 				require.NoError(t, u.Pause(time.Minute))
-				noneInFlight(t, u) // those that were sent end, and the others wait
+				noneInFlight(t, u) // requests that were sent end, and the others wait
 				require.NoError(t, u.Resume())
 			}
 		}},

@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A client resets its stream or leaves, at any moment: the target notices, and
-// the record says so.
+// A client may reset its stream or disconnect at any moment: the target
+// notices, and the record has it.
 func TestAClientMayLeaveAtAnyMomentOverHTTP2(t *testing.T) {
 	type moment struct {
 		name, path string

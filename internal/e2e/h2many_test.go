@@ -21,7 +21,7 @@ import (
 )
 
 // A pattern is a body of n bytes, whose words contain seed: no two bodies share
-// one.
+// a word.
 type pattern struct {
 	seed uint64
 	n    int
@@ -41,7 +41,8 @@ func (p *pattern) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
-// verify reads r in pieces and reports where it is not the pattern.
+// verify reads r in pieces and returns an error where it differs from the
+// pattern.
 func (p *pattern) verify(r io.Reader, piece int) error {
 	got, want := make([]byte, piece), make([]byte, piece)
 	for {
@@ -64,7 +65,7 @@ func (p *pattern) verify(r io.Reader, piece int) error {
 	}
 }
 
-// interrupted is a body that ended with an error.
+// interrupted is the error of a body that did not end regularly.
 type interrupted struct{ error }
 
 // patterns checks the request's body and answers with another pattern, as the
@@ -102,7 +103,7 @@ func patterns(wrong *atomic.Pointer[string]) http.HandlerFunc {
 	}
 }
 
-// Many streams of all sizes run at once, and clients leave some. Each of the
+// Many streams of all sizes run at once, and clients abandon some. Each of the
 // others gets all of its own bytes, or an error.
 func TestManyStreamsKeepTheirBytesApart(t *testing.T) {
 	proxytest.NoLeaks(t)

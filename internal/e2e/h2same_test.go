@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Target, client and record see the same exchange over HTTP/1.1 and HTTP/2,
-// except for the version.
+// The target, the client and the record get the same over HTTP/1.1 and HTTP/2,
+// except the version.
 func TestARequestIsTheSameByEachProtocol(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var saw *http.Request

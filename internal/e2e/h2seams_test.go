@@ -16,10 +16,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A connection of HTTP/2 has many exchanges at a time: what one of them meets
-// ends no other, and the limits and the record of each are its own.
+// An HTTP/2 connection has many exchanges at a time: a fault of one ends no
+// other, and each has its own limits and record.
 
-// unwakeable is a connection that panics when it is told to stop waiting.
+// unwakeable is a connection that panics when a deadline should wake it.
 type unwakeable struct{ net.Conn }
 
 func (c unwakeable) SetDeadline(t time.Time) error {
@@ -102,8 +102,8 @@ func TestAnObserveThatPanicsEndsNoOtherStream(t *testing.T) {
 	assert.NoError(t, <-other)
 }
 
-// A handler of the program's own sees its client leave by a stream as by a
-// connection, and so does the record.
+// A handler of the program, and the record, notice a reset of the stream like a
+// disconnect.
 func TestTheRecordOfAHandlerSaysThatTheClientHasLeftItsStream(t *testing.T) {
 	in := make(chan struct{}, 1)
 	k := newFast(t, shape{secure: true, routes: func(r *hostproxy.Router, _ *hostproxy.Upstream) {
@@ -161,9 +161,8 @@ func TestTheRecordOfATunnelOverHTTP2CountsBothWays(t *testing.T) {
 	assert.EqualValues(t, 10, x.ResponseBytes)
 }
 
-// Upstream.IdleTimeout bounds how long a client takes nothing, whether it
-// leaves its window closed or its socket unread, and whatever else it does
-// meanwhile.
+// Upstream.IdleTimeout limits how long a client may take no bytes, whether its
+// window is closed or its socket unread, and whatever it sends meanwhile.
 func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
 	t.Parallel()
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -190,7 +189,7 @@ func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
 			p := newH2(t, k, http2.Setting{ID: http2.SettingInitialWindowSize, Val: tt.window})
 			require.NoError(t, p.WriteWindowUpdate(0, 1<<31-1-65535))
 			require.NoError(t, p.ask(1, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"))
-			busy := time.NewTicker(100 * time.Millisecond) // a hundred times: no flood
+			busy := time.NewTicker(100 * time.Millisecond) // slow enough to be no flood
 			defer busy.Stop()
 			for range 100 {
 				select {
@@ -216,7 +215,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// The record of a stream whose connection was closed says what its client did.
+// The record of a stream whose connection was closed has the client's fault.
 func TestTheRecordSaysWhyAConnectionOfHTTP2WasClosed(t *testing.T) {
 	for lane, start := range map[string]func(testing.TB, shape) *track{"fast": newFast, "adapter": newAdapter} {
 		for about, tt := range map[string]struct {

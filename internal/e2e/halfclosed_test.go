@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// halfClosers are the places whose target may be slow.
+// halfClosers returns the places whose target may be slow.
 func halfClosers() (all []place) {
 	for _, p := range places() {
 		if p.usual == 200 {
@@ -23,8 +23,8 @@ func halfClosers() (all []place) {
 	return all
 }
 
-// endings are whole requests, behind which their clients say that they have no
-// more. Read-only.
+// endings are complete requests, after which the client closes its side.
+// Read-only.
 var endings = []struct{ about, raw string }{
 	{"GET", "GET / HTTP/1.1\r\n" + host + "\r\n"},
 	{"POST", "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\n\r\nhello"},
@@ -33,8 +33,8 @@ var endings = []struct{ about, raw string }{
 	{"HTTP/1.0", "GET / HTTP/1.0\r\n" + host + "\r\n"},
 }
 
-// shutWrite ends what c sends, with an alert first if there is TLS. The client
-// still reads.
+// shutWrite closes the sending side of c, under TLS with an alert first. The
+// client still reads.
 func shutWrite(t testing.TB, c *proxytest.Conn) {
 	t.Helper()
 	nc := c.Conn
@@ -45,8 +45,8 @@ func shutWrite(t testing.TB, c *proxytest.Conn) {
 	require.NoError(t, nc.(*net.TCPConn).CloseWrite())
 }
 
-// A client that has sent its request and half-closes the connection is
-// answered, if that takes less than a second more.
+// A client that half-closes the connection after its request gets the response
+// if that takes less than another second.
 func TestAHalfClosedClientIsAnswered(t *testing.T) {
 	t.Parallel()
 	for _, p := range halfClosers() {
@@ -57,7 +57,7 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 				if _, err := c.ReadRequest(); err == nil {
 					arrived <- struct{}{}
 					if c.Wait(answer) {
-						// fails when it was cancelled
+						// fails if the request was canceled
 						_ = c.Send("HTTP/1.1 200 OK\r\nConnection: close\r\n" + sized("ok"))
 					}
 				}
@@ -69,7 +69,7 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 					require.NoError(t, c.Send(p.with(q.raw)))
 					<-arrived
 					shutWrite(t, c)
-					dawdle(2 * moment) // the proxy has seen it
+					dawdle(2 * moment) // the proxy has noticed the half-close
 					answer <- struct{}{}
 					a, err := c.ReadResponse("GET")
 					return (<-k.records).Status == 200 && err == nil && string(a.Content) == "ok"
@@ -79,7 +79,7 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 	}
 }
 
-// A second later its request is cancelled.
+// After a second its request is canceled.
 func TestAHalfClosedClientIsGivenUpAfterASecond(t *testing.T) {
 	t.Parallel()
 	for _, p := range halfClosers() {
@@ -112,7 +112,7 @@ func TestAHalfClosedClientIsGivenUpAfterASecond(t *testing.T) {
 	}
 }
 
-// startOn is start in front of a backend that runs script.
+// startOn is start with a backend that runs script.
 func (p place) startOn(t testing.TB, script func(*proxytest.BackendConn)) *track {
 	t.Helper()
 	b := proxytest.NewBackend(t, script)

@@ -16,12 +16,12 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A connection of HTTP/2 gets a GOAWAY; its streams go on, a WebSocket too, and
-// new requests come to the new process.
+// An HTTP/2 connection gets a GOAWAY. Its streams go on, including a WebSocket,
+// and new requests reach the new process.
 func TestStreamsOutliveAHandOver(t *testing.T) {
 	overGenerations(t, -1, func(t *testing.T, g *generation, release chan struct{}) {
 		if g.client == nil {
-			return // HTTP/2 needs TLS here
+			return // HTTP/2 requires TLS here
 		}
 		transport := &http2.Transport{TLSClientConfig: &tls.Config{RootCAs: g.client.RootCAs, ServerName: "a.test"}}
 		defer transport.CloseIdleConnections()

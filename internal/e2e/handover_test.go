@@ -24,19 +24,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A generation is a Server that hands over, on a site of one lane, with a
+// A generation is a Server that can hand over, on a site of one lane, with a
 // target that answers "old".
 type generation struct {
 	*hostproxy.Server
 	addr   string
 	client *tls.Config // nil means plain
-	pair   string      // directory of its certificate
+	pair   string      // directory of the certificate
 	stop   context.CancelFunc
 	done   chan error
 }
 
-// oldTarget answers "old", after release for /slow; /ws is an echo, and /events
-// a stream.
+// oldTarget answers "old", and /slow only after release. /ws echoes, and
+// /events is a stream.
 func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		for {
@@ -47,7 +47,7 @@ func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 			switch q.URL.Path {
 			case "/ws":
 				_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
-				for { // frames of six bytes; a Close would come back as the client's
+				for { // frames of six bytes; a Close is not echoed, as it is a client's frame
 					if s, err := c.ReadString(6); err != nil || s[0] == '\x88' || c.Send(s) != nil {
 						_, _ = c.ReadAll()
 						return
@@ -66,7 +66,7 @@ func oldTarget(release <-chan struct{}) func(*proxytest.BackendConn) {
 	}
 }
 
-// overGenerations runs check on a generation for each lane of ours.
+// overGenerations runs check on a generation for each of our lanes.
 func overGenerations(t *testing.T, drain time.Duration, check func(*testing.T, *generation, chan struct{})) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -116,7 +116,7 @@ func writePair(t *testing.T, pair tls.Certificate) (dir string) {
 	return dir
 }
 
-// heir returns a command for a process that takes over, and answers "new".
+// heir returns a command for a process that takes over and answers "new".
 func (g *generation) heir(t *testing.T) *exec.Cmd {
 	t.Helper()
 	target := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -151,7 +151,7 @@ func (g *generation) dial(t *testing.T) *proxytest.Client {
 	return proxytest.DialTLS(t, g.addr, g.client)
 }
 
-// webSocket returns one that echoes.
+// webSocket opens a WebSocket that echoes.
 func (g *generation) webSocket(t *testing.T) *proxytest.Client {
 	t.Helper()
 	c := g.dial(t)
@@ -245,7 +245,7 @@ func TestAServerGoesOnAfterAHandOverThatFailed(t *testing.T) {
 	})
 }
 
-// A companionUntil is done when it is told to drain.
+// A companionUntil ends when its context is done.
 type companionUntil struct{ drains chan struct{} }
 
 func (c companionUntil) Serve(ctx context.Context, _ http.Handler) error {
@@ -254,8 +254,8 @@ func (c companionUntil) Serve(ctx context.Context, _ http.Handler) error {
 	return nil
 }
 
-// A companion drains as soon as another process serves, and Server.Listeners
-// are handed over too.
+// Companions drain as soon as the other process serves. Server.Listeners are
+// handed over too.
 func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -287,8 +287,8 @@ func TestListenersAreHandedOverAndCompanionsDrain(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-// A unix socket that the Server has opened goes with the last process that
-// serves it.
+// The last process that serves a unix socket that the Server has opened removes
+// it.
 func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -329,8 +329,8 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 	assert.NoFileExists(t, path)
 }
 
-// Targets that a process has waked are the new one's when it has handed over,
-// however idle it is itself.
+// After a hand-over, the old process does not stop targets that it has waked,
+// even if it is idle.
 func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
 	for _, hand := range []bool{false, true} {
 		proxytest.NoLeaks(t)
@@ -363,7 +363,8 @@ func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
 	}
 }
 
-// Also one that has just served a request, and would wait on another goroutine.
+// This applies also to a connection that has just served a request, and would
+// wait on another goroutine.
 func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	r := &hostproxy.Router{Logger: panicsFail(t)}

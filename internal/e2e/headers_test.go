@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// trustLoopback makes every client of the tests a trusted proxy.
+// trustLoopback makes all clients of the tests trusted proxies.
 func trustLoopback(s *site) {
 	s.router.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 }
@@ -55,7 +55,7 @@ func TestConnectionCannotDeleteOurFields(t *testing.T) {
 	}
 }
 
-// Neither can it delete what the owner sets.
+// Connection cannot delete the headers that the program sets.
 func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, fields string }{
@@ -67,7 +67,7 @@ func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
 		t.Run(tt.about, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 				c := s.dial(t)
-				// the second comes behind a request of its lane
+				// the second one comes after a request in the same lane
 				for _, first := range []bool{true, false} {
 					n := len(s.backend.Requests())
 					assert.Equal(t, 200, c.Do(request("GET /", tt.fields+"\r\n")).StatusCode)
@@ -87,7 +87,7 @@ func TestConnectionCannotDeleteTheOwnersFields(t *testing.T) {
 	}
 }
 
-// scheme is what clients of the site come by.
+// scheme returns the scheme that clients of the site use.
 func (s *site) scheme() string {
 	if s.lane.secure {
 		return "https"
@@ -135,7 +135,7 @@ func TestATrustedProxyIsBelieved(t *testing.T) {
 	}
 }
 
-// The same over HTTP/2, to targets of each kind.
+// The same over HTTP/2, for each kind of target.
 func TestForwardingFieldsOverHTTP2AreBelievedOfTrustedProxiesOnly(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, trusted, clients, real, proto, host string }{
@@ -244,8 +244,8 @@ func TestEarlyHintsDoNotWipeFieldsOfOuterMiddleware(t *testing.T) {
 	assert.Empty(t, field(p.Raw, "Link"))
 }
 
-// CVE-2024-24791 and Expect-based poisoning: an early final answer must leave
-// no connection in between.
+// CVE-2024-24791 and Expect-based poisoning: after an early final response, no
+// connection may be left in the middle of a request.
 func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"417 Expectation Failed", "413 Content Too Large", "200 OK"} {
@@ -258,7 +258,7 @@ func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
 					}
 					if strings.Contains(head, "100-continue") {
 						_ = c.Send("HTTP/1.1 " + status + "\r\nContent-Length: 5\r\n\r\nearly")
-						continue // the body may come, or not
+						continue // the body may follow or not
 					}
 					if !strings.HasPrefix(head, "GET /ok ") {
 						_ = c.Send("HTTP/1.1 500 Poisoned\r\nContent-Length: 0\r\n\r\n")
@@ -328,8 +328,8 @@ func TestTheProxysOwnAnswersSayWhoTheyAreFromAndNothingOfTheInside(t *testing.T)
 	}, func(s *site) { s.upstream = hostproxy.To("127.0.0.1:1") })
 }
 
-// threats.md: underscore or dot aliases of identity fields. What the embedding
-// program sets or removes, no client sends.
+// threats.md: underscore or dot aliases of identity fields. A client cannot
+// send a header that the program sets or removes.
 func TestEditsReachEverySpellingOfAField(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nX_User: eve\r\nX.User: eve\r\nx-uSER: eve\r\nX_Admin: 1\r\nX.aDMIN: 1\r\nX-Users: 2\r\n\r\n")
@@ -344,8 +344,8 @@ func TestEditsReachEverySpellingOfAField(t *testing.T) {
 	})
 }
 
-// RFC 6797, 6.1: clients heed the first of several, which must not depend on
-// the lane.
+// RFC 6797, 6.1: clients obey the first of several, so there must be one only,
+// in every lane.
 func TestAPolicyOfHSTSIsSentOnceWhateverElseSetsIt(t *testing.T) {
 	const name = "Strict-Transport-Security"
 	script := proxytest.Reply("HTTP/1.1 200 OK\r\nstrict-transport-security: t\r\nStrict_Transport_Security: t\r\n" + sized("x"))

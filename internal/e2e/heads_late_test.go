@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// halves are request heads of several kinds, each in two parts, and their
+// halves are request heads of several kinds, each in two parts, with their
 // bodies. Read-only.
 var halves = []struct{ about, first, rest string }{
 	{"GET", "GET /late HTTP/1.1\r\nHo", "st: a.test\r\n\r\n"},
@@ -26,8 +26,8 @@ var halves = []struct{ about, first, rest string }{
 	{"HTTP/1.0", "GET /late HTTP/1.0\r\n" + host, "\r\n"},
 }
 
-// A head that does not come to its end is answered with 408, whatever it is,
-// wherever it leads to and whatever came before it.
+// An incomplete head is answered with 408, regardless of its kind, its route,
+// and earlier requests.
 func TestALateHeadIs408(t *testing.T) {
 	t.Parallel()
 	for _, p := range places() {
@@ -57,7 +57,8 @@ func TestALateHeadIs408(t *testing.T) {
 			}
 			enough := time.Now().Add(proxytest.Patience)
 			for _, c := range all {
-				// one that hangs takes no time from the others
+				// a connection that hangs must not use up the time of the
+				// others
 				_ = c.SetDeadline(time.Now().Add(max(moment, time.Until(enough))))
 				answer, err := c.ReadAll()
 				assert.NoError(t, err, "%s: the connection is closed", c.about)
@@ -68,8 +69,8 @@ func TestALateHeadIs408(t *testing.T) {
 	}
 }
 
-// A request whose head has begun when the server is told to end is answered,
-// whatever it is. Then its connection is closed.
+// A request whose head has begun when the shutdown starts is answered,
+// regardless of its kind. Then its connection is closed.
 func TestAHalfSentHeadIsAnsweredInADrain(t *testing.T) {
 	t.Parallel()
 	for _, p := range places() {
@@ -90,7 +91,7 @@ func TestAHalfSentHeadIsAnsweredInADrain(t *testing.T) {
 				k.running.Drain()
 				proxytest.Eventually(t, "the end of listening", func() bool { return refusesConns(k.addr) })
 				for i, h := range halves {
-					// fails when nobody waits for it
+					// fails if the server no longer waits for it
 					_ = conns[i].Send(p.with(h.first + h.rest)[len(p.with(h.first)):])
 					answer, err := conns[i].ReadAll()
 					assert.NoError(t, err, "%s: the connection is closed", h.about)

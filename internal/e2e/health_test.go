@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// states collects changes of health.
+// states gets changes of health.
 type states chan string
 
 func (s states) hook(t *hostproxy.Target, h hostproxy.Health) { s <- t.String() + " " + h.State }
@@ -90,7 +90,7 @@ func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
 	assert.Equal(t, 200, c.Do(request("GET /", "\r\n")).StatusCode)
 	proxytest.Eventually(t, "checks", func() bool { return checks() > 2 })
 	require.NoError(t, s.Stop())
-	n := checks() + 1 // one may be on its way to the record
+	n := checks() + 1 // one more may be in progress
 	never(t, "a check", func() bool { return checks() > n })
 
 	rec := request("GET /", "\r\n") // it may be used again
@@ -102,8 +102,8 @@ func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
 	never(t, "a check", func() bool { return checks() > n })
 }
 
-// failing starts two targets, of which the first drops its connections while
-// ill says so, and a breaker for them. The breaker opens at the third failure.
+// failing starts two targets with a breaker that opens at the third failure.
+// The first target drops its connections while ill is true.
 func failing(t *testing.T, pause time.Duration) (first string, ill *atomic.Bool, asked *atomic.Int64, changed states, build func() *hostproxy.Upstream) {
 	t.Helper()
 	ill, asked, changed = new(atomic.Bool), new(atomic.Int64), make(states, 100)
@@ -156,7 +156,7 @@ func TestABreakerLeavesATargetAloneAndTriesItAgain(t *testing.T) {
 	}
 }
 
-// A client that leaves is no strike against its target.
+// A client disconnect is not a failure of the target.
 func TestAClientThatLeavesIsNoFailureOfTheTarget(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -268,7 +268,7 @@ func TestHealthByGRPC(t *testing.T) {
 	}
 }
 
-// A check that a target never answers ends at its timeout, whatever else it
+// A check without a complete answer ends at its timeout, whatever the target
 // sends.
 func TestAHostileAnswerToACheckIsBounded(t *testing.T) {
 	for name, script := range map[string]func(*proxytest.BackendConn){
@@ -354,7 +354,7 @@ func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
 		assert.Equal(t, 502, c.Do(to("broken.test", "/<b>"+lane)).StatusCode)
 
 		page := ""
-		// its record is made when the client has its answer
+		// the record is made after the client got its response
 		proxytest.Eventually(t, "the failure", func() bool {
 			page = string(proxytest.Dial(t, addr).Do(to("status.test", "/")).Content)
 			return strings.Contains(page, "/&lt;b&gt;"+lane)

@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// servesGRPC answers checks by GET of /up and by gRPC, and anything else, as
-// long as it is well.
+// servesGRPC answers all requests. Health checks, by GET of /up and by gRPC,
+// succeed as long as well is true.
 func servesGRPC(well *atomic.Bool, protos *[2]atomic.Int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		switch q.URL.Path {
@@ -63,7 +63,7 @@ func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
 		} {
 			t.Run(tt.name+", "+trust, func(t *testing.T) {
 				var well atomic.Bool
-				var protos [2]atomic.Int64 // checks over HTTP/1 and over HTTP/2
+				var protos [2]atomic.Int64 // numbers of checks over HTTP/1 and HTTP/2
 				b, roots := proxytest.NewTLSServer(t, servesGRPC(&well, &protos))
 				name, conf := "https://"+b.Addr(), configure(roots)
 				well.Store(true)
@@ -97,8 +97,8 @@ func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
 	}
 }
 
-// A route that leads elsewhere for a while, and back, forgets nothing of the
-// targets.
+// If a route leads elsewhere for a while and then back, the health of its
+// targets is kept.
 func TestWhatIsKnownOfATargetOutlivesItsRoute(t *testing.T) {
 	for _, by := range []string{"checks", "breaker"} {
 		for _, lane := range []string{"fast", "full"} {

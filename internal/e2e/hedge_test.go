@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// thinks reads a request and does not answer. What ends its connection is told
-// to left.
+// thinks reads a request and does not answer. left gets what ends its
+// connection.
 func thinks(left chan<- string) func(*proxytest.BackendConn) {
 	return afterRequest(func(c *proxytest.BackendConn) {
 		rest, _ := c.ReadAll()
@@ -23,8 +23,8 @@ func thinks(left chan<- string) func(*proxytest.BackendConn) {
 	})
 }
 
-// slowAndFast starts a target that thinks, and one that answers once the first
-// has its request: on a busy machine the race could be over before that.
+// slowAndFast starts a target that does not answer, and one that answers once
+// the first has its request: on a busy machine the race could be over earlier.
 func slowAndFast(t *testing.T, left chan<- string) (slow, fast *proxytest.Backend) {
 	t.Helper()
 	asked := make(chan struct{}, 9)
@@ -45,7 +45,7 @@ func slowAndFast(t *testing.T, left chan<- string) (slow, fast *proxytest.Backen
 	return slow, fast
 }
 
-// hedged is an upstream of those targets, tried in that order.
+// hedged returns a builder of upstreams that try these targets in this order.
 func hedged(targets ...*proxytest.Backend) func() *hostproxy.Upstream {
 	return func() *hostproxy.Upstream {
 		var addrs []string
@@ -58,7 +58,7 @@ func hedged(targets ...*proxytest.Backend) func() *hostproxy.Upstream {
 	}
 }
 
-// noneInFlight waits until all attempts are counted out.
+// noneInFlight waits until no attempt is in flight.
 func noneInFlight(t *testing.T, u *hostproxy.Upstream) {
 	t.Helper()
 	for target := range u.All() {
@@ -75,7 +75,7 @@ func TestAnotherTargetMayAnswerFirst(t *testing.T) {
 			var u *hostproxy.Upstream
 			build := func() *hostproxy.Upstream { u = hedged(slow, fast)(); return u }
 			inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
-				for range 2 { // the second time over a kept connection
+				for range 2 { // the second time on a kept connection
 					a := c.Do(request(method+" /p", "\r\n"))
 					assert.Equal(t, 200, a.StatusCode)
 					assert.Equal(t, fast.Addr(), (<-records).Target)
@@ -106,7 +106,7 @@ func TestTheRecordOfARaceHasBoth(t *testing.T) {
 	})
 }
 
-// The first one wins if it answers first, and the other is given up.
+// The first target wins if it answers first, and the other is given up.
 func TestTheFirstTargetMayStillWin(t *testing.T) {
 	left := make(chan string, 9)
 	asked := make(chan struct{}, 9)
@@ -132,7 +132,8 @@ func TestTheFirstTargetMayStillWin(t *testing.T) {
 	})
 }
 
-// Who was given up for an answer that is a failure is asked again.
+// If the winner's response counts as a failure, the target that was given up is
+// tried again.
 func TestWhoIsGivenUpIsLeftForARetry(t *testing.T) {
 	asked := make(chan struct{}, 9)
 	first := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -168,7 +169,8 @@ func TestWhoIsGivenUpIsLeftForARetry(t *testing.T) {
 	})
 }
 
-// An answer that comes piece by piece, after the time to hedge, is whole.
+// A response that began before the time to hedge, and takes longer, is
+// complete.
 func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	slowly := func(c *proxytest.BackendConn) {
@@ -183,7 +185,7 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 	first, second := proxytest.NewBackend(t, slowly), proxytest.NewBackend(t, good)
 	build := func() *hostproxy.Upstream {
 		u := hedged(first, second)()
-		u.Hedge = 3 * time.Second // more than the first bytes take on a busy machine
+		u.Hedge = 3 * time.Second // longer than the first bytes take on a busy machine
 		return u
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -221,12 +223,12 @@ func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 	}
 }
 
-// Whichever fails, the other one may answer; when both have failed, a third
-// may.
+// If one of the two fails, the other one may still answer; if both fail, a
+// third one may.
 func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 9)
-	// once the other one was asked
+	// once the other one has its request
 	fails := afterRequest(func(c *proxytest.BackendConn) { c.Wait(asked) })
 	answersLate := func(c *proxytest.BackendConn) {
 		for {
@@ -318,7 +320,7 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 	}
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		var x hostproxy.Exchange
-		// where the machine stands still for the time to hedge and all of it
+		// again if the machine stood still during the whole time to hedge
 		for tries := 0; tries < 4 && x.Attempts != 2; tries++ {
 			assert.Equal(t, 504, c.Do(request("GET /", "\r\n")).StatusCode)
 			x = <-records
@@ -331,13 +333,13 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 	})
 }
 
-// A race may be half of a service's requests only if the budget says so.
+// Half of the requests may be hedged only if the budget allows it.
 func TestRacesAreOnABudget(t *testing.T) {
-	raced := make(chan struct{}) // closed when the second target has been asked
+	raced := make(chan struct{}) // closed when the second target has its request
 	var once sync.Once
 	first := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
 		<-raced
-		dawdle(200 * time.Millisecond) // for more races, if there may be any
+		dawdle(200 * time.Millisecond) // time for more hedges, which must not come
 		_ = c.Send(ok)
 	}))
 	second := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {

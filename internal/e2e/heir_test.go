@@ -14,12 +14,12 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// heirEnv is set in a process that takes over from a test: its value is the
-// target, or "nothing".
+// heirEnv is the environment variable of a process that takes over from a test.
+// Its value is the target, or "nothing".
 const heirEnv = "HOSTPROXY_TEST_HEIR"
 
-// heir serves a.test on the sockets that it has inherited, until standard input
-// ends. With the target "nothing" it serves none.
+// heir serves a.test on the inherited sockets until standard input ends. With
+// the target "nothing" it serves no socket.
 func heir(target string) {
 	sockets, err := hostproxy.Inherited()
 	if err != nil {

@@ -18,13 +18,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A badBody is what middleware may put in place of a request's body.
+// A badBody is a request's body from middleware that panics.
 type badBody struct{ io.ReadCloser }
 
 func (badBody) Read([]byte) (int, error) { panic("oh") }
 
-// overTransports runs check with an Upstream for each kind of client that there
-// is.
+// overTransports runs check with an Upstream for each kind of client to
+// targets.
 func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *hostproxy.Upstream)) {
 	h1, h2c := proxytest.NewServer(t, h), proxytest.NewH2CServer(t, h)
 	for name, u := range map[string]*hostproxy.Upstream{
@@ -37,8 +37,8 @@ func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *ho
 	}
 }
 
-// What a request body panics with, on whichever goroutine reads it, is the
-// failure of that request.
+// A panic of a request's body fails only that request, on whichever goroutine
+// the body is read.
 func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
 	overTransports(t, nil, func(t *testing.T, u *hostproxy.Upstream) {
 		var r hostproxy.Router
@@ -67,7 +67,7 @@ func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
 	})
 }
 
-// A rigged connection panics when it is read for the second time.
+// A rigged connection panics at its second Read.
 type rigged struct {
 	net.Conn
 	reads atomic.Int64
@@ -80,11 +80,11 @@ func (c *rigged) Read(p []byte) (int, error) {
 	return c.Conn.Read(p)
 }
 
-// A listener's own connection that panics within an upload ends that
-// connection, and nothing else.
+// If a connection of a program's listener panics during an upload, only that
+// connection ends.
 func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
 	for _, l := range lanes {
-		// TLS reads more than once; net/http reads on goroutines of its own
+		// TLS reads more than once; net/http reads on its own goroutines
 		if l.secure || l.foreign {
 			continue
 		}
@@ -106,8 +106,8 @@ type tripper func(*http.Request) (*http.Response, error)
 
 func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
-// The limits of an Upstream are those of its Transport too, whether that heeds
-// the request's context or not.
+// The limits of an Upstream apply to its Transport too, even if that ignores
+// the request's context.
 func TestTheTimeoutsBoundATransport(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	release := make(chan struct{})
@@ -171,8 +171,8 @@ type closer struct{ closed *atomic.Bool }
 func (c closer) Read([]byte) (int, error) { return 0, io.EOF }
 func (c closer) Close() error             { c.closed.Store(true); return nil }
 
-// The same holds while a handler serves a request, when the connection is read
-// to see whether the client leaves.
+// The same applies while a handler serves a request, when the connection is
+// read to notice a disconnect.
 func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{get, request("POST /", sized("hello"))} {
@@ -190,7 +190,7 @@ func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
 				return &wrapping{ln, func(c *net.TCPConn) net.Conn { return &rigged{Conn: c} }}
 			}}
 			addr := proxytest.StartPlain(t, s.runner(&hostproxy.Server{Router: r})).Plain
-			// on a machine that stands still the connection may panic before
+			// on a machine that stands still the connection may panic earlier
 			for called := false; !called; {
 				c := proxytest.Dial(t, addr)
 				_ = c.Conn.Send(raw)

@@ -17,17 +17,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A wrapper is middleware that says what is behind it.
+// A wrapper is middleware with an Unwrap method.
 type wrapper struct{ http.Handler }
 
 func (w wrapper) Unwrap() http.Handler { return w.Handler }
 
-// hidden is middleware that does not.
+// hidden is middleware without one.
 func hidden(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { h.ServeHTTP(w, q) })
 }
 
-// A loop leads to itself.
+// A loop is a handler that unwraps to itself.
 type loop struct{}
 
 func (*loop) ServeHTTP(http.ResponseWriter, *http.Request) {}
@@ -109,7 +109,7 @@ func TestAnUpstreamBehindMiddlewareIsNotHidden(t *testing.T) {
 		t.Run(about, func(t *testing.T) {
 			proxytest.NoLeaks(t)
 			b, log := newBusy(t), new(logText)
-			b.RateLimit = &hostproxy.RateLimit{Rate: 1000, Limiter: broken{}} // which is logged
+			b.RateLimit = &hostproxy.RateLimit{Rate: 1000, Limiter: broken{}} // is logged
 			r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 			r.Handle("a.test", around(b.Upstream))
 			r.Handle("b.test", around(b.Upstream))
@@ -146,14 +146,14 @@ func TestAHandlerThatLeadsToNothingUsableIsRefused(t *testing.T) {
 	assert.NoError(t, r.Set("a.test", new(loop)))
 }
 
-// A broken limiter fails.
+// A broken limiter always fails.
 type broken struct{}
 
 func (broken) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
 	return hostproxy.Quota{}, errors.New("down")
 }
 
-// statusOf returns what the status page of r says as JSON.
+// statusOf returns the status page of r as JSON.
 func statusOf(r *hostproxy.Router) string {
 	w := httptest.NewRecorder()
 	hostproxy.StatusHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))

@@ -15,13 +15,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The handler lane lends its memory to one request after the other. What a
-// program keeps of a request stays that request's.
+// The handler lane reuses memory for later requests. Values that a program
+// keeps of a request must not change.
 
 type numberKey struct{}
 
-// withNumber is middleware around r that numbers requests by a header, in their
-// contexts.
+// withNumber is middleware around r that puts the number in a header into the
+// request's context.
 func withNumber(r http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		r.ServeHTTP(w, q.WithContext(context.WithValue(q.Context(), numberKey{}, q.Header.Get("Number"))))

@@ -11,8 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// try carries out one exchange that is expected to fail, on a connection of its
-// own, without looking at what it leaves behind.
+// try performs an exchange that should fail, on its own connection, and does
+// not check the state after it.
 func (k *track) try(t testing.TB, x *exchange) view {
 	t.Helper()
 	c := k.connect(t)
@@ -28,8 +28,8 @@ func (k *track) try(t testing.TB, x *exchange) view {
 	return v
 }
 
-// failures are the only ways in which a foreign server may fail differently.
-// Read-only.
+// failures are the only differences that a foreign server may have when an
+// exchange fails. Read-only.
 var failures = []class{
 	{name: "unread body", why: "net/http closes behind an answer that did not need the body; our front goes on if it has it already", in: netHTTP,
 		holds: func(d difference, x *exchange) bool {
@@ -43,8 +43,8 @@ var failures = []class{
 		holds: func(d difference, x *exchange) bool { return strings.HasSuffix(d.fact, " names") }},
 }
 
-// Where the proxy itself answers, or cuts the client off, the lanes do so
-// alike, and tell the same of it.
+// If the proxy itself answers, or cuts off the client, all lanes do it in the
+// same way, with the same record.
 func TestTheLanesFailAlike(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	requests := []struct{ name, raw string }{

@@ -10,9 +10,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Requests for both lanes on one connection, in one piece or byte by byte:
-// whichever lane is next, nothing is lost, nothing comes twice, and the answers
-// keep their order.
+// Requests for both lanes on one connection, sent at once or in small pieces:
+// regardless of the lanes, no request is lost or repeated, and the responses
+// are in order.
 func TestNothingIsLostBetweenTheLanes(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// ownCases are requests to which the proxy, or net/http in its place, has
-// something to say of its own, or that net/http once saw first.
+// ownCases are requests that the proxy, or net/http in its place, may answer
+// itself, or that once went to net/http first.
 func ownCases() (all []exchange) {
 	add := func(name, raw string) { all = append(all, exchange{name: name, raw: raw, answer: say}) }
 	probe := host + laneProbe + ": p\r\n"
@@ -21,7 +21,7 @@ func ownCases() (all []exchange) {
 		add("Expect: "+expect, "GET / HTTP/1.1\r\n"+probe+"Expect: "+expect+"\r\n\r\n")
 	}
 	add("an expectation of another kind, with a body", "POST / HTTP/1.1\r\n"+probe+"Expect: y\r\n"+sized("hello"))
-	// whose target says nothing for a while
+	// the target sends no 100 Continue
 	add("an expectation with a body", "POST / HTTP/1.1\r\n"+probe+"Expect: 100-continue\r\n"+sized("hello"))
 	add("an expectation on HTTP/1.0", "POST / HTTP/1.0\r\n"+probe+"Connection: keep-alive\r\nExpect: 100-continue\r\n"+sized("hello"))
 	add("an upgrade on HTTP/1.0", "GET / HTTP/1.0\r\n"+probe+"Connection: Upgrade, keep-alive\r\nUpgrade: websocket\r\n\r\n")
@@ -35,8 +35,7 @@ func ownCases() (all []exchange) {
 	return all
 }
 
-// ownAnswers are answers that a server may think to know better than their
-// target.
+// ownAnswers are responses of targets that a server might correct.
 func ownAnswers() (all []exchange) {
 	for _, start := range []string{"GET / HTTP/1.1", "HEAD / HTTP/1.1", "GET / HTTP/1.0"} {
 		for _, a := range []struct{ name, raw string }{
@@ -55,8 +54,8 @@ func ownAnswers() (all []exchange) {
 	return all
 }
 
-// The proxy's own responses, refusals included, are the same on the fast lane
-// and through a handler: status, reason phrase and fields, and whether the
+// The proxy's own responses, including refusals, are the same in the fast lane
+// and through a handler: status, reason phrase, fields, and whether the
 // connection is kept.
 func TestTheLanesAnswerAlike(t *testing.T) {
 	t.Parallel()
@@ -68,7 +67,7 @@ func TestTheLanesAnswerAlike(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			fast, adapter := newFast(t, s), newAdapter(t, s)
-			fast.records, adapter.records = nil, nil // of refusals there is none below net/http
+			fast.records, adapter.records = nil, nil // refusals by net/http have none
 			for _, x := range corpus {
 				t.Run(x.name, func(t *testing.T) {
 					compare(t, &x, "fast", fast.ask(t, &x), "adapter", adapter.ask(t, &x), classes[:1], map[string]int{})

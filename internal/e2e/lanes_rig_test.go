@@ -21,24 +21,24 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A track is one proxy with a backend of its own, run beside others that are
-// given the same requests.
+// A track is one proxy with its own backend. Other tracks get the same
+// requests.
 type track struct {
 	name    string
 	addr    string
 	tls     *tls.Config // of clients; nil means plain
 	mirror  *mirror
 	router  *hostproxy.Router       // nil for httputil
-	records chan hostproxy.Exchange // nil where there are none
-	idle    *proxytest.Conn         // of the client; nil if there is none
-	running *proxytest.Running      // nil below a foreign server
-	tally   *tally                  // nil counts nothing
-	two     *h2                     // of the client, over HTTP/2; nil if there is none
-	latest  uint32                  // stream of two
+	records chan hostproxy.Exchange // nil without records
+	idle    *proxytest.Conn         // the client's kept connection, or nil
+	running *proxytest.Running      // nil with a foreign server
+	tally   *tally                  // nil means no counts
+	two     *h2                     // the client's HTTP/2 connection, or nil
+	latest  uint32                  // latest stream of two
 }
 
-// A mirror is a backend that keeps what it is asked and answers what it is
-// told.
+// A mirror is a backend that keeps the requests it gets and sends a given
+// answer.
 type mirror struct {
 	ln     net.Listener
 	answer atomic.Pointer[answer]
@@ -49,12 +49,12 @@ type mirror struct {
 	open map[net.Conn]struct{}
 }
 
-// An answer is what a mirror sends for a request, byte for byte.
+// An answer has the bytes that a mirror sends for a request.
 type answer struct {
 	raw   string
-	close bool // the connection ends behind it
-	// the request's body follows, as one chunk or with its length; raw is the
-	// head without framing
+	close bool // the connection is closed after it
+	// the request's body follows, as one chunk or with its length; raw is then
+	// a head without framing
 	echo bool
 }
 
@@ -89,7 +89,7 @@ func (m *mirror) serve(nc net.Conn) {
 	}()
 	c := proxytest.NewConn(nc)
 	for {
-		// kept connections stay for a whole run
+		// kept connections are used for a whole run
 		_ = c.SetDeadline(time.Now().Add(4 * proxytest.Patience))
 		q, err := c.ReadRequest()
 		if q == nil || err != nil {
@@ -103,7 +103,7 @@ func (m *mirror) serve(nc net.Conn) {
 	}
 }
 
-// to returns the bytes that answer q. HEAD gets no body.
+// to returns the bytes of the answer to q, without the body for HEAD.
 func (a *answer) to(q *proxytest.Request) string {
 	if !a.echo {
 		if head, _, ok := strings.Cut(a.raw, "\r\n\r\n"); ok && q.Method == "HEAD" && !strings.HasPrefix(head, "HTTP/1.1 1") {
@@ -128,8 +128,8 @@ func (m *mirror) close() {
 	m.work.Wait()
 }
 
-// taken returns the requests since the last call. An answered request is among
-// them; one that the proxy gave up may not be.
+// taken returns the requests since the last call. It has all answered requests,
+// but one that the proxy gave up may be missing.
 func (m *mirror) taken() (all []*proxytest.Request) {
 	for {
 		select {
@@ -141,20 +141,20 @@ func (m *mirror) taken() (all []*proxytest.Request) {
 	}
 }
 
-// A shape is how the proxies of a comparison are set up. The zero shape is a
-// route for any host without further ado.
+// A shape configures the proxies of a comparison. The zero shape is one route
+// for any host.
 type shape struct {
 	name    string
 	base    string // path of the target's URL
 	trusted string // a prefix of trusted proxies
 	change  func(*hostproxy.Upstream)
-	secure  bool // clients come over TLS
-	own     bool // httputil cannot do the like
+	secure  bool // clients use TLS
+	own     bool // httputil has no such feature
 	tune    func(*hostproxy.Server)
 	limit   *hostproxy.RateLimit
-	// adds the routes; nil means one, for any host, to the upstream
+	// adds the routes; nil means one route for any host to the upstream
 	routes func(*hostproxy.Router, *hostproxy.Upstream)
-	// the bytes that clients send and the server reads are counted
+	// counts the bytes that clients send and the server reads
 	tally bool
 }
 
@@ -198,12 +198,12 @@ func (k *track) observe(x *hostproxy.Exchange) {
 	}
 	c := *x
 	for _, text := range []*string{&c.Proto, &c.Scheme, &c.Method, &c.Host, &c.Path, &c.Query, &c.Pattern, &c.Target} {
-		*text = strings.Clone(*text) // of the fast lane they are gone after the call
+		*text = strings.Clone(*text) // the fast lane's strings are invalid after the call
 	}
 	k.records <- c
 }
 
-// newFast starts a Server, whose fast lane takes what it can.
+// newFast starts a Server that uses the fast lane where it can.
 func newFast(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "fast")
@@ -211,8 +211,8 @@ func newFast(t testing.TB, s shape) *track {
 	return k
 }
 
-// newAdapter starts a Server whose requests go to an http.Handler, since there
-// is middleware in front of the Router.
+// newAdapter starts a Server with middleware, so that its requests go to an
+// http.Handler.
 func newAdapter(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "adapter")
@@ -221,8 +221,7 @@ func newAdapter(t testing.TB, s shape) *track {
 	return k
 }
 
-// overFronts runs check, in parallel, over the ways that begin with a Server of
-// ours.
+// overFronts runs check in parallel over the tracks with a Server of ours.
 func overFronts(t *testing.T, s shape, check func(*testing.T, *track)) {
 	t.Helper()
 	t.Parallel() // most of the time is spent waiting
@@ -240,7 +239,7 @@ func overFronts(t *testing.T, s shape, check func(*testing.T, *track)) {
 	}
 }
 
-// start runs server.
+// start runs server as the track's proxy.
 func (k *track) start(t testing.TB, s shape, server *hostproxy.Server) {
 	t.Helper()
 	r := server.Router
@@ -273,8 +272,8 @@ func newForeign(t testing.TB, s shape) *track {
 	return k
 }
 
-// newHooked starts a Server with a hook that wants an http.Response and leaves
-// it as it is.
+// newHooked starts a Server with a hook that gets an http.Response and does not
+// change it.
 func newHooked(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "hooked")
@@ -289,8 +288,8 @@ func newHooked(t testing.TB, s shape) *track {
 	return k
 }
 
-// newReference starts httputil.ReverseProxy, told to do what hostproxy does by
-// itself.
+// newReference starts an httputil.ReverseProxy that is configured to do the
+// same as hostproxy.
 func newReference(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newTrack(t, "httputil")
@@ -304,7 +303,7 @@ func newReference(t testing.TB, s shape) *track {
 		ErrorLog:  slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.SetURL(target)
-			p.Out.URL.RawQuery = p.In.URL.RawQuery // as it came
+			p.Out.URL.RawQuery = p.In.URL.RawQuery // unchanged
 			p.Out.Host = p.In.Host
 			p.SetXForwarded()
 			client, _, _ := net.SplitHostPort(p.In.RemoteAddr)
@@ -313,7 +312,7 @@ func newReference(t testing.TB, s shape) *track {
 		},
 	}
 	k.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		// or net/http takes the rest of a body away from the transport
+		// otherwise net/http takes the rest of a body from the transport
 		_ = http.NewResponseController(w).EnableFullDuplex()
 		proxy.ServeHTTP(w, q)
 	}), s.secure)
@@ -346,7 +345,7 @@ func (k *track) serve(t testing.TB, h http.Handler, secure bool) {
 	})
 }
 
-// dial opens a client connection that waits as long as a whole run.
+// dial opens a client connection with a deadline for a whole run.
 func (k *track) dial() (*proxytest.Conn, error) {
 	nc, err := net.DialTimeout("tcp", k.addr, proxytest.Patience)
 	if err != nil {
@@ -361,18 +360,18 @@ func (k *track) dial() (*proxytest.Conn, error) {
 	return proxytest.NewConn(nc), nil
 }
 
-// An exchange is what one client sends and what the backend is to say to it.
+// An exchange has one client's request and the backend's answer.
 type exchange struct {
 	name    string
 	raw     string // one request
 	answer  answer
-	foreign bool // not to be compared with httputil: it is known to differ, or to be wrong
+	foreign bool // not compared with httputil, which is known to differ or to be wrong
 }
 
-// ask carries out one exchange and tells what both ends saw of it. Where the
-// client may go on, a second exchange on the same connections shows that both
-// ends agree on where the first one ended, and the connection is kept for the
-// next: nothing of one exchange may show in another.
+// ask performs one exchange and returns what both ends saw. If the connection
+// is kept, a second exchange on it shows that both ends agree on the end of the
+// first one. The connection is then kept for the next exchange, so that traces
+// of one exchange would show in another.
 func (k *track) ask(t testing.TB, x *exchange) view {
 	t.Helper()
 	c := k.idle
@@ -395,7 +394,7 @@ func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
 	t.Helper()
 	k.mirror.answer.Store(&x.answer)
 	sent := make(chan struct{})
-	go func() { defer close(sent); _ = c.Send(x.raw) }() // fails when a refusal comes first
+	go func() { defer close(sent); _ = c.Send(x.raw) }() // fails if a refusal comes first
 	method, _, _ := strings.Cut(x.raw, " ")
 	v := view{}
 	last := v.readResponses(c, method)
@@ -424,7 +423,7 @@ func (k *track) askOn(t testing.TB, c *proxytest.Conn, x *exchange) view {
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-// sized returns the end of a head and a body with its length.
+// sized returns Content-Length, the end of a head, and the body.
 func sized(body string) string {
 	return "Content-Length: " + itoa(len(body)) + "\r\n\r\n" + body
 }

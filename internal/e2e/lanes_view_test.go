@@ -17,13 +17,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A view is what both ends saw of an exchange, as facts with names: "up" is
-// what the backend received, "down" what the client got, "record" what Observe
-// was shown. Fields are compared by lower-case name, with their values in
-// order; " names" are those of a head as they are spelled, in order.
+// A view has the named facts about an exchange: "up" from the backend, "down"
+// from the client, "record" from Observe. Fields are compared by lower-case
+// name, with their values in order. " names" are the names of a head, as
+// spelled and in order.
 type view map[string]string
 
-// addUp adds what the backend received, its own address left out.
+// addUp adds what the backend received, without its own address.
 func (v view) addUp(k *track) {
 	all := k.mirror.taken()
 	v["up requests"] = itoa(len(all))
@@ -37,8 +37,8 @@ func (v view) addUp(k *track) {
 	v.addTrailers("up", q.Trailer)
 }
 
-// laneProbe is a field that each compared request has, spelled as net/http
-// never does. Behind our front it stays as it is.
+// laneProbe is a field of each compared request, in a spelling that net/http
+// never writes. Our front keeps the spelling.
 const laneProbe = "x-lAnE"
 
 // readResponses adds the responses to one request, interim ones included, and
@@ -113,11 +113,11 @@ func (v view) addHead(what string, raw []byte) string {
 	return start
 }
 
-// thousand is the end of a value that counts down from 1000 seconds, as far as
-// it comes within proxytest.Patience.
+// thousand matches a value that ends in seconds, counted down from 1000 for at
+// most proxytest.Patience.
 var thousand = regexp.MustCompile(`^(|.*;t=)(?:1000|99\d|98[5-9])$`)
 
-// pseudonym is what a Router calls itself in Via.
+// pseudonym matches the name of a Router in Via.
 var pseudonym = regexp.MustCompile("hostproxy-[a-z2-7]{8}")
 
 func (v view) addTrailers(what string, h http.Header) {
@@ -128,7 +128,7 @@ func (v view) addTrailers(what string, h http.Header) {
 	}
 }
 
-// add adds a value behind those that a fact has.
+// add appends a value to those of a fact.
 func (v view) add(fact, value string) {
 	if old, ok := v[fact]; ok {
 		value = old + " | " + value
@@ -136,7 +136,7 @@ func (v view) add(fact, value string) {
 	v[fact] = value
 }
 
-// probe carries out a plain exchange on the same connection.
+// probe performs a simple exchange on the same connection.
 func (v view) probe(c *proxytest.Conn) {
 	if err := c.Send("GET /probe HTTP/1.1\r\nHost: a.test\r\n\r\n"); err != nil {
 		v["down kept"] = "no: " + err.Error()
@@ -184,7 +184,7 @@ func (v view) addFacts(x *hostproxy.Exchange) {
 	v["record error"] = e.Op + " " + string(e.Side)
 }
 
-// A class is a way in which two proxies may tell the same thing differently.
+// A class is an allowed kind of difference between two proxies.
 type class struct {
 	name, why string
 	in        []string // columns where it is allowed
@@ -199,16 +199,16 @@ type difference struct {
 	viewA, viewB view
 }
 
-// is reports whether the fact is one of facts; one that ends in a space stands
-// for all that begin so.
+// is reports whether the fact is one of facts. One that ends in a space stands
+// for all facts with that prefix.
 func (d difference) is(facts ...string) bool {
 	return slices.ContainsFunc(facts, func(f string) bool {
 		return d.fact == f || strings.HasSuffix(f, " ") && strings.HasPrefix(d.fact, f)
 	})
 }
 
-// compare requires that a and b tell the same but for the allowed classes, and
-// counts those in used.
+// compare requires that a and b have no differences except allowed ones, which
+// it counts in used.
 func compare(t testing.TB, x *exchange, nameA string, a view, nameB string, b view, allowed []class, used map[string]int) {
 	t.Helper()
 	facts := make(map[string]bool)

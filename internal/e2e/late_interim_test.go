@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tardy transport tells of an interim response when it has returned the final
-// one, as net/http's may from a goroutine of its own.
+// A tardy transport delivers an interim response after it has returned the
+// final one, as net/http's may do on its own goroutine.
 type tardy struct{ told chan error }
 
 func (r tardy) RoundTrip(q *http.Request) (*http.Response, error) {

@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// flights returns what is in flight for the local client, as the rules of the
-// Router and of its upstreams say.
+// flights returns the requests in flight of the local client, from the rules of
+// the Router and its upstreams in Explain.
 func flights(r *hostproxy.Router) (all []string) {
 	q := httptest.NewRequest("GET", "http://a.test/", nil)
 	q.RemoteAddr = "127.0.0.1:1"
@@ -31,7 +31,7 @@ func flights(r *hostproxy.Router) (all []string) {
 	return all
 }
 
-// alone lets each client have one request in flight, in the Router and in the
+// alone limits each client to one request in flight, in the Router and in the
 // Upstream.
 func alone(s *site) {
 	s.router.RateLimit = &hostproxy.RateLimit{MaxInFlight: 1}
@@ -49,7 +49,7 @@ func awaitFlights(t *testing.T, s *site, n int) {
 	proxytest.Eventually(t, strings.Join(want, ", "), func() bool { return strings.Join(flights(s.router), "|") == strings.Join(want, "|") })
 }
 
-// switches agrees to become a WebSocket, and repeats four bytes at a time.
+// switches accepts an upgrade to WebSocket, and echoes four bytes at a time.
 func switches(c *proxytest.BackendConn) {
 	q, err := c.ReadRequest()
 	if err != nil || q == nil {
@@ -65,7 +65,7 @@ func switches(c *proxytest.BackendConn) {
 	}
 }
 
-// stays begins an answer and does not end it.
+// stays begins a response and does not end it.
 func stays(c *proxytest.BackendConn) {
 	if q, err := c.ReadRequest(); err == nil && q != nil {
 		_ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhe")
@@ -73,7 +73,7 @@ func stays(c *proxytest.BackendConn) {
 	}
 }
 
-// silent2 reads requests and says nothing.
+// silent2 reads requests and answers nothing.
 func silent2(c *proxytest.BackendConn) {
 	for {
 		if q, err := c.ReadRequest(); err != nil || q == nil {
@@ -82,8 +82,8 @@ func silent2(c *proxytest.BackendConn) {
 	}
 }
 
-// Whatever becomes of an exchange, it is counted once while it goes on, and not
-// at all when it has ended.
+// However an exchange ends, it counts once while in flight, and not at all
+// afterwards.
 func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 	t.Parallel()
 	answered := func(status int, raw string) func(*testing.T, *site, *proxytest.Client) {
@@ -214,8 +214,8 @@ func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 	}
 }
 
-// An exchange that the fast lane hands over keeps its place until the handler
-// lane has ended it, and is not refused there.
+// An exchange that the fast lane hands over keeps its place until it ends in
+// the handler lane, which does not refuse it.
 func TestAnExchangeThatIsHandedOverKeepsItsPlace(t *testing.T) {
 	target := newH2C(t)
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -234,7 +234,7 @@ func TestAnExchangeThatIsHandedOverKeepsItsPlace(t *testing.T) {
 	}, alone)
 }
 
-// A canary whose limit has a func takes an exchange that has waited in the fast
+// A canary whose limit has a func can take an exchange that waited in the fast
 // lane.
 func TestALimitOfACanaryMayNeedTheHandlerLane(t *testing.T) {
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -254,7 +254,7 @@ func TestALimitOfACanaryMayNeedTheHandlerLane(t *testing.T) {
 	}, alone)
 }
 
-// Over HTTP/2, each stream is one request in flight, until it ends or is reset.
+// Over HTTP/2, each stream is one request in flight until it ends or is reset.
 func TestStreamsAreInFlightByKey(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		t.Run(fmt.Sprint("hooked ", hooked), func(t *testing.T) {

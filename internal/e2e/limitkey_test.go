@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// limited puts the same limit in front of a site's upstream twice: in the
-// Router, and in the Upstream. Either refuses first.
+// limited returns two settings with the same limit: in the Router, and in the
+// Upstream.
 func limited(l hostproxy.RateLimit) map[string]setting {
 	wild := func(s *site) { s.router.Handle("*.b.test", s.upstream) }
 	return map[string]setting{
@@ -30,7 +30,7 @@ func limited(l hostproxy.RateLimit) map[string]setting {
 	}
 }
 
-// A keyed request has a host and some fields, one a line.
+// A keyed request has a host and some field lines.
 type keyed struct {
 	host   string
 	fields string
@@ -40,7 +40,7 @@ func (k keyed) raw() string {
 	return "GET / HTTP/1.1\r\nHost: " + k.host + "\r\n" + k.fields + laneProbe + ": p\r\n\r\n"
 }
 
-// over2 sends k over HTTP/2, whose client wants it taken apart.
+// over2 sends k over HTTP/2, by net/http's client, and returns the status.
 func (k keyed) over2(t *testing.T, c *http.Client) int {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), "GET", "https://a.test/", nil)
@@ -58,8 +58,8 @@ func (k keyed) over2(t *testing.T, c *http.Client) int {
 	return res.StatusCode
 }
 
-// keyedRequests are what clients may send, by the key that each has for a limit
-// by the header X-Tenant, the cookie s and the host; "" is the client's.
+// keyedRequests are requests with their keys for a limit by the header
+// X-Tenant, by the cookie s, and by the host. "" means the key of the client.
 var keyedRequests = []struct { // read-only
 	keyed
 	header, cookie, of string
@@ -78,8 +78,7 @@ var keyedRequests = []struct { // read-only
 	{keyed{"a.test", "X-Tenant: " + strings.Repeat("x", 4000) + "y\r\n"}, strings.Repeat("x", 4000) + "y", "", "a.test"},
 }
 
-// All lanes, and HTTP/2, decide the same on the same requests: as a map of
-// counters would.
+// All lanes, and HTTP/2, decide on the same requests like a map of counters.
 func TestAKeyedLimitDecidesTheSameInEachLane(t *testing.T) {
 	t.Parallel()
 	const burst = 3
@@ -123,7 +122,8 @@ func TestAKeyedLimitDecidesTheSameInEachLane(t *testing.T) {
 	}
 }
 
-// hostproxyKey is a LimitKey without its func, which makes a key of a map.
+// hostproxyKey is a LimitKey without its func, so that it can be the key of a
+// map.
 type hostproxyKey struct {
 	Header, Cookie string
 	Host           bool
@@ -148,7 +148,7 @@ func TestFixedKeysStayOnTheFastLane(t *testing.T) {
 	}
 }
 
-// tenant is a key func.
+// tenant is a func for LimitKey.
 func tenant(q *http.Request) string {
 	switch v := q.Header.Get("X-Tenant"); v {
 	case "panic":
@@ -220,8 +220,8 @@ func TestAKeyFuncThatBlocksHoldsUpItsOwnRequestOnly(t *testing.T) {
 	}
 }
 
-// A keyBook is a KeyLimiter that allows one request of each key, and remembers
-// all.
+// A keyBook is a KeyLimiter that allows one request of each key, and keeps all
+// keys.
 type keyBook struct {
 	mu   sync.Mutex
 	seen map[string]int
@@ -273,8 +273,8 @@ func TestAKeyLimiterIsAskedAboutKeys(t *testing.T) {
 	}
 }
 
-// A client that invents a key for each request is held by a limit by client in
-// front.
+// A limit by client, before the limit by key, stops a client that invents a key
+// for each request.
 func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -291,8 +291,8 @@ func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 	})
 }
 
-// The header that the proxy itself makes different for each request leaves none
-// unlimited.
+// The header of the proxy's request identifier, which differs each time, cannot
+// be a key.
 func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 	t.Parallel()
 	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 2, By: hostproxy.LimitKey{Header: "x-request-ID"}}
@@ -313,8 +313,8 @@ func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 	}
 }
 
-// A client that waits for the end of each response is alone with it, however
-// fast it goes on.
+// A client that waits for the end of each response has only one request in
+// flight, however fast it continues.
 func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {

@@ -4,7 +4,7 @@ package e2e_test
 
 import "testing"
 
-// The fast lane reads ahead there, if that is not too much.
+// On such systems the fast lane reads a small body ahead.
 func TestAClientThatLeavesALittleOfABodyWhileItWaitsIs499(t *testing.T) {
 	whileItWaits(t, func(t *testing.T, s *site, queued bool) {
 		if !s.lane.foreign && !s.lane.handler && !s.lane.hooked {

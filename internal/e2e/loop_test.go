@@ -21,13 +21,13 @@ func TestARequestThatComesBackAgainAndAgainIsRefused(t *testing.T) {
 		assert.Equal(t, 200, c.Do(request("GET /", foreign+"\r\n")).StatusCode, "others may come as often as they like")
 		<-records
 
-		require.NoError(t, last().Replace(t.Context(), c.RemoteAddr().String())) // itself
+		require.NoError(t, last().Replace(t.Context(), c.RemoteAddr().String())) // the proxy itself
 		for _, raw := range []string{request("GET /", "\r\n"), request("POST /", sized("hello")), request("GET /", foreign+"\r\n")} {
 			a := c.Do(raw)
 			assert.Equal(t, 508, a.StatusCode)
 			assert.Contains(t, a.Header.Get("Proxy-Status"), "proxy_loop_detected")
 			failed := 0
-			for range 5 { // in no order: an exchange is recorded behind its answer
+			for range 5 { // in any order: records are made after the responses
 				x := <-records
 				assert.Equal(t, 508, x.Status)
 				assert.Equal(t, "a.test", x.Pattern)
@@ -66,7 +66,7 @@ func TestALoopIsLogged(t *testing.T) {
 	}
 }
 
-// Two Routers that pass a request on to each other are two proxies, which is no
+// Two Routers that forward a request one to the other are two proxies, and no
 // loop.
 func TestAnotherRouterIsAnotherProxy(t *testing.T) {
 	backend := proxytest.NewBackend(t, good)

@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A teller answers each request with its path and its body, those of /slow when
-// it is told to.
+// A teller answers each request with its path and body, but /slow only after a
+// value on answer.
 type teller struct{ arrived, answer chan struct{} }
 
 func newTeller() teller { return teller{make(chan struct{}, 1), make(chan struct{})} }
@@ -34,8 +34,7 @@ func (l teller) serve(c *proxytest.BackendConn) {
 	}
 }
 
-// overLanesSlowly runs check at the same time on a site for each lane, in front
-// of a teller.
+// overLanesSlowly runs check in parallel on a site with a teller for each lane.
 func overLanesSlowly(t *testing.T, check func(*testing.T, *site, teller)) {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -65,7 +64,7 @@ func TestWhatAClientSendsWhileItWaitsIsItsNextRequests(t *testing.T) {
 		dawdle(moment)
 		tell.answer <- struct{}{}
 		<-tell.arrived
-		dawdle(moment) // with what follows in part unread
+		dawdle(moment) // some of the following bytes are still unread
 		tell.answer <- struct{}{}
 		for _, want := range []string{"/slow ", "/1 hello", "/slow ", "/3 ", "/4 "} {
 			a := c.Response("GET")

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// counts answers at once, and counts what it answered.
+// counts answers immediately, and counts its responses.
 func counts(n *atomic.Int64) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		for {
@@ -40,7 +40,7 @@ func TestAMirrorGetsItsShareOfTheRequests(t *testing.T) {
 		return u
 	}, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		before, copies := asked.Load(), copied.Load()
-		for range 20 { // one after the other would take long; no more at once than a mirror takes
+		for range 20 { // in parallel to save time, but no more than the limit of copies
 			c.Send(strings.Repeat(get, 100))
 			for range 100 {
 				assert.Equal(t, 200, c.Response("GET").StatusCode)
@@ -56,7 +56,7 @@ func TestAMirrorGetsItsShareOfTheRequests(t *testing.T) {
 func TestAnUpgradeIsNotCopied(t *testing.T) {
 	copies := proxytest.NewServer(t, nil)
 	mirrored := func(s *site) { require.NoError(t, s.upstream.Mirror(hostproxy.To(copies.Addr()), 1)) }
-	script := func(c *proxytest.BackendConn) { // what is no upgrade is answered
+	script := func(c *proxytest.BackendConn) { // it answers other requests than upgrades
 		for {
 			switch head, err := c.ReadHead(); {
 			case err != nil:
@@ -86,12 +86,12 @@ func TestAnUpgradeIsNotCopied(t *testing.T) {
 		last := func() bool { return len(copies.Seen()) > before && copies.Last(t).Target == "/last" }
 		proxytest.Eventually(t, "the copy of what is no upgrade", last)
 		assert.Len(t, copies.Seen(), before+1)
-		require.NoError(t, s.upstream.Mirror(nil, 0)) // a foreign server's end does not end it
+		require.NoError(t, s.upstream.Mirror(nil, 0)) // or it outlives a foreign server
 	}, mirrored)
 }
 
-// A mirror that does not answer costs a bounded number of copies, and no client
-// anything.
+// A mirror that does not answer gets a limited number of copies, and does not
+// affect clients.
 func TestAMirrorThatHangsGetsABoundedNumberOfCopies(t *testing.T) {
 	const most = 128
 	var hung atomic.Int64

@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What clients do to their connections needs no action here: a browser that
-// rejects the certificate, a reset, a broken frame.
+// Faults of clients require no action by the operator: a browser that rejects
+// the certificate, a reset, a broken frame.
 func TestWhatClientsDoToTheirConnectionsIsNoWarning(t *testing.T) {
 	t.Parallel()
 	for about, bytes := range map[string]string{

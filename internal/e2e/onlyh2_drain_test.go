@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A server that shuts down while it finds out that a target speaks HTTP/2 alone
-// answers the request all the same.
+// A request is answered even if the server shuts down while it finds out that
+// the target speaks only HTTP/2.
 func TestAShutdownDuringTheHandshakeOfAnHTTP2TargetIsAnswered(t *testing.T) {
 	for _, l := range lanes {
 		if l.foreign {
@@ -49,7 +49,7 @@ func TestAShutdownDuringTheHandshakeOfAnHTTP2TargetIsAnswered(t *testing.T) {
 	}
 }
 
-// refusesConns reports whether nobody listens at addr any more.
+// refusesConns reports whether addr refuses connections.
 func refusesConns(addr string) bool {
 	nc, err := net.Dial("tcp", addr)
 	if err == nil {

@@ -20,15 +20,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tlsKind is a way in which a target over TLS says what it speaks, and what
-// that is.
+// A tlsKind is a kind of target over TLS: its protocol, and how it uses ALPN.
 type tlsKind struct {
 	name string
-	h2   bool                // it speaks HTTP/2 alone, else HTTP/1.1 alone
-	tell func(c *tls.Config) // by ALPN
+	h2   bool                // it speaks only HTTP/2; otherwise only HTTP/1.1
+	tell func(c *tls.Config) // sets up its ALPN
 }
 
-// tlsKinds are those that there are. Read-only.
+// tlsKinds are all kinds. Read-only.
 var tlsKinds = []tlsKind{
 	{"refuses http/1.1", true, func(c *tls.Config) {
 		picky := c.Clone()
@@ -41,14 +40,14 @@ var tlsKinds = []tlsKind{
 			return nil, nil
 		}
 	}},
-	// crypto/tls alone lets clients in that offer http/1.1 only, without a
-	// word, and net/http then hangs up.
+	// crypto/tls accepts clients that offer only http/1.1, chooses nothing, and
+	// net/http then closes the connection.
 	{"knows h2 only", true, func(c *tls.Config) { c.NextProtos = []string{"h2"} }},
 	{"chooses http/1.1", false, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
 	{"knows no ALPN", false, func(*tls.Config) {}},
 }
 
-// proto is what the target notes as the protocol of a request.
+// proto returns the protocol of requests at the target.
 func (k *tlsKind) proto() string {
 	if k.h2 {
 		return "HTTP/2.0"
@@ -56,8 +55,8 @@ func (k *tlsKind) proto() string {
 	return "HTTP/1.1"
 }
 
-// tlsTarget starts a target over TLS, which answers with the version of HTTP
-// and the body. It counts the connections.
+// tlsTarget starts a target over TLS, which answers with the HTTP version and
+// the body, and counts its connections.
 func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
 	t.Helper()
 	conns := new(atomic.Int64)
@@ -83,8 +82,8 @@ func tlsTarget(t *testing.T, s *site, k tlsKind) *atomic.Int64 {
 	return conns
 }
 
-// A target that speaks HTTP/2 alone is asked over HTTP/2, the first request
-// included, however it says so.
+// A target that speaks only HTTP/2 gets all requests over HTTP/2, even the
+// first one, however it uses ALPN.
 func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, kind := range tlsKinds {
@@ -102,8 +101,8 @@ func TestATargetThatRefusesHTTP1IsAskedOverHTTP2(t *testing.T) {
 	}
 }
 
-// asksKind sends the same requests to targets of a kind, each once as the
-// first.
+// asksKind sends the same requests to targets of a kind. Each request is the
+// first one once.
 func asksKind(t *testing.T, l lane, kind tlsKind, change func(*hostproxy.Upstream)) {
 	requests := []struct{ raw, want string }{
 		{get, ""},
@@ -132,9 +131,9 @@ func asksKind(t *testing.T, l lane, kind tlsKind, change func(*hostproxy.Upstrea
 	}
 }
 
-// answerInTime asks a target, and again where the machine stood still for the
-// second that the target has to take a connection on which HTTP/2 is offered:
-// it was asked over HTTP/1.1 then.
+// answerInTime sends a request, and again if the machine stood still for the
+// second in which the target must accept a connection with HTTP/2: then the
+// request went over HTTP/1.1.
 func answerInTime(t *testing.T, c *proxytest.Client, raw string) *proxytest.Response {
 	for {
 		began := time.Now()
@@ -145,8 +144,8 @@ func answerInTime(t *testing.T, c *proxytest.Client, raw string) *proxytest.Resp
 	}
 }
 
-// A target that says nothing by ALPN is asked by one more connection what it
-// speaks, once.
+// For a target that chooses nothing by ALPN, one more connection finds out what
+// it speaks, once.
 func TestATargetWithoutALPNIsAskedOnceWhatItSpeaks(t *testing.T) {
 	for _, kind := range tlsKinds[2:] {
 		for _, l := range lanes {
@@ -167,7 +166,8 @@ func TestATargetWithoutALPNIsAskedOnceWhatItSpeaks(t *testing.T) {
 	}
 }
 
-// A target that refuses HTTP/1.1 gets its share beside one that does not.
+// A target that refuses HTTP/1.1 gets its share of requests beside one that
+// does not.
 func TestATargetThatRefusesHTTP1ServesBesideOthers(t *testing.T) {
 	for _, only := range tlsKinds[:2] {
 		for _, l := range lanes {

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// fieldLines are the field lines of a request, but for those that every request
-// gets from the proxy.
+// fieldLines returns the field lines of a request, without those that the proxy
+// adds to every request.
 func fieldLines(raw string) string {
 	var kept []string
 	head, _, _ := strings.Cut(raw, "\r\n\r\n")
@@ -30,8 +30,8 @@ func fieldLines(raw string) string {
 	return strings.Join(kept, ", ")
 }
 
-// What a hook or middleware does to the Header is done; what it leaves alone
-// has the client's order and spelling.
+// Changes of the Header by hooks and middleware apply; other fields keep the
+// client's order and spelling.
 func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
 	const sent = "x-b: 1\r\nACCEPT: a\r\nX-a: 2\r\nx-B: 3\r\nuser-agent: me\r\nx-empty:\r\n"
 	edit := func(h http.Header) {
@@ -85,8 +85,8 @@ func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
 	}
 }
 
-// The names of a request are never those of another one on its connection,
-// though handlers go on with the first.
+// A request never gets the names of another one on its connection, even if a
+// handler still uses the first.
 func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
@@ -117,9 +117,9 @@ func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 	}
 }
 
-// What hooks and middleware do to the Header of an answer is done; what they
-// leave alone has the target's order and spelling, as far as the writer of ours
-// can be found below theirs.
+// Changes of a response's Header by hooks and middleware apply; other fields
+// keep the target's order and spelling, if our ResponseWriter can be found by
+// Unwrap.
 func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
 	const sent = "x-b: 1\r\nETAG: \"1\"\r\nX-a: 2\r\nx-B: 3\r\n"
 	const whole = "x-b: 1, ETAG: \"1\", X-a: 2, x-B: 3"
@@ -164,7 +164,7 @@ func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
 			c := proxytest.Dial(t, proxytest.StartPlain(t, s).Plain)
 			for range 3 {
 				c.Send(get)
-				c.Head() // the interim one
+				c.Head() // the interim head
 				head := strings.Replace(c.Head(), "Date: x\r\nContent-Length: 2\r\n", "", 1)
 				head = strings.Replace(head, "Content-Length: 2\r\n", "", 1)
 				lines := strings.Split(strings.Trim(strings.Replace(head, "Date: x\r\n", "", 1), "\r\n"), "\r\n")
@@ -175,12 +175,12 @@ func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
 	}
 }
 
-// An unwrapping is a ResponseWriter of middleware that shows what is below it.
+// An unwrapping is a middleware's ResponseWriter with an Unwrap method.
 type unwrapping struct{ http.ResponseWriter }
 
 func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
-// A nowhere is a ResponseWriter of nobody.
+// A nowhere is a ResponseWriter that writes nowhere.
 type nowhere struct{ h http.Header }
 
 func (n *nowhere) Header() http.Header         { return n.h }

@@ -14,7 +14,7 @@ import (
 )
 
 // The record of an exchange that Server.DrainTimeout cuts off blames the drain,
-// not the client: it has the status that was sent, 503 if none was.
+// not the client. It has the status that was sent, or 503.
 func TestTheRecordOfAnExchangeCutOffByDrainTimeoutBlamesTheDrain(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 1)
@@ -30,7 +30,7 @@ func TestTheRecordOfAnExchangeCutOffByDrainTimeoutBlamesTheDrain(t *testing.T) {
 	target := proxytest.NewServer(t, http.HandlerFunc(answer))
 	for name, tt := range map[string]struct {
 		start func(testing.TB, shape) *track
-		own   bool // a handler of the program's own answers
+		own   bool // a handler of the program answers
 		two   bool // over HTTP/2
 	}{
 		"fast lane":               {start: newFast},

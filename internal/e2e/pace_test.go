@@ -13,19 +13,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// moment is a limit short enough to be waited for, where a test only needs that
-// it ends.
+// moment is a short limit, for tests that only need that it ends.
 const moment = 150 * time.Millisecond
 
 // patient is a limit that must not end too early: a busy machine may stop a
-// process for as long as a moment.
+// process for a moment.
 const patient = 10 * moment
 
-// dawdle is what a slow peer does: it takes d, or longer on a busy machine. No
-// test may need that it takes no longer.
+// dawdle waits like a slow peer: for d, or longer on a busy machine. A test
+// must not need that it takes no longer.
 func dawdle(d time.Duration) { <-time.After(d) }
 
-// happens reports whether something does within d.
+// happens reports whether what becomes true within d.
 func happens(d time.Duration, what func() bool) bool {
 	tick := time.NewTicker(d / 10)
 	defer tick.Stop()
@@ -37,15 +36,15 @@ func happens(d time.Duration, what func() bool) bool {
 	return what()
 }
 
-// never checks that something does not happen, as far as a moment shows: the
-// proxy looks at what waits every 50 ms.
+// never checks that something does not happen within a moment. The proxy checks
+// waiting requests every 50 ms.
 func never(t testing.TB, what string, happened func() bool) {
 	t.Helper()
 	assert.False(t, happens(moment, happened), "%s must not happen", what)
 }
 
-// untilItSays does what fails when its context ends, with more and more time,
-// until its error has the text. It returns that error.
+// untilItSays calls do, which fails when its context ends, with longer and
+// longer timeouts, until the error has the text. It returns that error.
 func untilItSays(t testing.TB, text string, do func(context.Context) error) (err error) {
 	t.Helper()
 	for wait := moment / 3; wait < proxytest.Patience; wait *= 4 {
@@ -60,8 +59,8 @@ func untilItSays(t testing.TB, text string, do func(context.Context) error) (err
 	return err
 }
 
-// replaceAndCut replaces the targets of u by one that serves. As soon as it is
-// in use it cuts off what is in flight at the others.
+// replaceAndCut replaces the targets of u by one that is ready. As soon as that
+// is in use it cuts off requests in flight at the others.
 func replaceAndCut(t testing.TB, u *hostproxy.Upstream, target string) error {
 	t.Helper()
 	ctx, cut := context.WithCancel(t.Context())

@@ -16,15 +16,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// page writes a page of its own for each status.
+// page writes a different page for each status.
 func page(w http.ResponseWriter, q *http.Request) {
 	w.Header().Set("Content-Type", "text/html")
-	w.WriteHeader(http.StatusOK) // the status is not the page's to choose
+	w.WriteHeader(http.StatusOK) // has no effect: a page cannot choose the status
 	body, _ := io.ReadAll(q.Body)
 	fmt.Fprintf(w, "page for %s %s%s%s%s", q.Method, q.URL.Path, q.Header.Get("Range"), q.Header.Get("If-None-Match"), body)
 }
 
-// pages sets the page of each of the statuses.
+// pages makes h the page of each of the statuses.
 func pages(h http.HandlerFunc, statuses ...int) setting {
 	return func(s *site) {
 		s.upstream.Pages = make(map[int]http.Handler)
@@ -174,7 +174,7 @@ func TestPagesThatFail(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
 				c := s.dial(t)
-				for range 2 { // the connection goes on
+				for range 2 { // the connection is kept
 					a := c.Do(get)
 					assert.Equal(t, tt.status, a.StatusCode)
 					assert.Equal(t, tt.body, string(a.Content))
@@ -289,8 +289,8 @@ func TestACopyForAMirrorGetsNoPage(t *testing.T) {
 	})
 }
 
-// 499 is what records say of a client that has left: nobody would read its
-// page.
+// 499 is the status in records of clients that have disconnected: no client
+// would read its page.
 func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, thinks(make(chan string, 99)), func(t *testing.T, s *site) {
@@ -302,8 +302,8 @@ func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 	}, pages(func(http.ResponseWriter, *http.Request) { t.Error("a page was asked for") }, 499))
 }
 
-// Pages show the identifier that logs have, and may know the client: of a
-// target's response, and of one of the proxy.
+// Pages can show the identifier in logs and the client, for responses of
+// targets and of the proxy.
 func TestAPageKnowsItsExchange(t *testing.T) {
 	overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
 		c := s.dial(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A passing is a Router that carries away.test to a TLS server which repeats
-// what it is sent.
+// A passing is a Router that passes connections for away.test to a TLS server,
+// which echoes.
 type passing struct {
 	router *hostproxy.Router
 	client *tls.Config
@@ -48,7 +48,7 @@ func newPassing(t *testing.T) *passing {
 	return &passing{router: r, client: &tls.Config{RootCAs: roots, ServerName: "away.test"}}
 }
 
-// dial opens a connection that is carried, nil if it is refused.
+// dial opens a connection to away.test, or returns nil if it is refused.
 func (p *passing) dial(t *testing.T, addr string) *tls.Conn {
 	t.Helper()
 	raw, err := net.Dial("tcp", addr)

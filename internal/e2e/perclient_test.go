@@ -25,7 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// Visitors are the clients of a Server with a bound for each.
+// Visitors are the clients of a Server with a limit for each client.
 type visitors struct {
 	router      *hostproxy.Router
 	https, http string
@@ -33,8 +33,8 @@ type visitors struct {
 	secure      bool
 }
 
-// newVisitors starts a Server for a.test, which answers, and for /hijack, whose
-// handler takes the connection and keeps it.
+// newVisitors starts a Server with a.test, which answers, and /hijack, whose
+// handler hijacks the connection.
 func newVisitors(t *testing.T, secure bool, most int, trusted ...netip.Prefix) *visitors {
 	t.Helper()
 	proxytest.NoLeaks(t)
@@ -55,8 +55,8 @@ func newVisitors(t *testing.T, secure bool, most int, trusted ...netip.Prefix) *
 	return c
 }
 
-// hijack takes the connection, and repeats what it is sent until the client or
-// the word "end" ends it.
+// hijack hijacks the connection, and echoes lines until the client closes it or
+// sends "end".
 func hijack(w http.ResponseWriter, _ *http.Request) {
 	c, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -94,11 +94,11 @@ func dialFrom(t *testing.T, from, addr string) *proxytest.Conn {
 	return proxytest.NewConn(nc)
 }
 
-// answered reports whether a request on the connection is answered. If not, it
-// has been closed without a byte.
+// answered reports whether a request on the connection is answered. Otherwise
+// the connection must be closed without a byte.
 func answered(t *testing.T, c *proxytest.Conn) bool {
 	t.Helper()
-	_ = c.Send(get) // fails when it has been closed already
+	_ = c.Send(get) // fails if the connection is closed already
 	head, err := c.ReadResponse("GET")
 	if err == nil {
 		return head.StatusCode < 400
@@ -108,7 +108,7 @@ func answered(t *testing.T, c *proxytest.Conn) bool {
 	return false
 }
 
-// refusals returns what a Router's Servers have refused: counts by what and
+// refusalsOf returns what a Router's Servers have refused: counts by what and
 // why.
 func refusalsOf(t *testing.T, r *hostproxy.Router) map[string]uint64 {
 	t.Helper()
@@ -252,7 +252,7 @@ func TestAConnectionOfHTTP2HoldsOnePlace(t *testing.T) {
 				assert.Equal(t, "HTTP/2.0", res.Proto)
 			}
 		}
-		ask() // alone: many at once would open a connection each
+		ask() // first one alone: many at once would open a connection each
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(ask)
@@ -289,8 +289,8 @@ func TestTrustedProxiesHaveAsManyConnectionsAsTheyLike(t *testing.T) {
 	assert.False(t, answered(t, c.dial(t, "127.0.0.1")))
 }
 
-// A foretold connection begins with a line that says whose it is, as with the
-// PROXY protocol. RemoteAddr waits for it.
+// A foretold connection begins with a line with its client's address, as with
+// the PROXY protocol. RemoteAddr waits for the line.
 type foretold struct {
 	*net.TCPConn
 	once sync.Once
@@ -398,10 +398,10 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 	target := proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	r.Handle("a.test", hostproxy.To(target.Addr()))
 	run := proxytest.Start(t, &hostproxy.Server{Router: r, MaxConns: 4, ReadHeaderTimeout: patient})
-	// the others' handshakes have time
+	// on run, handshakes have more time
 	brisk := proxytest.Start(t, &hostproxy.Server{Router: r, HandshakeTimeout: patient})
 	conf := &tls.Config{RootCAs: roots, ServerName: "a.test"}
-	silentOne := dialFrom(t, "127.0.0.1", brisk.HTTPS) // has its time while the others have theirs
+	silentOne := dialFrom(t, "127.0.0.1", brisk.HTTPS) // reaches its timeout during the others
 	for _, tt := range []struct {
 		head, status string
 	}{
@@ -421,7 +421,7 @@ func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
 	assert.Error(t, wrong.Handshake())
 	left := dialFrom(t, "127.0.0.1", run.HTTPS)
 	proxytest.Eventually(t, "the connection", func() bool { return open(t, r) == 1 })
-	left.Close() // is refused nothing
+	left.Close() // counts as no refusal
 	proxytest.Eventually(t, "the ends", func() bool { return open(t, r) == 0 })
 	for range 4 {
 		c := proxytest.DialTLS(t, run.HTTPS, conf)

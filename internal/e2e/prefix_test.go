@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// below makes a site's target one with a path, and sets the prefixes.
+// below gives a site's target the path base, and sets the prefixes.
 func below(base, strip, add string) setting {
 	return func(s *site) {
 		s.upstream = hostproxy.To("http://" + s.backend.Addr() + base)
@@ -76,11 +76,11 @@ func TestWhatIsNotBelowThePrefixReachesNoTarget(t *testing.T) {
 			assert.NotContains(t, string(a.Content), "api", target)
 		}
 		assert.Empty(t, s.backend.Requests())
-		c := s.dial(t) // and the connection goes on
+		c := s.dial(t) // and the connection is kept
 		assert.Equal(t, 404, c.Do("GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
 		assert.Equal(t, 200, c.Do("GET /api/x HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
 		assert.Equal(t, 200, c.Do("OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
-		if !s.lane.foreign { // net/http answers by itself
+		if !s.lane.foreign { // net/http itself answers
 			assert.Equal(t, "OPTIONS * HTTP/1.1", lines(s.backend.WaitRequests(2)[1].Raw)[0])
 		}
 	}, below("", "/api", "/v2"))
@@ -137,7 +137,7 @@ func TestPathsInResponsesAreThoseOfTheClient(t *testing.T) {
 		{"/base", "/api", "", "Location: /base/x", "Location: /api/x"},
 		{"", "", "/v2", "Location: /v2/x", "Location: /x"},
 		{"", "", "/v2", "Location: /v2", "Location: /"},
-		// would lead elsewhere
+		// the result would lead to another host
 		{"", "", "/v2", "Location: /v2//other.test/x", "Location: /v2//other.test/x"},
 		{"", "", "/v2", "Location: /v2/\\other.test/x", "Location: /v2/\\other.test/x"},
 		{"/base", "", "", "Location: /base/x", "Location: /base/x"}, // no prefix, no translation
@@ -189,7 +189,7 @@ func TestATrustedProxysHostIsThatOfTheClient(t *testing.T) {
 	}
 }
 
-// believing is trusting, or nothing.
+// believing is trusting if yes, and otherwise no change.
 func believing(yes bool) setting {
 	return func(s *site) {
 		if yes {

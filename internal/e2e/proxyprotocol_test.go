@@ -33,8 +33,8 @@ var (
 	noPeers = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 )
 
-// header1 and header2 are headers of both versions from a client to
-// 198.51.100.2:443 or its like.
+// header1 and header2 return headers of both versions, from a client to
+// 198.51.100.2:443 (in IPv6 form for an IPv6 client).
 func header1(client string) string { return string(proxyproto.AppendV1(nil, fromTo(client))) }
 func header2(client string) string { return string(proxyproto.AppendV2(nil, fromTo(client))) }
 
@@ -42,7 +42,7 @@ func fromTo(client string) proxyproto.Header {
 	return proxyproto.Of(netip.MustParseAddrPort(client), netip.MustParseAddrPort("198.51.100.2:443"))
 }
 
-// block2 is a header of version 2 with its checksum behind block.
+// block2 returns a header of version 2 with block and a checksum.
 func block2(command, family byte, block string) string {
 	b := append([]byte("\r\n\r\n\x00\r\nQUIT\n"), command, family)
 	b = append(binary.BigEndian.AppendUint16(b, uint16(len(block)+7)), block+"\x03\x00\x04\x00\x00\x00\x00"...)
@@ -50,9 +50,9 @@ func block2(command, family byte, block string) string {
 	return string(b)
 }
 
-// A balanced site is behind a load balancer: a.test is reached by the fast
-// lane, b.test, which has a hook, and c.test, which has a handler that tells
-// what it sees, by the handler lane.
+// A balanced site is behind a load balancer. a.test takes the fast lane.
+// b.test, which has a hook, and c.test, whose handler returns what it sees,
+// take the handler lane.
 type balanced struct {
 	router *hostproxy.Router
 	target *proxytest.Server
@@ -63,15 +63,15 @@ type balanced struct {
 	seen   chan hostproxy.Exchange
 }
 
-// newBalanced starts a Server, by TLS if secure, for which change may set
-// fields of a Server with ProxyProtocol.
+// newBalanced starts a Server with ProxyProtocol, over TLS if secure. change
+// may set further fields.
 func newBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
 	t.Helper()
 	proxytest.NoLeaks(t)
 	return startBalanced(t, secure, change)
 }
 
-// startBalanced is newBalanced without a look for leaks.
+// startBalanced is newBalanced without a check for leaks.
 func startBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
 	t.Helper()
 	b := &balanced{router: new(hostproxy.Router), log: new(logText), seen: make(chan hostproxy.Exchange, 1000)}
@@ -116,7 +116,7 @@ func (b *balanced) client(t *testing.T, protocol, first string) *http.Client {
 	return c
 }
 
-// A gluer writes what comes first in one piece with what is written first.
+// A gluer sends first together with the first bytes that are written.
 type gluer struct {
 	net.Conn
 	first string
@@ -132,7 +132,7 @@ func (g *gluer) Write(p []byte) (int, error) {
 	return max(n-len(first), 0), err
 }
 
-// ways are how requests come. Read-only.
+// ways are the protocols of requests. Read-only.
 var ways = []struct {
 	name, protocol string
 	secure         bool
@@ -145,7 +145,7 @@ func (b *balanced) scheme() string {
 	return "http"
 }
 
-// inBoth runs check over TLS and in plain.
+// inBoth runs check with TLS and without.
 func inBoth(t *testing.T, check func(t *testing.T, secure bool)) {
 	t.Helper()
 	for _, secure := range []bool{false, true} {
@@ -174,7 +174,7 @@ func TestThePROXYHeaderSaysWhoTheClientIs(t *testing.T) {
 			for _, h := range headers {
 				t.Run(h.name, func(t *testing.T) {
 					c := b.client(t, way.protocol, h.first)
-					// the last one on a connection that was used
+					// the last one on a used connection
 					for _, host := range []string{"a.test", "b.test", "c.test", "a.test"} {
 						res, err := c.Get(b.scheme() + "://" + host + "/")
 						require.NoError(t, err)
@@ -198,7 +198,7 @@ func TestThePROXYHeaderSaysWhoTheClientIs(t *testing.T) {
 	}
 }
 
-// text is an address, "" if there is none.
+// text returns an address, or "" if there is none.
 func text(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
@@ -234,11 +234,11 @@ func TestTrustedProxiesAreLookedUpBehindThePROXYHeader(t *testing.T) {
 			for _, tt := range []struct{ first, want string }{
 				// a proxy behind the load balancer
 				{header2("192.0.2.7:1"), "203.0.113.9"},
-				// that the load balancer is trusted is of no account
+				// trust in the load balancer does not matter
 				{header2("192.0.2.8:1"), "192.0.2.8"},
-				// nor is its machine
+				// nor does a unix socket in the header
 				{block2(0x21, 0x31, strings.Repeat("/", 216)), ""},
-				// loopback is, as the source too
+				// loopback is trusted, also as the source
 				{string(proxyproto.AppendV2(nil, fromTo("127.0.0.1:1"))), "203.0.113.9"},
 			} {
 				c := b.client(t, way.protocol, tt.first)
@@ -304,7 +304,7 @@ func TestAPROXYHeaderOfAnotherPeerIsNoClientHello(t *testing.T) {
 	assert.Equal(t, 200, proxytest.DialTLS(t, b.addr, &tls.Config{RootCAs: b.roots, ServerName: "a.test"}).Do(get).StatusCode)
 }
 
-// A crumbling connection is read byte by byte.
+// A crumbling connection returns one byte per Read.
 type crumbling struct{ *net.TCPConn }
 
 func (c crumbling) Read(p []byte) (int, error) { return c.TCPConn.Read(p[:min(len(p), 1)]) }

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tallied connection is counted until it is closed.
+// A tallied connection counts until it is closed.
 type tallied struct {
 	net.Conn
 	once sync.Once

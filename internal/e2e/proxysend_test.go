@@ -28,15 +28,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An introduced server takes only connections that begin with a header. It
-// answers with the source in it, and the number of the connection.
+// An introduced server accepts only connections that begin with a PROXY header.
+// It answers with the header and the number of the connection.
 type introduced struct {
 	url   string
 	roots *x509.CertPool
 
 	mu    sync.Mutex
-	heads []proxyproto.Header // of all connections
-	slow  chan struct{}       // the first request waits for it, if it is not nil
+	heads []proxyproto.Header // headers of all connections
+	slow  chan struct{}       // if not nil, the first request waits for it
 }
 
 // An introducedConn reads the header first.
@@ -45,7 +45,7 @@ type introducedConn struct {
 	s    *introduced
 	once sync.Once
 	err  error
-	n    int // of the connection
+	n    int // number of the connection
 	head proxyproto.Header
 }
 
@@ -99,7 +99,7 @@ func (s *introduced) all() []proxyproto.Header {
 
 type connKey struct{}
 
-// newIntroduced starts one that is reached by a scheme.
+// newIntroduced starts an introduced server for targets with that scheme.
 func newIntroduced(t *testing.T, scheme string) *introduced {
 	t.Helper()
 	s := new(introduced)
@@ -155,8 +155,8 @@ func (s *introduced) upstream(t *testing.T, version int) *hostproxy.Upstream {
 	return u
 }
 
-// A sender is a Server before an introduced one: by the fast lane for a.test,
-// by the handler lane for b.test.
+// A sender is a Server in front of an introduced one: a.test takes the fast
+// lane, b.test the handler lane.
 type sender struct {
 	*balanced
 	target *introduced
@@ -164,8 +164,8 @@ type sender struct {
 
 func newSender(t *testing.T, secure bool, scheme string, version int, change func(*hostproxy.Upstream)) *sender {
 	t.Helper()
-	// first: net/http keeps connections of HTTP/2 that were busy a moment ago
-	// until the target closes them
+	// called first, so that it checks after the target has ended: net/http
+	// keeps recently busy HTTP/2 connections until the target closes them
 	proxytest.NoLeaks(t)
 	s := &sender{target: newIntroduced(t, scheme)}
 	s.balanced = startBalanced(t, secure, func(server *hostproxy.Server) {
@@ -182,7 +182,7 @@ func newSender(t *testing.T, secure bool, scheme string, version int, change fun
 }
 
 // ask sends a request and returns the number of the connection to the target
-// and what its header said.
+// and the contents of its header.
 func (s *sender) ask(t *testing.T, c *http.Client, host string, change ...func(*http.Request)) (number, kind int, source, destination string) {
 	t.Helper()
 	q, err := http.NewRequest("GET", s.scheme()+"://"+host+"/", nil)
@@ -201,7 +201,8 @@ func (s *sender) ask(t *testing.T, c *http.Client, host string, change ...func(*
 	return number, kind, source, destination
 }
 
-// checkReuse checks that requests of a client share connections to the target.
+// checkReuse checks that requests of one client share connections to the
+// target.
 func (s *sender) checkReuse(t *testing.T, c *http.Client, host string) {
 	t.Helper()
 	seen := make(map[int]bool)
@@ -318,7 +319,8 @@ func TestHealthChecksIntroduceThemselvesAsLocal(t *testing.T) {
 					s.ask(t, s.client(t, "h1", header2("192.0.2.7:4321")), "a.test")
 					proxytest.Eventually(t, "the check", func() bool {
 						local := slices.Contains(s.target.all(), proxyproto.Header{})
-						// which may be over before its header is read
+						// a check by connection only may end before its header
+						// is read
 						return local || check.Path == "" && !check.GRPC
 					})
 				})
@@ -432,7 +434,7 @@ func TestAWebSocketIsIntroducedByThePROXYProtocol(t *testing.T) {
 	c.Close()
 }
 
-// A clumsy connection is no socket, takes nothing, or panics.
+// A clumsy connection is not a socket, accepts no bytes, or panics.
 type clumsy struct {
 	net.Conn
 	write func() error
@@ -497,7 +499,7 @@ func TestAnUpstreamProxyProtocolThatCannotBeIsRefused(t *testing.T) {
 
 func TestKeptConnectionsOfManyClientsMakeRoomForOthers(t *testing.T) {
 	s := newSender(t, false, "http", 2, nil)
-	const clients = 300 // more than are kept
+	const clients = 300 // more than the connections that are kept
 	for i := range clients {
 		c := s.client(t, "h1", header2(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1).String()))
 		n, _, _, _ := s.ask(t, c, "a.test")
@@ -508,8 +510,8 @@ func TestKeptConnectionsOfManyClientsMakeRoomForOthers(t *testing.T) {
 	assert.Len(t, s.target.all(), clients)
 }
 
-// A reserved connection does not introduce itself: it swallows the header,
-// which is what is written first.
+// A reserved connection drops the first bytes that are written, which are the
+// header.
 type reserved struct {
 	net.Conn
 	begun bool

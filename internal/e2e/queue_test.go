@@ -12,7 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// crowded is an upstream of which each request waits until it is let go.
+// crowded returns an upstream whose target answers each request only after a
+// value on let.
 func crowded(t *testing.T, change func(*hostproxy.Upstream)) (build func() *hostproxy.Upstream, b *proxytest.Backend, let chan struct{}, most *atomic.Int64) {
 	let, most = make(chan struct{}), new(atomic.Int64)
 	var now atomic.Int64
@@ -60,7 +61,7 @@ func TestRequestsAboveABoundWaitForRoom(t *testing.T) {
 						b.WaitRequests(before + i + 1)
 					}
 				}
-				for range 4 { // for whom there is no room to wait
+				for range 4 { // requests that find the queue full
 					x := <-records
 					assert.Equal(t, 503, x.Status)
 					assert.Less(t, x.Queue, proxytest.Patience, "none of the minute")

@@ -4,8 +4,8 @@ package e2e_test
 
 import "time"
 
-// The race detector makes everything ten times slower: fewer clients ask, and
-// have more patience.
+// The race detector makes everything ten times slower: there are fewer clients,
+// with longer timeouts.
 const (
 	chaosClients  = 16
 	chaosPatience = 5 * time.Second

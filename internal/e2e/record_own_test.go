@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What ends the context of a request is not always that its client has left:
-// the record says what a client got that stays.
+// The context of a request may end without a disconnect. Then the record has
+// the status that the client got.
 func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	slow := func(w http.ResponseWriter, q *http.Request) {
@@ -51,8 +51,8 @@ func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	assert.NoError(t, x.Err)
 }
 
-// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when a
-// client does not take its response.
+// Handlers such as httputil.ReverseProxy panic with http.ErrAbortHandler when
+// the client does not take the response.
 func TestTheRecordOfAHandlerThatAbortsSaysThatTheClientHasLeft(t *testing.T) {
 	abort := func(w http.ResponseWriter, q *http.Request) {
 		for {
@@ -91,8 +91,8 @@ func TestTheRecordOfAHandlerThatAbortsSaysSo(t *testing.T) {
 	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(abort)) })
 }
 
-// RFC 8441: over HTTP/2 the client of a tunnel leaves by ending its stream, as
-// the client of an upgraded connection closes that.
+// RFC 8441: over HTTP/2 the client of a tunnel ends its stream, as the client
+// of an upgraded connection closes that.
 func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 	own := func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", http.HandlerFunc(u.ServeHTTP)) }
 	for about, routes := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){"an Upstream": nil, "a handler around one": own} {
@@ -100,7 +100,7 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 			backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 				if q, err := c.ReadRequest(); err == nil {
 					_ = c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
-					_, _ = c.ReadString(1) // its end
+					_, _ = c.ReadString(1) // until it ends
 				}
 			})
 			k := newFast(t, shape{secure: true, routes: routes, change: func(u *hostproxy.Upstream) { u.Targets[0].Host = backend.Addr() }})
@@ -116,7 +116,7 @@ func TestATunnelThatItsClientEndsHasNotFailed(t *testing.T) {
 	}
 }
 
-// A client of HTTP/2 leaves one stream, and keeps its connection.
+// An HTTP/2 client resets one stream, and keeps its connection.
 func TestTheRecordOfAHandlerSaysThatTheClientHasResetItsStream(t *testing.T) {
 	called := make(chan struct{}, 1)
 	for about, h := range map[string]http.HandlerFunc{

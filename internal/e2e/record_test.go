@@ -24,8 +24,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// bare is x without what differs each time. It checks that this is what it can
-// be.
+// bare returns x without the fields that differ each time, after a check that
+// their values are possible.
 func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 	t.Helper()
 	assert.WithinDuration(t, time.Now(), x.Start, time.Minute)
@@ -37,8 +37,8 @@ func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 	return x
 }
 
-// Every field says what it should, and nothing of one request shows in the
-// record of the next one on its connection.
+// Every field of a record is right, and has nothing of an earlier request on
+// the connection.
 func TestEachFieldOfTheRecordIsWhatItSays(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -153,8 +153,7 @@ func TestTheRecordKeepsTheBeginningOfLongTexts(t *testing.T) {
 	})
 }
 
-// What clients send, as far as it may come, makes neither a second line nor
-// control bytes in the log.
+// No request that is accepted causes a second line or control bytes in the log.
 func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
 	for format, handler := range map[string]func(*bytes.Buffer) slog.Handler{
 		"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
@@ -187,8 +186,8 @@ func TestNoRequestForgesALineOfTheAccessLog(t *testing.T) {
 	}
 }
 
-// A request that no lane forwards since something is wrong with it has a record
-// that says what, as each that failed has.
+// An invalid request, which no lane forwards, has a record with the cause, like
+// each failed one.
 func TestARequestThatIsRefusedHasARecordOfTheCause(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		for i, tt := range []struct {
@@ -236,8 +235,8 @@ func TestTheRecordOfARefusedHeadSaysWhatWasAsked(t *testing.T) {
 	}
 }
 
-// A handler of the program's own is told by its request's context that the
-// client has left, and so is the record.
+// If the client disconnects, the request's context of a handler of the program
+// ends, and the record has it.
 func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	const wrote = "wrote"
@@ -299,7 +298,7 @@ func TestARecordSaysThatTheClientOfAHandlerHasLeft(t *testing.T) {
 	}
 }
 
-// A deadline that middleware sets is not taken for a client that leaves.
+// A deadline that middleware sets does not count as a client disconnect.
 func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for name, target := range map[string]http.HandlerFunc{
@@ -319,7 +318,7 @@ func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
 			defer func() { _ = upstream.Drain(context.Background()) }()
 			router.Handle("a.test", upstream)
 			func() {
-				defer func() { _ = recover() }() // http.ErrAbortHandler, if the response has begun
+				defer func() { _ = recover() }() // http.ErrAbortHandler, in a begun response
 				q := httptest.NewRequest("GET", "http://a.test/", nil)
 				ctx, cancel := context.WithTimeout(q.Context(), 100*time.Millisecond)
 				defer cancel()
@@ -337,8 +336,8 @@ func TestADeadlineOfMiddlewareIsNotTheClients(t *testing.T) {
 	}
 }
 
-// Middleware that reads or replaces the body without a word about its length
-// spoils the request. The target is not to blame.
+// Middleware that reads or replaces the body, but does not change the length,
+// breaks the request. The target is not to blame.
 func TestABodyThatMiddlewareHasChangedIsTheProxysFault(t *testing.T) {
 	targets := map[string]func(*testing.T, http.Handler) string{
 		"HTTP/1.1": func(t *testing.T, h http.Handler) string {
@@ -351,7 +350,7 @@ func TestABodyThatMiddlewareHasChangedIsTheProxysFault(t *testing.T) {
 	for name, body := range map[string]string{"shorter": "123", "empty": "", "longer": "1234567"} {
 		for protocol, start := range targets {
 			if name == "longer" && protocol == "HTTP/1.1" {
-				continue // no more than the length is read
+				continue // only the bytes of the length are read
 			}
 			t.Run(name+" "+protocol, func(t *testing.T) {
 				target := start(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// answerers are places where no body is wanted, whatever a client promises.
+// answerers returns places that answer without reading a body.
 func answerers() []place {
 	no := &hostproxy.RateLimit{Rate: 1, Limiter: limiter(func(context.Context, netip.Addr) (hostproxy.Quota, error) {
 		return hostproxy.Quota{Retry: time.Second}, nil
@@ -63,12 +63,12 @@ var promises = []struct{ about, head, body string }{
 	{"a chunked body that waits to be asked for", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n", ""},
 }
 
-// soon is how long an answer that needs nothing more may take. It is far from
-// the default DrainTimeout, and nobody stops the server.
+// soon is how long a response may take that needs nothing more from the client.
+// It is far below the default DrainTimeout.
 const soon = 5 * time.Second
 
 // A response that does not depend on the request's body is sent before the body
-// has come, without a 100 Continue. If the body never comes, the connection is
+// arrives, without 100 Continue. If the body never arrives, the connection is
 // closed.
 func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 	t.Parallel()
@@ -104,8 +104,8 @@ func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 	}
 }
 
-// A short body that comes behind such an answer costs its client nothing: the
-// next request is answered on the same connection.
+// If a short body arrives after such a response, the next request on the same
+// connection is answered.
 func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
@@ -123,7 +123,7 @@ func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 					if err != nil || a.Close {
 						return false
 					}
-					_ = c.Send(promise.body + get) // fails when it has been closed
+					_ = c.Send(promise.body + get) // fails if the connection is closed
 					_, err = c.ReadResponse("GET")
 					return err == nil
 				})
@@ -132,7 +132,8 @@ func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
 	}
 }
 
-// Before means at once: no pause of the client's is waited for.
+// Such a response is sent immediately, without a wait for a pause of the
+// client.
 func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
@@ -144,7 +145,7 @@ func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
 				once(t, promise.about+": an answer within 100 ms", func() bool {
 					c := k.connect(t)
 					defer c.Close()
-					require.NoError(t, c.Send(get)) // the handshake is not counted
+					require.NoError(t, c.Send(get)) // so that the handshake does not count
 					_, err := c.ReadResponse("GET")
 					require.NoError(t, err)
 					began := time.Now()
@@ -157,11 +158,11 @@ func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
 	}
 }
 
-// A client that goes on and on behind its answer, slowly or fast, does not hold
-// its connection for long.
+// A client that sends without end after its response, slowly or fast, does not
+// keep its connection for long.
 func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
 	t.Parallel()
-	const bound = 32 << 20 // what sockets may hold, and more than is read
+	const bound = 32 << 20 // above the size of socket buffers and of what the proxy reads
 	page := strings.Repeat("x", 64<<10)
 	for _, tt := range []struct {
 		name, raw, part string
@@ -199,9 +200,8 @@ func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
 	}
 }
 
-// once checks that something succeeds in one of a few tries, besides those in
-// which the machine stands still: then it may do so for longer than the proxy
-// waits.
+// once checks that try succeeds once in a few tries. Tries in which the machine
+// stood still do not count: it may stand still for longer than the proxy waits.
 func once(t testing.TB, what string, try func() bool) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
@@ -217,7 +217,7 @@ func once(t testing.TB, what string, try func() bool) {
 	assert.Fail(t, "never succeeds: "+what)
 }
 
-// It may come slowly, as long as something comes.
+// The body may be slow, as long as some bytes arrive.
 func TestASlowShortBodyBehindItsAnswerKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
@@ -230,7 +230,7 @@ func TestASlowShortBodyBehindItsAnswerKeepsTheConnection(t *testing.T) {
 			if a, err := c.ReadResponse("POST"); err != nil || a.StatusCode != 403 || a.Close {
 				return false
 			}
-			for range 8 { // longer in all than the proxy waits for one piece
+			for range 8 { // longer in total than the proxy waits for one piece
 				dawdle(moment / 2)
 				_ = c.Send("0123456789")
 			}
@@ -241,7 +241,7 @@ func TestASlowShortBodyBehindItsAnswerKeepsTheConnection(t *testing.T) {
 	}
 }
 
-// A recorded connection keeps what is read from it.
+// A recorded connection keeps all bytes that are read from it.
 type recorded struct {
 	net.Conn
 	bytes []byte
@@ -264,8 +264,7 @@ func (h *recorded) alerts() (n int) {
 	return n
 }
 
-// A response that is cut off is not said to be whole: there is no close_notify,
-// which there is behind a whole one.
+// A truncated response ends without a close_notify, which a complete one has.
 func TestACutResponseEndsWithoutACloseNotify(t *testing.T) {
 	t.Parallel()
 	for what, alerts := range map[string]int{

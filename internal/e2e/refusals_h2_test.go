@@ -15,16 +15,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A stream2 is a request of HTTP/2 that must not be sent: pairs of names and
-// values, which go out as they are.
+// A stream2 is an invalid HTTP/2 request: pairs of names and values, which are
+// sent as they are.
 type stream2 struct {
 	about            string
 	fields, trailers []string
-	body             bool     // as in refusal
-	want             []string // one of these outcomes
+	body             bool     // as in a refusal
+	want             []string // the allowed outcomes
 }
 
-// Outcomes of a stream, as its client and its record see it.
+// Outcomes of a stream for its client and in its record.
 const (
 	said400  = "400, recorded as 400 read client"
 	said501  = "501, recorded as 501 read client"
@@ -32,8 +32,8 @@ const (
 	calm     = "GOAWAY ENHANCE_YOUR_CALM"
 )
 
-// otherwise are the refusals whose outcome is another one than over HTTP/1.1,
-// by how they begin. Read-only.
+// otherwise has the refusals whose outcome differs from that over HTTP/1.1, by
+// the beginning of about. Read-only.
 var otherwise = []struct{ about, why, want string }{
 	{"an unknown coding", "RFC 9113, 8.2.2: no coding is one that might be known", reset400},
 	{"identity before chunked", "the same", reset400},
@@ -43,9 +43,9 @@ var otherwise = []struct{ about, why, want string }{
 	{"a name of 70 KB", "the same", calm},
 }
 
-// streams2 returns the corpus: the refusals of HTTP/1.1 that can be said in
+// streams2 returns the corpus: the refusals of HTTP/1.1 that are possible in
 // HTTP/2, with the host in Host and in :authority, and those that only HTTP/2
-// has words for.
+// can have.
 func streams2() (all []stream2) {
 	for _, x := range refusals() {
 		s, ok := x.overHTTP2()
@@ -60,8 +60,8 @@ func streams2() (all []stream2) {
 	return append(all, ownRefusals()...)
 }
 
-// overHTTP2 says in HTTP/2 what a refusal of HTTP/1.1 says, where there are
-// neither lines nor versions nor chunks.
+// overHTTP2 returns a refusal of HTTP/1.1 as an HTTP/2 request, which has no
+// lines, versions and chunks. ok is false if that is impossible.
 func (x *refusal) overHTTP2() (s stream2, ok bool) {
 	head, rest, _ := strings.Cut(x.raw, "\r\n\r\n")
 	line, lines, _ := strings.Cut(head, "\r\n")
@@ -74,7 +74,7 @@ func (x *refusal) overHTTP2() (s stream2, ok bool) {
 	start := []string{":method", method, ":scheme", "http", ":path", target}
 	if scheme, after, absolute := strings.Cut(target, "://"); absolute && target[0] != '/' && method != "CONNECT" {
 		if !slices.Contains(fields, "host") {
-			return s, false // which is how HTTP/2 says it
+			return s, false // in HTTP/2 that is a valid request
 		}
 		host, _, _ := strings.Cut(after, "/")
 		start = []string{":method", method, ":scheme", scheme, ":authority", host, ":path", after[len(host):]}
@@ -85,7 +85,7 @@ func (x *refusal) overHTTP2() (s stream2, ok bool) {
 	return s, !x.body || s.trail(rest)
 }
 
-// trail makes a chunked body a section of trailers, if it is nothing else.
+// trail turns a chunked body into trailers, if it has only trailers.
 func (s *stream2) trail(body string) (ok bool) {
 	section, empty := strings.CutPrefix(body, "0\r\n")
 	section, whole := strings.CutSuffix(section, "\r\n\r\n")
@@ -110,8 +110,8 @@ func pairsOf(lines string) (pairs []string, ok bool) {
 	return pairs, true
 }
 
-// inHTTP2 returns what is wanted of x: its status, or a reset where RFC 9113,
-// 8.1.1, calls malformed what has the status 400.
+// inHTTP2 returns the allowed outcomes of x: its status, or also a reset if the
+// status is 400, since RFC 9113, 8.1.1, may call the request malformed.
 func (x *refusal) inHTTP2() []string {
 	for _, o := range otherwise {
 		if strings.HasPrefix(x.about, o.about) {
@@ -124,7 +124,7 @@ func (x *refusal) inHTTP2() []string {
 	return []string{fmt.Sprintf("%d, recorded as %[1]d read client", x.want)}
 }
 
-// named returns s with its only Host as :authority.
+// named returns s with :authority in place of its only Host.
 func (s *stream2) named() (n stream2, ok bool) {
 	i := slices.Index(s.fields, "host")
 	if i < 0 || slices.Contains(s.fields[i+1:], "host") || slices.Contains(s.fields, ":authority") {
@@ -136,9 +136,9 @@ func (s *stream2) named() (n stream2, ok bool) {
 	return n, true
 }
 
-// ownRefusals are what only HTTP/2 can say (RFC 9113, 8.2 and 8.3).
-// CVE-2019-18802, CVE-2023-27491, CVE-2023-25690: what HTTP/1.1 would read as
-// lines, spaces or framing.
+// ownRefusals are requests that only HTTP/2 can have (RFC 9113, 8.2 and 8.3).
+// CVE-2019-18802, CVE-2023-27491, CVE-2023-25690: bytes that HTTP/1.1 would
+// read as lines, spaces or framing.
 func ownRefusals() (all []stream2) {
 	add := func(want string, pairs ...string) {
 		all = append(all, stream2{about: label(strings.Join(pairs, " ")), fields: pairs, want: []string{want}})
@@ -185,7 +185,7 @@ func ownRefusals() (all []stream2) {
 	return all
 }
 
-// places2 are the places that HTTP/2 leads to.
+// places2 returns the places that HTTP/2 can reach.
 func places2() (all []place) {
 	for _, p := range places() {
 		if p.name != "the port of challenges" {
@@ -196,13 +196,12 @@ func places2() (all []place) {
 	return all
 }
 
-// What must not be sent is refused over HTTP/2 as over HTTP/1.1, and with the
-// same outcome wherever it leads to. No target hears of it, and its connection
-// goes on.
+// Invalid requests are refused over HTTP/2 as over HTTP/1.1, with the same
+// outcome at every place. No target gets them, and the connection goes on.
 func TestARefusalIsTheSameOverHTTP2(t *testing.T) {
 	t.Parallel()
 	all := streams2()
-	first := map[string]string{} // what came of each in the first place
+	first := map[string]string{} // the outcome of each at the first place
 	for _, p := range places2() {
 		t.Run(p.name, func(t *testing.T) {
 			p.outcomes2(t, p.start(t), all, func(x *stream2, got string) {
@@ -220,13 +219,13 @@ func TestARefusalIsTheSameOverHTTP2(t *testing.T) {
 	}
 }
 
-// A leniency is what net/http's server lets through over HTTP/2.
+// A leniency is a kind of request that net/http's server accepts over HTTP/2.
 type leniency struct {
 	why string
 	is  func(x *stream2) bool
 }
 
-// lenient is all of that. Read-only.
+// lenient has all kinds. Read-only.
 var lenient = []leniency{
 	{"a length is not looked at", func(x *stream2) bool { return slices.Contains(x.fields, "content-length") }},
 	{"nor is a Host that differs from :authority, or from another one", func(x *stream2) bool {
@@ -242,12 +241,12 @@ var lenient = []leniency{
 	}},
 }
 
-// net/http's server in front of the same Router refuses the same, by a status
-// or a reset, but for what it lets through.
+// net/http's server in front of the same Router refuses the same requests, by a
+// status or a reset, except those that it accepts.
 func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
 	p := place{front: newForeign, usual: 200}
 	k := p.start(t)
-	k.records = nil // net/http's server records no refusals of its own
+	k.records = nil // refusals by net/http's server have no records
 	used := map[string]bool{}
 	p.outcomes2(t, k, streams2(), func(x *stream2, got string) {
 		wanted := []string{"reset PROTOCOL_ERROR"}
@@ -265,8 +264,8 @@ func TestNetHTTPRefusesTheSameOverHTTP2(t *testing.T) {
 	assert.Len(t, used, len(lenient), "what is let through")
 }
 
-// outcomes2 tells what comes of each of all. Their connection goes on if it is
-// not said to end.
+// outcomes2 calls tell with the outcome of each request. They share a
+// connection, unless it ends by a GOAWAY.
 func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *stream2, got string)) {
 	t.Helper()
 	k.mirror.answer.Store(&say)
@@ -279,7 +278,7 @@ func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *st
 			c, stream = newH2(t, k), 1
 			c.listen()
 		}
-		_ = c.c.SetDeadline(time.Now().Add(2 * proxytest.Patience)) // of each, not of all
+		_ = c.c.SetDeadline(time.Now().Add(2 * proxytest.Patience)) // for each request
 		x := &all[i]
 		_ = c.ask(stream, x.trailers == nil, slices.Concat(x.fields, lets)...)
 		if x.trailers != nil {
@@ -300,7 +299,7 @@ func (p *place) outcomes2(t *testing.T, k *track, all []stream2, tell func(x *st
 	}
 }
 
-// verdict waits for what becomes of a stream: a status, or the code of a
+// verdict waits for the outcome of a stream: a status, or the code of a
 // RST_STREAM or a GOAWAY.
 func (p *h2) verdict(t testing.TB, stream uint32) string {
 	t.Helper()
@@ -325,7 +324,8 @@ func (p *h2) verdict(t testing.TB, stream uint32) string {
 	}
 }
 
-// recorded says what the record of an exchange says, where there are records.
+// recorded returns the status and the error in the next record, or "" without
+// records.
 func (k *track) recorded(t testing.TB) string {
 	t.Helper()
 	if k.records == nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A place is somewhere that requests for a.test lead to.
+// A place is a kind of server and route that serves a.test.
 type place struct {
 	name   string
 	front  func(testing.TB, shape) *track
 	shape  shape
-	fields string // that let a request in
+	fields string // fields that a request needs there
 	usual  int    // status of a request that is not refused
-	reads  bool   // the body is wanted
+	reads  bool   // it reads the body
 }
 
 func (p *place) start(t testing.TB) *track {
@@ -31,8 +31,8 @@ func (p *place) start(t testing.TB) *track {
 	return p.front(t, p.shape)
 }
 
-// newChallenges leads to the plain listener of a Server that has one for HTTPS
-// too.
+// newChallenges returns a track to the plain listener of a Server that also has
+// one for HTTPS.
 func newChallenges(t testing.TB, s shape) *track {
 	t.Helper()
 	k := newFast(t, secured(s))
@@ -40,13 +40,14 @@ func newChallenges(t testing.TB, s shape) *track {
 	return k
 }
 
-// handling is the shape of a route for any host to what make returns.
+// handling returns the shape with a route for any host to the handler from
+// make.
 func handling(make func(*hostproxy.Router, *hostproxy.Upstream) http.Handler) shape {
 	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("*", make(r, u)) }}
 }
 
-// guarded is the shape of a route behind the password of credentials("ann",
-// "s3cret").
+// guarded returns the shape with a route behind the password of
+// credentials("ann", "s3cret").
 func guarded() shape {
 	users := map[string]string{"ann": "$2a$04$XJA8TtU92Od1ueJuFz4XxeHjWyuDL7J8.qtbJFtRXvb2UTzDZ2lN2"}
 	return handling(func(_ *hostproxy.Router, u *hostproxy.Upstream) http.Handler {
@@ -54,23 +55,23 @@ func guarded() shape {
 	})
 }
 
-// redirecting is the shape of a route to another host.
+// redirecting returns the shape with a redirect to another host.
 func redirecting() shape {
 	return handling(func(*hostproxy.Router, *hostproxy.Upstream) http.Handler { return hostproxy.Redirect("b.test") })
 }
 
-// elsewhere is the shape of a Router that does not know a.test.
+// elsewhere returns the shape of a Router without a route for a.test.
 func elsewhere() shape {
 	return shape{routes: func(r *hostproxy.Router, u *hostproxy.Upstream) { r.Handle("b.test", u) }}
 }
 
-// secured is s over TLS.
+// secured returns s over TLS.
 func secured(s shape) shape {
 	s.secure = true
 	return s
 }
 
-// places are all kinds of them, by each way that HTTP/1.x comes in.
+// places returns all kinds of places that HTTP/1.x can reach.
 func places() []place {
 	password := credentials("ann", "s3cret")
 	return []place{
@@ -87,8 +88,8 @@ func places() []place {
 	}
 }
 
-// openings are requests, each of which once made net/http read the rest of its
-// connection. Read-only.
+// openings are valid requests. Each of them once made net/http read the rest of
+// its connection. Read-only.
 var openings = []struct{ about, raw string }{
 	{"an expectation", "GET /opening HTTP/1.1\r\n" + host + "Expect: 100-continue\r\n\r\n"},
 	{"an upgrade", "GET /opening HTTP/1.1\r\n" + host + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
@@ -102,13 +103,13 @@ var openings = []struct{ about, raw string }{
 
 const (
 	opening = "GET /opening HTTP/1.1\r\n" + host + "\r\n"
-	// or a lenient server would wait for more
+	// closed, since a lenient server would wait for more
 	behind = "GET /smuggled HTTP/1.1\r\n" + host + "Connection: close\r\n\r\n"
 )
 
-// What must not be sent is refused with the same status wherever it leads to
-// and whatever came before it on its connection, which then ends. No target
-// hears of it, and what is behind it is no request. The status page counts it,
+// An invalid request is refused with the same status at every place and after
+// any earlier requests on its connection, which then ends. No target gets it,
+// and the bytes after it are not read as a request. The status page counts it
 // by its status.
 func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	t.Parallel()
@@ -117,13 +118,13 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
 			k := p.start(t)
-			k.records = nil // nobody reads them
+			k.records = nil // they are not read
 			k.mirror.answer.Store(&say)
 			for i, x := range corpus {
 				p.refuses(t, k, "as the first request", nil, &x)
 				p.refuses(t, k, "behind four plain requests", []string{opening, opening, opening, opening}, &x)
-				// there are more places than openings: each refusal meets each
-				// of them
+				// there are more places than openings, so each refusal comes
+				// after each opening
 				o := openings[(i+n)%len(openings)]
 				p.refuses(t, k, "behind "+o.about, []string{opening, o.raw, opening, opening}, &x)
 			}
@@ -132,8 +133,8 @@ func TestARefusalIsTheSameFromTheFirstRequestToTheLast(t *testing.T) {
 	}
 }
 
-// countsOf returns what the status page says when each refusal of corpus has
-// been sent n times. Faults in a body are those of an exchange.
+// countsOf returns the counts of the status page after n times each refusal of
+// corpus. Faults in a body do not count there: they fail an exchange.
 func countsOf(corpus []refusal, n uint64) map[string]uint64 {
 	all := make(map[string]uint64)
 	for _, x := range corpus {
@@ -144,7 +145,8 @@ func countsOf(corpus []refusal, n uint64) map[string]uint64 {
 	return all
 }
 
-// refuses sends x behind the requests in first, and a request behind it.
+// refuses sends x after the requests in first, and another request after x, and
+// checks the outcome.
 func (p *place) refuses(t *testing.T, k *track, about string, first []string, x *refusal) {
 	t.Helper()
 	want := x.want
@@ -157,7 +159,7 @@ func (p *place) refuses(t *testing.T, k *track, about string, first []string, x 
 	}
 }
 
-// outcome says what comes of raw behind the requests in first.
+// outcome returns the outcome of raw after the requests in first.
 func (p *place) outcome(t *testing.T, k *track, first []string, raw string) string {
 	t.Helper()
 	c, err := k.dial()
@@ -165,7 +167,7 @@ func (p *place) outcome(t *testing.T, k *track, first []string, raw string) stri
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(proxytest.Patience))
 	p.opens(t, c, first)
-	_ = c.Send(p.with(raw) + p.with(behind)) // fails when the refusal comes first
+	_ = c.Send(p.with(raw) + p.with(behind)) // fails if the refusal comes first
 	answer, err := c.ReadAll()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("the connection stays open behind %s, after %s", short(raw), short(answer))
@@ -173,7 +175,7 @@ func (p *place) outcome(t *testing.T, k *track, first []string, raw string) stri
 	return statusesOf(answer) + " and the end" + k.heard()
 }
 
-// opens sends the requests in first, each of which is answered.
+// opens sends the requests in first and checks their responses.
 func (p *place) opens(t testing.TB, c *proxytest.Conn, first []string) {
 	t.Helper()
 	for _, q := range first {
@@ -185,8 +187,8 @@ func (p *place) opens(t testing.TB, c *proxytest.Conn, first []string) {
 	}
 }
 
-// with returns raw with the fields that let it in, if there is a place for
-// them.
+// with returns raw with the fields that p needs, after Host, if raw has that
+// line.
 func (p *place) with(raw string) string { return strings.Replace(raw, host, host+p.fields, 1) }
 
 // statusesOf returns the statuses of all responses in text.
@@ -202,7 +204,7 @@ func statusesOf(text string) string {
 	return strings.Join(all, ", ")
 }
 
-// heard says what the target was asked besides openings.
+// heard returns the requests that the target got, except openings.
 func (k *track) heard() string {
 	var b strings.Builder
 	for _, q := range k.mirror.taken() {

@@ -6,13 +6,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A refusal is what a client must not send, and the status that it gets for it.
-// After that the connection ends.
+// A refusal is an invalid request with the status of its response, after which
+// the connection ends.
 type refusal struct {
 	about, raw string
 	want       int
-	// the fault is in the body: a place that answers without reading it does
-	// not see it
+	// the fault is in the body: a place that does not read it does not see the
+	// fault
 	body bool
 }
 
@@ -24,8 +24,8 @@ func refusals() (all []refusal) {
 	return all
 }
 
-// lineRefusals are request lines without what makes a request line, but for the
-// target (RFC 9112, 2.2, 2.3 and 3).
+// lineRefusals are invalid request lines, except for the target (RFC 9112, 2.2,
+// 2.3 and 3).
 func lineRefusals() (all []refusal) {
 	add := func(about, line string, want int) {
 		all = append(all, refusal{about: about, raw: line + "\r\n" + host + "\r\n", want: want})
@@ -54,8 +54,8 @@ func lineRefusals() (all []refusal) {
 	return all
 }
 
-// targetRefusals are request targets that no origin server can be asked for
-// (RFC 9112, 3.2; RFC 9110, 4.2.4).
+// targetRefusals are request targets that are invalid for an origin server (RFC
+// 9112, 3.2; RFC 9110, 4.2.4).
 func targetRefusals() (all []refusal) {
 	add := func(method, target string, want int) {
 		all = append(all, refusal{about: method + " of " + label(target), raw: method + " " + target + " HTTP/1.1\r\n" + host + "\r\n", want: want})
@@ -75,8 +75,8 @@ func targetRefusals() (all []refusal) {
 	return all
 }
 
-// fieldRefusals are heads with lines that are no fields, or with more of them
-// than there may be (RFC 9112, 5).
+// fieldRefusals are heads with lines that are no fields, or with too many (RFC
+// 9112, 5).
 func fieldRefusals() (all []refusal) {
 	add := func(about, lines string, want int) {
 		all = append(all, refusal{about: about, raw: "GET / HTTP/1.1\r\n" + lines + "\r\n", want: want})
@@ -104,8 +104,8 @@ func fieldRefusals() (all []refusal) {
 	return all
 }
 
-// hostRefusals are requests whose host nobody can tell (RFC 9112, 3.2), in the
-// forms that CVEs are about.
+// hostRefusals are requests with an ambiguous or invalid host (RFC 9112, 3.2),
+// in the forms of known CVEs.
 func hostRefusals() (all []refusal) {
 	add := func(about, line, fields string) {
 		all = append(all, refusal{about: about, raw: line + "\r\n" + fields + "\r\n", want: 400})
@@ -127,8 +127,8 @@ func hostRefusals() (all []refusal) {
 	return all
 }
 
-// lengthRefusals are Content-Lengths that two readers may take for different
-// ones (RFC 9112, 6.3).
+// lengthRefusals are Content-Lengths that two parsers may read differently (RFC
+// 9112, 6.3).
 func lengthRefusals() (all []refusal) {
 	add := func(about, lines string) {
 		all = append(all, refusal{about: about, raw: "POST / HTTP/1.1\r\n" + host + lines + "\r\n", want: 400})
@@ -141,8 +141,8 @@ func lengthRefusals() (all []refusal) {
 	return all
 }
 
-// codingRefusals are Transfer-Encodings that two readers may take for different
-// ones (RFC 9112, 6.1 and 11.2).
+// codingRefusals are Transfer-Encodings that two parsers may read differently
+// (RFC 9112, 6.1 and 11.2).
 func codingRefusals() (all []refusal) {
 	add := func(about, version, lines string, want int) {
 		all = append(all, refusal{about: about, raw: "POST / HTTP/1." + version + "\r\n" + host + lines + "\r\n0\r\n\r\n", want: want})
@@ -167,8 +167,8 @@ func codingRefusals() (all []refusal) {
 	return all
 }
 
-// chunkRefusals are chunked bodies that end nowhere, or at places that two
-// readers may not agree on (RFC 9112, 7.1).
+// chunkRefusals are chunked bodies without a valid end, or with ends on which
+// two parsers may disagree (RFC 9112, 7.1).
 func chunkRefusals() (all []refusal) {
 	add := func(about, body string, want int) {
 		all = append(all, refusal{about: about, want: want, body: true,
@@ -197,8 +197,8 @@ func chunkRefusals() (all []refusal) {
 	return all
 }
 
-// expectRefusals are expectations that nobody can meet, or that two readers may
-// not agree on (RFC 9110, 10.1.1).
+// expectRefusals are expectations that cannot be met, or on which two parsers
+// may disagree (RFC 9110, 10.1.1).
 func expectRefusals() (all []refusal) {
 	for _, v := range []string{"the-unexpected", "y 100-continue", "100-continue, x", "100-continue\r\nExpect: x", ""} {
 		all = append(all, refusal{about: "the expectation " + label(v), want: 417,

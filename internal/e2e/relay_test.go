@@ -70,8 +70,7 @@ func TestMiddlewareAddsToTheHeaderOfATarget(t *testing.T) {
 	}
 }
 
-// A statusWriter is a ResponseWriter of somebody's middleware that hides what
-// is below it.
+// A statusWriter is a middleware's ResponseWriter without an Unwrap method.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
@@ -149,8 +148,8 @@ func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 	}
 }
 
-// The order and case of a target's fields pass middleware that does not look at
-// the Header, as they pass the fast lane.
+// With middleware that does not use the Header, the client gets the order and
+// case of the target's fields, as in the fast lane.
 func TestTheOrderAndCaseOfARelayedHeadAreTheTargets(t *testing.T) {
 	fast, adapter := newFast(t, shape{}), newAdapter(t, shape{})
 	const fields = "x-b: 1\r\nETAG: \"1\"\r\nContent-type: text/x\r\nX-a: 2\r\nx-B: 3\r\n"

@@ -16,16 +16,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// made is what an identifier looks like that the proxy has made.
+// made matches an identifier that the proxy has made.
 const made = "^[0-9a-f]{32}$"
 
-// numbered gives requests identifiers, which clients get to see.
+// numbered makes the proxy give requests identifiers, which clients get too.
 func numbered(s *site) {
 	s.router.RequestID = hostproxy.RequestIDHeader{Name: "X-Request-Id", Respond: true}
 }
 
-// spelled returns the names of a message's fields that a CGI-like program takes
-// for X-Request-Id, trailers included.
+// spelled returns the names of a message's fields, including trailers, that a
+// CGI-like program reads as X-Request-Id.
 func spelled(raw []byte) (names []string) {
 	for line := range strings.SplitSeq(string(raw), "\r\n") {
 		name, _, ok := strings.Cut(line, ":")
@@ -36,7 +36,8 @@ func spelled(raw []byte) (names []string) {
 	return names
 }
 
-// forged are a client's own copies, in a head and in a trailer section.
+// forged and forgedTrailers are a client's own copies of the identifier, in a
+// head and in a trailer section.
 const (
 	forged         = "X-Request-Id: forged\r\nX_Request_Id: forged\r\nx-request_id: forged\r\n"
 	forgedTrailers = "X-Request-Id: forged\r\nX_Request_Id: forged\r\n"
@@ -201,8 +202,8 @@ func TestAnUpgradeCarriesTheRequestIDOnce(t *testing.T) {
 	}
 }
 
-// Each attempt and the question have the same identifier, whichever client
-// forwards them.
+// All attempts, and the request to an authentication server, have the same
+// identifier, with every kind of client to targets.
 func TestTheRequestIDStaysTheSameOnEveryWay(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"http", "h2c", "unix"} {
@@ -263,7 +264,7 @@ func TestAMirroredCopyHasTheRequestID(t *testing.T) {
 	}, numbered, func(s *site) { require.NoError(t, s.upstream.Mirror(hostproxy.To(copies.Addr()), 1)) })
 }
 
-// An exchange that waited in the fast lane goes on in the other one under the
+// An exchange that waited in the fast lane continues in the other lane with the
 // same identifier.
 func TestTheRequestIDStaysTheSameWhenTheLaneChanges(t *testing.T) {
 	seen, arrived := make(chan string, 10), make(doorbell, 10)
@@ -291,7 +292,7 @@ func TestTheRequestIDStaysTheSameWhenTheLaneChanges(t *testing.T) {
 	}, numbered, trusting, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
 
-// A shown is what the functions for handlers say of a request.
+// A shown has the results of the functions for handlers for a request.
 type shown struct {
 	client  netip.Addr
 	id      string
@@ -302,8 +303,8 @@ func showOf(q *http.Request) shown {
 	return shown{hostproxy.ClientAddr(q), hostproxy.RequestID(q), q.Pattern}
 }
 
-// Handlers, middleware and every hook find the client and the identifier by the
-// request, on kept connections too.
+// Handlers, middleware and all hooks can get the client and the identifier from
+// the request, on kept connections too.
 func TestHooksSeeTheClientAndTheRequestID(t *testing.T) {
 	var mu sync.Mutex
 	saw := make(map[string]shown)
@@ -366,7 +367,7 @@ func TestHooksSeeTheClientAndTheRequestID(t *testing.T) {
 	})
 }
 
-// A trip is an http.RoundTripper.
+// A trip is a func as an http.RoundTripper.
 type trip func(*http.Request) (*http.Response, error)
 
 func (f trip) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
@@ -449,8 +450,7 @@ func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "RateLimit", "all faults at once")
 }
 
-// A retry that only the other lane can make has the identifier of the first
-// attempt.
+// A retry in the other lane has the identifier of the first attempt.
 func TestTheRequestIDOfARetryInTheOtherLaneIsThatOfTheFirstAttempt(t *testing.T) {
 	seen, release := make(chan string, 10), make(chan struct{})
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { seen <- q.Header.Get("X-Request-Id") }))

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A target may reset a stream with PROTOCOL_ERROR when it has served the
-// request: its own response was invalid, say. net/http's client of HTTP/2 sends
-// such a request again if it can have the body once more. What a target has
-// refused unseen is sent again.
+// A target may reset a stream with PROTOCOL_ERROR after it has served the
+// request, for example if its own response was invalid. net/http's HTTP/2
+// client sends such a request again if it can get the body again. Only a
+// request that the target has not processed may be sent again.
 func TestAPOSTIsSentAgainOnlyIfAnHTTP2TargetHasRefusedItUnseen(t *testing.T) {
 	for _, tt := range []struct {
 		about        string

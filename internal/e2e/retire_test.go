@@ -21,8 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A census is a listener that counts its connections until their other ends
-// close.
+// A census is a listener that counts its connections until the other end closes
+// them.
 type census struct {
 	net.Listener
 	open, ever atomic.Int64
@@ -38,8 +38,8 @@ func (c *census) Accept() (net.Conn, error) {
 	return &counted{Conn: nc, c: c}, nil
 }
 
-// A counted connection is counted out when nothing can be read from it any
-// more, or it is closed.
+// A counted connection counts until the end of its stream was read, or it is
+// closed.
 type counted struct {
 	net.Conn
 	c    *census
@@ -59,8 +59,8 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
-// A leaving backend is a target that is to be removed. Requests for /held are
-// answered when that has a value.
+// A leaving backend is a target that will be removed. It answers /held after a
+// value on held.
 type leaving struct {
 	census
 	target        string
@@ -110,8 +110,8 @@ func newLeaving(t *testing.T, kind string) *leaving {
 	return b
 }
 
-// The connections to a target that is removed are closed: those that are idle
-// at once, the others when they are.
+// The connections to a removed target are closed: idle ones immediately, others
+// when they become idle.
 func TestNoConnectionToARemovedTargetIsKept(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	stays := newLeaving(t, "http")
@@ -137,7 +137,7 @@ func TestNoConnectionToARemovedTargetIsKept(t *testing.T) {
 					assert.Equal(t, "leaving", <-asked)
 					open := int64(2)
 					if kind == "h2c" || kind == "gRPC" {
-						open = 1 // for both
+						open = 1 // for both upstreams
 					}
 					assert.Equal(t, open, b.open.Load(), "kept until it goes")
 
@@ -165,8 +165,8 @@ func goesTo(u *hostproxy.Upstream, b *leaving) bool {
 	return len(all) == 1 && "http://"+all[0].String() == b.target
 }
 
-// asksOver serves u over the lane, and returns what asks it for a path: by a
-// call if the kind of its targets is gRPC.
+// asksOver serves u over the lane, and returns a func that requests a path: by
+// a gRPC call if kind is gRPC.
 func asksOver(t *testing.T, lane, kind string, u *hostproxy.Upstream) func(path string) string {
 	t.Helper()
 	r := &hostproxy.Router{Logger: silent()}

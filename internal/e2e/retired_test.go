@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A request that is in flight while its route gets another handler leaves no
-// connection behind that nothing would close.
+// If its route gets another handler, a request in flight leaves no connection
+// that would never be closed.
 func TestTheConnectionOfARouteThatIsGoneIsClosed(t *testing.T) {
 	asked, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	script := func(c *proxytest.BackendConn) {

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// inLanes runs a test against an upstream in the fast lane and another one in
-// the handler lane.
+// inLanes runs test with an upstream in the fast lane and one in the handler
+// lane.
 func inLanes(t *testing.T, upstream func() *hostproxy.Upstream, test func(*testing.T, *proxytest.Client, <-chan hostproxy.Exchange)) {
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
@@ -31,7 +31,7 @@ func inLanes(t *testing.T, upstream func() *hostproxy.Upstream, test func(*testi
 	}
 }
 
-// good answers whatever it is asked, with the length of the body.
+// good answers every request with the length of its body.
 func good(c *proxytest.BackendConn) {
 	for {
 		q, err := c.ReadRequest()
@@ -50,7 +50,7 @@ func goodFor(q *proxytest.Request) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// afterRequest reads one request and then does what a test wants.
+// afterRequest reads one request and then calls do.
 func afterRequest(do func(*proxytest.BackendConn)) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		if q, err := c.ReadRequest(); err == nil && q != nil {
@@ -66,9 +66,9 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 	}
 	failures := []struct {
 		name   string
-		script func(*proxytest.BackendConn) // nil: nobody listens
+		script func(*proxytest.BackendConn) // nil refuses connections
 		wrote  bool
-		status int // for the client, when there is no other attempt
+		status int // of the client's response without another attempt
 		why    string
 	}{
 		{"nobody listens", nil, false, 502, "connection refused"},
@@ -100,7 +100,7 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 				t.Parallel()
 				patience := proxytest.Patience
 				if f.status == 504 {
-					patience = 2 * patient // to be waited for
+					patience = 2 * patient // short enough to wait for
 				}
 				second := proxytest.NewBackend(t, good)
 				upstream := func() *hostproxy.Upstream {
@@ -187,8 +187,8 @@ func TestARetryIsBounded(t *testing.T) {
 	}
 }
 
-// A slow client's body is sent again from what was kept of it, and the rest is
-// read by the second attempt.
+// The kept part of a slow client's body is sent again, and the second attempt
+// reads the rest.
 func TestABodyThatIsStillComingIsSentAgain(t *testing.T) {
 	second := proxytest.NewBackend(t, good)
 	var first *proxytest.Backend
@@ -225,8 +225,8 @@ func TestABodyThatIsStillComingIsSentAgain(t *testing.T) {
 	})
 }
 
-// A status that is to be retried is the client's answer when no other target is
-// left.
+// If no other target is left, the client gets a response with a status to
+// retry.
 func TestTheLastAnswerGoesToTheClient(t *testing.T) {
 	busy := func(c *proxytest.BackendConn) {
 		for {
@@ -252,7 +252,7 @@ func TestTheLastAnswerGoesToTheClient(t *testing.T) {
 	})
 }
 
-// Whatever fails, no more than a share of the requests in flight is sent twice.
+// Whatever fails, at most a share of the requests in flight is sent twice.
 func TestTheRetryBudgetBoundsWhatIsSentTwice(t *testing.T) {
 	const clients = 60
 	hold := make(chan struct{})

@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A noted connection says how much of it has been read, and how much had been
-// when the last Read began. Nobody can peek at it.
+// A noted connection counts the bytes read, and notes the count at the start of
+// the last Read. The proxy cannot peek at it.
 type noted struct {
 	net.Conn
 	*noting
@@ -33,7 +33,7 @@ func (c *noted) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// noting serves r, by the handler lane alone if so told, and returns a client
+// serve serves r, only in the handler lane if handled, and returns a client
 // whose connection is noted.
 func (n *noting) serve(t *testing.T, r *hostproxy.Router, handled bool) *proxytest.Client {
 	t.Helper()
@@ -48,8 +48,8 @@ func (n *noting) serve(t *testing.T, r *hostproxy.Router, handled bool) *proxyte
 }
 
 // The next target is chosen while the proxy still reads the body for the last
-// one. What it gets then, maybe more than it would keep, is of the body that
-// the next target gets.
+// one. The bytes that it reads then, maybe more than it would keep, also reach
+// the next target.
 func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 	first, second := chunked(strings.Repeat("a", 20_000), 20_000), chunked(strings.Repeat("b", 16_000), 16_000)
 	first = strings.TrimSuffix(first, "0\r\n\r\n")
@@ -100,8 +100,8 @@ func TestTheNextTargetGetsWhatWasReadWhileItWasChosen(t *testing.T) {
 	}
 }
 
-// A body that the fast lane has read to its end, and that nobody wants in the
-// handler lane, is followed by another request.
+// Another request follows a body that the fast lane has read to its end, and
+// that the handler lane does not use.
 func TestNothingBehindABodyThatWasHandedOverIsLost(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	body := "Transfer-Encoding: chunked\r\n\r\n" + chunked(strings.Repeat("a", 20_000), 20_000)
@@ -133,7 +133,7 @@ func TestNothingBehindABodyThatWasHandedOverIsLost(t *testing.T) {
 			<-asked
 			before := front.read.Load()
 			c.Send(strings.Replace(next, "a.test", "b.test", 1))
-			// or else when the answer has gone out
+			// otherwise it is read after the response was sent
 			happens(2*moment, func() bool { return front.read.Load() > before })
 			close(came)
 			require.Equal(t, 502, c.Response("PUT").StatusCode)

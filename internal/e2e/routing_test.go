@@ -69,8 +69,8 @@ func TestTheTargetsOwnHost(t *testing.T) {
 	}, func(s *site) { s.upstream.TargetHost = true })
 }
 
-// CVE-2022-2880: what Rewrite sees of the query is what is sent, byte for byte,
-// and holds no parameter that it cannot see.
+// CVE-2022-2880: the query that Rewrite sees is sent byte by byte, and has no
+// parameter that Rewrite cannot see.
 func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
 	many := strings.Repeat("a=b&", 19_999) + "last=1" // more than net/url counts
 	for _, query := range []string{"a=1;b=2&c=3", "a=1&b=%x&c=3", "a=1;b=2&c=%x", "a=1&c=%x", "c=3", "c=3&c=%3B", "?", many} {
@@ -96,8 +96,8 @@ func TestRewriteSeesTheQueryThatIsSent(t *testing.T) {
 	}
 }
 
-// assertAllSeen checks that parsed is all that there is in raw, for targets
-// that split at ";" and count no parameters too.
+// assertAllSeen checks that parsed has all parameters of raw, also for targets
+// that split at ";" or do not limit the number of parameters.
 func assertAllSeen(t *testing.T, raw string, parsed url.Values) {
 	t.Helper()
 	seen := 0
@@ -215,9 +215,8 @@ func TestRoutesChangeUnderLoad(t *testing.T) {
 	})
 }
 
-// Tomcat and its like drop the parameters of segments before they look at a
-// path: what they read as /admin/secret must not reach the route without the
-// password.
+// Tomcat and similar servers drop the parameters of segments first: a path that
+// they read as /admin/secret must not reach the route without the password.
 func TestParametersCannotGoAroundAPathPrefix(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -242,19 +241,19 @@ func TestParametersCannotGoAroundAPathPrefix(t *testing.T) {
 	})
 }
 
-// trusting makes the client a trusted proxy.
+// trusting makes the test's client a trusted proxy.
 func trusting(s *site) {
 	s.router.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// What a trusted proxy says of the client decides where a redirect leads, and
-// whether the client is told what holds over TLS only.
+// The fields of a trusted proxy decide where a redirect leads, and whether the
+// client gets HSTS and secure cookies.
 func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, fields  string
 		trusted       bool
-		http, https   string // the scheme of the client that comes by either
+		http, https   string // client's scheme if the peer uses HTTP, or HTTPS
 		port, tlsPort string
 	}{
 		{"nothing said", "", true, "http", "https", ":8443", ":8443"},
@@ -280,7 +279,7 @@ func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 				c := s.dial(t)
 				a := c.Do("GET /x%2Fy?z HTTP/1.1\r\nHost: b.test:8443\r\n" + tt.fields + "\r\n")
 				assert.Equal(t, scheme+"://c.test"+port+"/x%2Fy?z", a.Header.Get("Location"))
-				for range 2 { // the second one must not get what the first one had
+				for range 2 { // the second one must not get values of the first
 					a = c.Do("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n")
 					require.Len(t, a.Cookies(), 1)
 					assert.Equal(t, scheme == "https", a.Cookies()[0].Secure)
@@ -301,7 +300,7 @@ func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 
 func TestARedirectWithAPort(t *testing.T) {
 	t.Parallel()
-	for to, want := range map[string][2]string{ // from plain HTTP, and from TLS
+	for to, want := range map[string][2]string{ // over plain HTTP, and over TLS
 		"c.test:9443":   {"http://c.test:9443", "https://c.test:9443"},
 		"C.test.:9443":  {"http://c.test:9443", "https://c.test:9443"},
 		"c.test:443":    {"https://c.test", "https://c.test"},
@@ -324,7 +323,7 @@ func TestARedirectWithAPort(t *testing.T) {
 						method = "OPTIONS"
 					}
 					if target == "*" && s.lane.foreign {
-						continue // net/http answers that itself
+						continue // net/http itself answers that
 					}
 					a := c.Do(method + " " + target + " HTTP/1.1\r\nHost: b.test:8443\r\n\r\n")
 					assert.Equal(t, 308, a.StatusCode)
@@ -335,8 +334,8 @@ func TestARedirectWithAPort(t *testing.T) {
 	}
 }
 
-// net/http undoes the escapes of a host in the request line; what comes of it
-// is for no target.
+// net/http decodes the escapes of a host in the request line; no target may get
+// the result.
 func TestAHostWithBytesBeyondASCIIIs400(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		s.router.Handle("*", s.upstream)

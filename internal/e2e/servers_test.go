@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What Servers on one Router share ends with the last of them.
+// The things that Servers on one Router share end with the last Server.
 func TestTheEndOfOneServerLeavesTheUpstreamsOfTheOthersAlone(t *testing.T) {
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
@@ -38,7 +38,8 @@ func TestTheEndOfOneServerLeavesTheUpstreamsOfTheOthersAlone(t *testing.T) {
 			require.NoError(t, servers[0].Stop())
 			b.goesOn(t)
 			asksKept()
-			// ends the background work, which goes on with the next request
+			// ends the background work, which starts again with the next
+			// request
 			require.NoError(t, r.Close())
 			require.NoError(t, servers[1].Stop())
 			require.Equal(t, 200, c.Do(get).StatusCode)

@@ -17,13 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// siegeTime is how long the healthy host is measured under siege. By default it
+// siegeTime is how long the healthy host is measured under siege. The default
 // is short, and proves nothing about latency:
 //
 //	go test ./internal/e2e -run TestAHealthyHostUnderSiege -v -siege 30s
 var siegeTime = flag.Duration("siege", 0, "time of TestAHealthyHostUnderSiege; 0 is a short one with fewer clients")
 
-// A CA that hangs, clients for pending hosts that come again and again, and one
+// A hanging CA, clients that connect to pending hosts again and again, and one
 // healthy host with 200 full handshakes a second.
 func TestAHealthyHostUnderSiege(t *testing.T) {
 	clients, rate, length := 150, 25, 2*time.Second
@@ -37,7 +37,7 @@ func TestAHealthyHostUnderSiege(t *testing.T) {
 		hosts[i] = fmt.Sprintf("h%d.example.com", i)
 	}
 	s := besiege(t, nil, hosts...)
-	measure(t, s, rate, length/4) // warm
+	measure(t, s, rate, length/4) // warm-up
 	alone := measure(t, s, rate, length)
 	end := s.crowd(t, hosts, clients)
 	dawdle(length / 2)
@@ -58,7 +58,7 @@ func TestAHealthyHostUnderSiege(t *testing.T) {
 }
 
 // crowd keeps n clients waiting for the hosts, a quarter of them for the first
-// one. A client that is refused comes again after a second.
+// one. A refused client tries again after a second.
 func (s *siege) crowd(t *testing.T, hosts []string, n int) (end func()) {
 	t.Helper()
 	hellos := make([][]byte, len(hosts))
@@ -102,11 +102,11 @@ func pester(ctx context.Context, addr string, hello []byte) {
 	}
 }
 
-// A measured is what the clients of the healthy host saw, the shortest first.
+// A measured has the times of the healthy host's clients, the shortest first.
 type measured struct {
 	took   []time.Duration
 	failed int
-	memory uint64 // the most that the process had from the system
+	memory uint64 // the most memory that the process had from the system
 }
 
 func (m *measured) at(q float64) time.Duration {
@@ -116,13 +116,13 @@ func (m *measured) at(q float64) time.Duration {
 	return m.took[int(q*float64(len(m.took)-1))]
 }
 
-// unhindered is more than a handshake takes on a busy machine, and less than
-// one that waits for the others: they have 10 s.
+// unhindered is longer than a handshake takes on a busy machine, and shorter
+// than one that waits for the others, which have 10 s.
 const unhindered = 9 * time.Second
 
-// measure makes full handshakes with the healthy host at a rate that does not
-// depend on the answers. The time is the client's, from before it connects, in
-// this process.
+// measure makes full handshakes with the healthy host, at a rate that does not
+// depend on the responses. Times are measured by the clients, in this process,
+// from before they connect.
 func measure(t *testing.T, s *siege, rate int, length time.Duration) *measured {
 	t.Helper()
 	conf := &tls.Config{RootCAs: s.roots, ServerName: "a.test"}

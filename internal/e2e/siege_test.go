@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A hangingIssuer answers nothing until its request is cancelled.
+// A hangingIssuer returns only when its request is canceled.
 type hangingIssuer struct{}
 
 func (hangingIssuer) IssuerKey() string { return "hanging" }
@@ -58,7 +58,7 @@ func besiege(t testing.TB, tune func(*hostproxy.Server), pending ...string) *sie
 	return &siege{router: r, roots: roots, addr: run.HTTPS, run: run}
 }
 
-// hello begins a handshake for host and does not go on.
+// hello begins a handshake for host and does not continue it.
 func (s *siege) hello(t testing.TB, host string, protos ...string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", s.addr)
@@ -69,7 +69,7 @@ func (s *siege) hello(t testing.TB, host string, protos ...string) net.Conn {
 	return c
 }
 
-// healthy requires that the healthy host answers in time.
+// healthy requires that the healthy host answers within a limit.
 func (s *siege) healthy(t testing.TB) {
 	t.Helper()
 	c, err := tls.DialWithDialer(&net.Dialer{Timeout: unhindered}, "tcp", s.addr, &tls.Config{RootCAs: s.roots, ServerName: "a.test"})
@@ -77,7 +77,7 @@ func (s *siege) healthy(t testing.TB) {
 	c.Close()
 }
 
-// status returns the status of one host.
+// status returns the certificate status of host.
 func (s *siege) status(host string) (found hostproxy.CertStatus) {
 	for st := range s.router.Certificates() {
 		if st.Host == host {
@@ -154,7 +154,7 @@ func TestAPartOfAHelloTakesNoHandshakeSlot(t *testing.T) {
 		_, err = c.Write(hello[:n])
 		require.NoError(t, err)
 	}
-	dawdle(moment) // those parts are taken for what they are
+	dawdle(moment) // so that the server has read the parts
 	s.healthy(t)
 }
 

@@ -17,13 +17,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A bodyFeed is a request body that comes at a steady rate.
+// A bodyFeed is a request body that is sent at a steady rate.
 type bodyFeed struct {
-	size, piece int // bytes in all, and every fifth of a second
+	size, piece int // bytes in total, and per fifth of a second
 }
 
-// send writes the body to w, and returns how long that took, or how long it was
-// until it failed. It makes up for the time that the machine stood still.
+// send writes the body to w, and returns the time until that ended or failed.
+// It catches up after the machine stood still.
 func (b bodyFeed) send(w io.Writer) time.Duration {
 	const pace = 200 * time.Millisecond
 	start := time.Now()
@@ -40,8 +40,8 @@ func (b bodyFeed) send(w io.Writer) time.Duration {
 	return time.Since(start)
 }
 
-// talker answers /talk before it has read the body, and everything else behind
-// it.
+// talker begins its response to /talk before it reads the body, and other
+// responses after it.
 func talker(w http.ResponseWriter, q *http.Request) {
 	if q.URL.Path == "/talk" {
 		rc := http.NewResponseController(w)
@@ -53,8 +53,8 @@ func talker(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprintf(w, "%d", n)
 }
 
-// upload sends a request with the body over a new connection to s, and returns
-// all that is answered.
+// upload sends a request with the body on a new connection to s, and returns
+// everything that it receives.
 func (s *site) upload(path string, b bodyFeed) (string, error) {
 	nc, err := net.Dial("tcp", s.addr)
 	if err != nil {
@@ -71,24 +71,23 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 	var sender sync.WaitGroup
 	sender.Go(func() { b.send(nc) })
 	all, err := io.ReadAll(nc)
-	nc.Close() // the sender sees it too
+	nc.Close() // ends the sender too
 	sender.Wait()
 	if len(all) > 0 {
-		err = nil // a reset behind an answer
+		err = nil // a reset after a response
 	}
 	return string(all), err
 }
 
-// A client whose body is too slow gets 408, in every lane. A body that is slow
-// but moves is read on, and so is one whose response has begun, or a gRPC
-// stream.
+// A client whose body is too slow gets 408, in every lane. A slow body that
+// moves is accepted, and so is one whose response has begun, and a gRPC stream.
 func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
 	toTalker := func(s *site) { s.upstream = hostproxy.To(backend.Addr()) }
 	idle := bodyFeed{size: 100_000, piece: 4}  // 20 bytes a second
 	steady := bodyFeed{size: 4_400, piece: 80} // takes 11 s
-	chatty := bodyFeed{size: 220, piece: 4}    // so does this
+	chatty := bodyFeed{size: 220, piece: 4}    // takes 11 s too
 	var uploads sync.WaitGroup
 	for _, l := range lanes {
 		s := newSite(t, l, nil, toTalker)

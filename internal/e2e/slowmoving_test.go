@@ -23,19 +23,19 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A crawl is how slowly one end of a body moves: a piece at each tick, for
-// several times IdleTimeout.
+// The pace of a crawl, which is the slow end of a body: one piece at each tick,
+// for several times IdleTimeout.
 const (
 	crawlIdle  = 4 * time.Second
 	crawlTick  = 40 * time.Millisecond
 	crawlTicks = 250
-	crawlPiece = 2 << 10 // of what is written
+	crawlPiece = 2 << 10 // bytes of a write
 	crawlSize  = crawlTicks * crawlPiece
-	crawlTaken = 8 << 10 // of what is read, since a socket makes room in steps
-	crawlBody  = 6 << 20 // more than the sockets on the way hold
+	crawlTaken = 8 << 10 // bytes of a read: more, since a socket makes room in steps
+	crawlBody  = 6 << 20 // more than the sockets in between hold
 )
 
-// crawlWrite writes for a while.
+// crawlWrite writes at that pace.
 func crawlWrite(w io.Writer) {
 	tick := time.NewTicker(crawlTick)
 	defer tick.Stop()
@@ -47,7 +47,7 @@ func crawlWrite(w io.Writer) {
 	}
 }
 
-// crawlRead reads for a while.
+// crawlRead reads at that pace.
 func crawlRead(r io.Reader) error {
 	tick := time.NewTicker(crawlTick)
 	defer tick.Stop()
@@ -60,8 +60,8 @@ func crawlRead(r io.Reader) error {
 	return nil
 }
 
-// steady gives a socket a small receive buffer that does not grow: it makes
-// room in small steps, and drops nothing.
+// steady gives a socket a small receive buffer of fixed size, which makes room
+// in small steps.
 func steady(_, _ string, c syscall.RawConn) (err error) {
 	return errors.Join(c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 64<<10) }), err)
 }
@@ -77,8 +77,8 @@ func (s *site) crawlDial() (nc net.Conn, err error) {
 	return nc, nc.SetDeadline(time.Now().Add(time.Minute))
 }
 
-// slowTarget is a target whose own end crawls: /trickle and /chunks are
-// answered slowly, the body to /taken is read slowly.
+// slowTarget is a target that crawls itself: it answers /trickle and /chunks
+// slowly, and reads the body to /taken slowly.
 func slowTarget(w http.ResponseWriter, q *http.Request) {
 	switch q.URL.Path {
 	case "/trickle":
@@ -98,7 +98,7 @@ func slowTarget(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// flushing sends each write at once.
+// flushing sends each write immediately.
 type flushing struct{ http.ResponseWriter }
 
 func (f flushing) Write(p []byte) (int, error) {
@@ -123,7 +123,7 @@ func (s *site) crawlGet(path string, read func(io.Reader) error) error {
 }
 
 // crawlPost sends a body as fast as the target takes it, and returns the
-// answer.
+// response.
 func (s *site) crawlPost(framing string) (string, error) {
 	nc, err := s.crawlDial()
 	if err != nil {
@@ -146,8 +146,8 @@ func (s *site) crawlPost(framing string) (string, error) {
 	return string(answer), err
 }
 
-// IdleTimeout ends what does not move. What moves slowly goes on, however
-// little of it comes in that time: from the target, to the client, and from the
+// IdleTimeout ends bodies that do not move. A body that moves goes on, however
+// few bytes arrive in that time: from the target, to the client, and from the
 // client to the target.
 func TestASlowBodyThatMovesIsNotCutOff(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
@@ -173,7 +173,7 @@ func TestASlowBodyThatMovesIsNotCutOff(t *testing.T) {
 	for _, l := range lanes {
 		s := newSite(t, l, nil, toBackend)
 		gets := map[string]func(io.Reader) error{"/trickle": whole, "/chunks": whole}
-		if !l.foreign { // whose connection nobody can look at
+		if !l.foreign { // its connection cannot be observed
 			gets["/body"], gets["/stream"] = crawlRead, crawlRead
 		}
 		for path, read := range gets {

@@ -18,8 +18,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// The status of a Router that serves for real shows what its certificates and
-// its targets have done.
+// The status of a Router that serves real requests shows its certificates and
+// targets.
 func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 	for _, lane := range []string{"fast", "handler"} {
 		t.Run(lane, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
 			require.Contains(t, ws.Head(), " 101 ")
 
 			var p status.Page
-			// they are counted when the client has its answer
+			// they are counted after the client got its response
 			proxytest.Eventually(t, "the failures and the stream", func() bool {
 				p = status.Page{}
 				a := dial("status.test").Do("GET /?format=json HTTP/1.1\r\nHost: status.test\r\n\r\n")

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// stickily asks with the cookie, and returns who answered and the value of the
-// cookie that was set, "" for none.
+// stickily sends a request with the cookie. It returns the target that answered
+// and the value of the cookie that was set, or "".
 func stickily(c *proxytest.Client, cookie string) (who, set string) {
 	rest := "\r\n"
 	if cookie != "" {
@@ -28,8 +28,8 @@ func stickily(c *proxytest.Client, cookie string) (who, set string) {
 	return string(a.Content), set
 }
 
-// sticky returns what builds an upstream whose clients go round and come back
-// by a cookie of that key.
+// sticky returns a builder of upstreams with RoundRobin and a Sticky with that
+// key.
 func sticky(key string, addrs ...string) func() *hostproxy.Upstream {
 	return func() *hostproxy.Upstream {
 		u := hostproxy.To(addrs...)
@@ -42,7 +42,7 @@ func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
 	addrs := named(t, 4)
 	reversed := []string{addrs[3], addrs[2], addrs[1], addrs[0]}
 	const ours, theirs = "0123456789abcdef", "0123456789abcdeF"
-	values := map[string]map[string]string{} // of each target's cookie, by key
+	values := map[string]map[string]string{} // value of each target's cookie, by key
 	for _, key := range []string{ours, theirs} {
 		values[key] = map[string]string{}
 		inLanes(t, sticky(key, addrs...), func(t *testing.T, c *proxytest.Client, _ <-chan hostproxy.Exchange) {
@@ -106,7 +106,7 @@ func TestACookieLastsForMaxAge(t *testing.T) {
 	}
 }
 
-// A client leaves a target that is down, and has a new one from then on.
+// A client whose target is down gets a new one, and keeps it.
 func TestAClientLeavesATargetThatIsDown(t *testing.T) {
 	for _, by := range []string{"checks", "breaker"} {
 		t.Run(by, func(t *testing.T) {

@@ -22,8 +22,7 @@ const (
 	switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 
-// echoes accepts an upgrade, then sends back what comes until the client's end,
-// and ends too.
+// echoes accepts an upgrade, echoes until the client ends, and then ends too.
 func echoes(c *proxytest.BackendConn) {
 	if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
 		return
@@ -75,7 +74,7 @@ func TestBytesReachTheClientAsTheyCome(t *testing.T) {
 	}
 }
 
-// Behind http.Transport nobody knows what has arrived.
+// With http.Transport the proxy cannot know which bytes have arrived.
 func TestASlowSizedBodyFromAnH2CTargetReachesTheClientAsItComes(t *testing.T) {
 	next := make(chan struct{})
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -101,8 +100,8 @@ func TestASlowSizedBodyFromAnH2CTargetReachesTheClientAsItComes(t *testing.T) {
 	}, func(s *site) { s.upstream = hostproxy.To("h2c://" + backend.Addr()) })
 }
 
-// An h2c target cannot be asked for an upgrade. That is no failure of its,
-// which a client could make it pay for.
+// An h2c target cannot get an upgrade request. That must not count as its
+// failure, which a client could cause.
 func TestAnUpgradeIsNotAskedOfAnH2CTarget(t *testing.T) {
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		assert.Empty(t, q.Header.Get("Upgrade"))
@@ -146,7 +145,7 @@ func TestAnEarlyResponseToAnUnfinishedUpload(t *testing.T) {
 					p := c.Response("POST")
 					assert.Equal(t, 403, p.StatusCode)
 					assert.Equal(t, "early", string(p.Content))
-					_ = c.Close() // the server may have been faster
+					_ = c.Close() // the server may have closed it first
 				}
 			})
 		})
@@ -255,14 +254,14 @@ func TestEitherSidesEndEndsTheTunnel(t *testing.T) {
 }
 
 func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
-	// CVE-2026-2833, CVE-2024-23326: what follows an Upgrade is a request until
-	// there was a 101.
+	// CVE-2026-2833, CVE-2024-23326: without a 101, the bytes after an Upgrade
+	// are a request.
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(upgrade + "GET /second HTTP/1.1\r\nHost: nowhere.test\r\n\r\n")
 		assert.Equal(t, "ok", string(c.Response("GET").Content))
 		second, err := c.ReadResponse("GET")
-		if err == nil { // or the connection was closed, which is as safe
+		if err == nil { // otherwise the connection was closed, which is safe too
 			assert.Contains(t, []int{404, 421}, second.StatusCode, "the proxy reads it, and knows no such host")
 		}
 		for _, q := range s.backend.Requests() {
@@ -271,7 +270,8 @@ func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
 	})
 }
 
-// CVE-2022-41721, h2csmuggler: only protocols on the list are asked for.
+// CVE-2022-41721, h2csmuggler: only upgrades to protocols on the list are
+// forwarded.
 func TestOtherUpgradesAreNotAskedFor(t *testing.T) {
 	t.Parallel()
 	for _, ask := range []string{
@@ -320,7 +320,7 @@ func TestConnectionOptionsAreCleanedOnUpgradesToo(t *testing.T) {
 }
 
 func TestDrainClosesWebSocketsWith1001(t *testing.T) {
-	echoesOnce := func(c *proxytest.BackendConn) { // it would send the Close back that it gets
+	echoesOnce := func(c *proxytest.BackendConn) { // the other echoes would echo a Close frame
 		if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
 			return
 		}
@@ -372,7 +372,7 @@ func TestRemovingARouteLetsItsRequestsEnd(t *testing.T) {
 		}
 	}
 	overEachLane(t, script, func(t *testing.T, s *site) {
-		c, other := s.dial(t), s.dial(t) // now: a name without a route gets no handshake
+		c, other := s.dial(t), s.dial(t) // both now: later there is no handshake for the name
 		c.Send(get)
 		s.backend.WaitRequests(1)
 		assert.True(t, s.router.Remove("a.test"))
@@ -426,7 +426,7 @@ func TestDrainingAnUpstreamRefusesNewRequestsAndWaitsForOldOnes(t *testing.T) {
 }
 
 func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
-	refuses := func(c *proxytest.BackendConn) { // an upgrade of /no is answered as any request
+	refuses := func(c *proxytest.BackendConn) { // it answers an upgrade of /no like any request
 		for {
 			head, err := c.ReadHead()
 			switch {
@@ -474,12 +474,11 @@ func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
 	})
 }
 
-// A recorder is a ResponseWriter as middleware writes it that does not know of
-// Unwrap.
+// A recorder is a ResponseWriter of middleware without an Unwrap method.
 type recorder struct{ http.ResponseWriter }
 
-// Middleware that hides the connection makes upgrades impossible. That is no
-// fault of the client's.
+// Middleware that hides the connection makes upgrades impossible. That is not
+// the client's fault.
 func TestMiddlewareWithoutUnwrapIsBlamedForAnUpgradeThatFails(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err == nil {

@@ -10,17 +10,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A tally counts what all clients of a server have written to their sockets,
-// and what the server has read from its own.
+// A tally counts the bytes that all clients of a server have written, and those
+// that the server has read.
 type tally struct{ sent, read atomic.Int64 }
 
-// await waits until the server has read all that was sent.
+// await waits until the server has read all bytes that were sent.
 func (n *tally) await(t testing.TB) {
 	t.Helper()
 	proxytest.Eventually(t, "the server to read what was sent", func() bool { return n.read.Load() == n.sent.Load() })
 }
 
-// runner is server on listeners that count.
+// runner returns server with counting listeners.
 func (n *tally) runner(server *hostproxy.Server) proxytest.Runner {
 	over := func(ln net.Listener) net.Listener {
 		if ln == nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// connectTo opens a stream with a CONNECT; protocol "" makes it a plain one.
+// connectTo opens a stream with an extended CONNECT, or with a plain one if
+// protocol is "".
 func (p *h2) connectTo(protocol string) error {
 	pairs := []string{":method", "CONNECT"}
 	if protocol != "" {
@@ -25,9 +26,9 @@ func (p *h2) connectTo(protocol string) error {
 }
 
 // CVE-2026-71324 and forwarding.md, Framing: CONNECT is refused, plain and
-// extended, but for the protocols that may be upgraded to; and what the
-// upstream has not switched to is not a tunnel (CVE-2024-23326), which 2xx
-// would say it is (RFC 8441, 5).
+// extended, except for allowed upgrade protocols. If the upstream has not
+// switched there is no tunnel (CVE-2024-23326), so the client must not get a
+// 2xx, which would mean one (RFC 8441, 5).
 func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ACCEPT\r\n\r\n"
 	for _, tt := range []struct{ about, protocol, answer, outcome string }{
@@ -77,7 +78,7 @@ func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 	}
 }
 
-// CVE-2026-33814 and its kin: upstreams that break HTTP/2.
+// CVE-2026-33814 and similar: upstreams that break HTTP/2.
 func TestHostileHTTP2UpstreamsAre502(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

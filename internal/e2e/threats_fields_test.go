@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// threats.md, response splitting: an upstream's control bytes make no line of
-// ours.
+// threats.md, response splitting: an upstream's control bytes do not add lines
+// to our response.
 func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, answer string }{
@@ -49,8 +49,8 @@ func TestAnUpstreamCannotSplitTheResponse(t *testing.T) {
 	}
 }
 
-// The same in a trailer comes too late for a 502 when the response has begun:
-// the client is cut off.
+// In a trailer it is too late for a 502, since the response has begun: the
+// client is cut off.
 func TestAnUpstreamCannotSplitTrailers(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{"X-A: a\rX-Evil: 1\r\n", "X-A: a\nX-Evil: 1\r\n", "X-A: \x00\r\n", "X A: 1\r\n", " X-A: 1\r\n"} {
@@ -71,7 +71,7 @@ func TestAnUpstreamCannotSplitTrailers(t *testing.T) {
 	}
 }
 
-// RFC 9110, 15.2: an HTTP/1.0 client knows no interim responses.
+// RFC 9110, 15.2: an HTTP/1.0 client must not get interim responses.
 func TestAnHTTP10ClientGetsNoInterimResponse(t *testing.T) {
 	script := proxytest.Reply("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + ok)
 	overEachLane(t, script, func(t *testing.T, s *site) {
@@ -83,7 +83,7 @@ func TestAnHTTP10ClientGetsNoInterimResponse(t *testing.T) {
 	})
 }
 
-// CVE-2022-32148, XFF spoofing: peers that are no IPv4 address.
+// CVE-2022-32148, XFF spoofing: peers without an IPv4 address.
 func TestPeersOfEveryKindAreNamed(t *testing.T) {
 	unix := filepath.Join(t.TempDir(), "front")
 	for _, tt := range []struct{ about, network, addr, trusted, forwarded, real string }{
@@ -127,7 +127,7 @@ func TestPeersOfEveryKindAreNamed(t *testing.T) {
 	}
 }
 
-// What a handler around us does to the URL counts, not what the client wrote.
+// If a handler in front changes the URL, its URL counts, not the client's.
 func TestHandlersAroundUsMayChangeTheTarget(t *testing.T) {
 	backend := proxytest.NewBackend(t, proxytest.Reply(ok))
 	var r hostproxy.Router
@@ -157,8 +157,8 @@ func TestHandlersAroundUsMayChangeTheTarget(t *testing.T) {
 	}
 }
 
-// A target that only net/http lets through is the client's fault, and no strike
-// against the backend.
+// A request target that only net/http accepts is the client's fault, and no
+// failure of the backend.
 func TestATargetBeyondASCIIIsRefused(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for i, target := range []string{"/caf\xc3\xa9", "/\xff", "/?q=\xc3\xa9"} {

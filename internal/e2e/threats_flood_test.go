@@ -11,11 +11,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// flood is more than anybody needs and sockets hold.
+// flood is more than any valid use needs and sockets hold.
 const flood = 64 << 20
 
-// pour sends part again and again, until the other end has had enough or a
-// flood of it has gone out, and returns how much that was.
+// pour sends part again and again, until the other end closes the connection or
+// a flood is sent. It returns the number of bytes sent.
 func pour(c *proxytest.Conn, part string) (sent int) {
 	block := strings.Repeat(part, 1+(64<<10)/len(part))
 	for sent < flood && c.Send(block) == nil {
@@ -25,7 +25,7 @@ func pour(c *proxytest.Conn, part string) (sent int) {
 }
 
 // CVE-2021-31525, CVE-2023-24534, CVE-2025-58186, CVE-2021-40346: heads that
-// cost more than they say.
+// cost more memory than their size.
 func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	for _, tt := range []struct{ about, fields string }{
 		{"10,000 header lines", strings.Repeat("a: b\r\n", 10_000)},
@@ -36,7 +36,7 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
-				// once: what a client copies would count
+				// built once, since a client's copies would count
 				head := []byte("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n")
 				grown := growth(func() {
 					for range 20 {
@@ -52,8 +52,8 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 	}
 }
 
-// CVE-2023-39326 and its kin: whatever a client or an upstream may repeat has a
-// bound.
+// CVE-2023-39326 and similar: everything that a client or an upstream may
+// repeat has a limit.
 func TestAClientsFloodEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -82,7 +82,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 	head := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct {
 		about, first, part string
-		status             int // 200 when the flood is in the body
+		status             int // 200 if the flood is in the body
 	}{
 		{"chunk extensions of 900 bytes", head, "1;" + strings.Repeat("e", 900) + "\r\na\r\n", 200},
 		{"a chunk extension without end", head + "1;", strings.Repeat("e", 1000), 200},
@@ -105,7 +105,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 					return
 				}
 				_ = c.Send(tt.first)
-				if tt.status != 200 || c.Wait(begun) { // what is wrong with the beginning is a 502
+				if tt.status != 200 || c.Wait(begun) { // a fault at the beginning causes a 502
 					sent <- pour(c.Conn, tt.part)
 				}
 			}
@@ -133,7 +133,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 	}
 }
 
-// Requests in one piece are answered one by one, in their order.
+// Requests that arrive together are answered one by one, in order.
 func TestAThousandPipelinedRequests(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {

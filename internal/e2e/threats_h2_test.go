@@ -19,12 +19,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An h2 is a client that speaks HTTP/2 frame by frame and may break every rule.
-// Frames that come are read in the background.
+// An h2 is a client that speaks HTTP/2 frame by frame, and may break every
+// rule. After listen it reads frames in the background.
 type h2 struct {
 	*http2.Framer
 	c      *proxytest.Conn
-	block  bytes.Buffer // of header fields, encoded
+	block  bytes.Buffer // encoded header fields
 	enc    *hpack.Encoder
 	frames chan heard      // closed with the connection
 	over   <-chan struct{} // closes with the test
@@ -38,8 +38,8 @@ type heard struct {
 	code   http2.ErrCode
 }
 
-// plainH2 starts a fast lane over TLS whose target answers each request, and a
-// client of it. There are no records.
+// plainH2 starts a fast lane over TLS whose target answers each request, and
+// its client. There are no records.
 func plainH2(t *testing.T) (*track, *h2) {
 	t.Helper()
 	k := newFast(t, shape{secure: true})
@@ -50,7 +50,7 @@ func plainH2(t *testing.T) (*track, *h2) {
 	return k, p
 }
 
-// newH2 connects to the track and says hello.
+// newH2 connects to the track and sends the preface and settings.
 func newH2(t testing.TB, k *track, settings ...http2.Setting) *h2 {
 	t.Helper()
 	over := *k
@@ -77,7 +77,7 @@ func (p *h2) protocol(t testing.TB) string {
 	return c.ConnectionState().NegotiatedProtocol
 }
 
-// listen reads what the server sends. Without it, the client takes nothing.
+// listen reads the server's frames. Without it, the client reads nothing.
 func (p *h2) listen() {
 	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	go func() {
@@ -98,7 +98,7 @@ func (p *h2) listen() {
 			}
 			select {
 			case p.frames <- h:
-			case <-p.over: // nobody asks any more
+			case <-p.over: // the test is over
 				return
 			}
 		}
@@ -114,7 +114,7 @@ func (p *h2) fields(pairs ...string) []byte {
 	return bytes.Clone(p.block.Bytes())
 }
 
-// ask sends a request, or trailers, in as many frames as it takes.
+// ask sends a request, or trailers, in as many frames as necessary.
 func (p *h2) ask(stream uint32, endStream bool, pairs ...string) error {
 	const most = 16 << 10 // bytes of a frame
 	block := p.fields(pairs...)
@@ -127,7 +127,7 @@ func (p *h2) ask(stream uint32, endStream bool, pairs ...string) error {
 	return err
 }
 
-// outcome waits for what becomes of a stream: a status, or "reset" or "closed".
+// outcome waits for the outcome of a stream: a status, or "reset" or "closed".
 func (p *h2) outcome(t testing.TB, stream uint32) string {
 	t.Helper()
 	timeout := time.After(proxytest.Patience)
@@ -163,8 +163,8 @@ func (p *h2) told() bool {
 	}
 }
 
-// pour sends frames until the connection breaks, which it reports, or a few
-// thousand, or when they have to end it a flood, have gone out.
+// pour sends frames until the connection breaks, and reports that. It stops
+// after a few thousand frames or, if ends is true, after a flood.
 func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
 	var out bytes.Buffer
 	p.Framer = http2.NewFramer(&out, p.c.Conn)
@@ -187,7 +187,7 @@ func (p *h2) pour(once func(p *h2, stream uint32) error, ends bool) (cut bool) {
 
 var ordinary = []string{":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"}
 
-// What is well formed passes, and becomes HTTP/1.1. For what is not, see
+// A well-formed request passes, and becomes HTTP/1.1. For others, see
 // ownRefusals.
 func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
 	k, p := plainH2(t)
@@ -201,7 +201,8 @@ func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
 	assert.Regexp(t, "^1.0 x,2.0 hostproxy-[a-z2-7]{8}$", strings.Join(field(raw, "Via"), ","))
 }
 
-// A body that is not as long as it says becomes no request behind another.
+// A body of another length than its Content-Length must not become a request
+// after another one.
 func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.records = nil
@@ -236,16 +237,17 @@ func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
 	}
 }
 
-// CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets,
-// or has reset, what it asked for does not make the proxy ask the backend for
-// more at a time than the client may; a header block without end is cut off.
+// CVE-2023-44487, CVE-2025-8671 and the floods of 2019: a client that resets
+// its streams, or makes the proxy reset them, does not cause more backend
+// requests at a time than its limit of streams. A header block without end is
+// cut off.
 func TestHTTP2FloodsAreBounded(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		about string
 		once  func(p *h2, stream uint32) error
 		ends  bool // the server has to cut the connection
-	}{ // a flood of what costs nothing need not end
+	}{ // a flood of frames that cost nothing need not end
 		{"rapid reset", func(p *h2, stream uint32) error {
 			if err := p.ask(stream, true, ordinary...); err != nil {
 				return err
@@ -312,14 +314,14 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 	}
 }
 
-// forwarding.md, Abuse: unfinished header blocks and streams without a window
-// end by themselves.
+// forwarding.md, Abuse: incomplete header blocks and streams without a window
+// end after a limit.
 func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 	t.Parallel()
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	t.Run("an unfinished header block", func(t *testing.T) {
 		k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.IdleTimeout = 4 * moment }})
-		// or the connection may have ended before the block came
+		// again if the connection may have ended before the block arrived
 		for took := time.Duration(0); took == 0 || took > 2*moment; {
 			began := time.Now()
 			p := newH2(t, k)
@@ -331,7 +333,7 @@ func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 			}
 		}
 	})
-	k := newFast(t, shape{secure: true, change: impatient}) // whose connections have time
+	k := newFast(t, shape{secure: true, change: impatient}) // with default limits of connections
 	t.Run("a body that does not come", func(t *testing.T) {
 		k.mirror.answer.Store(&say)
 		p := newH2(t, k)
@@ -351,7 +353,7 @@ func TestHTTP2StreamsThatStallEnd(t *testing.T) {
 	})
 }
 
-// CVE-2022-27664: a drain ends although a client goes on talking.
+// CVE-2022-27664: a drain ends although a client keeps sending.
 func TestADrainEndsDuringAnHTTP2Flood(t *testing.T) {
 	k, p := plainH2(t)
 	require.NoError(t, p.ask(1, true, ordinary...))
@@ -379,12 +381,12 @@ func TestTrailersThatAreNotAnnouncedCrossFromHTTP2(t *testing.T) {
 	assert.Equal(t, "1", q.Trailer.Get("X-Sum"))
 }
 
-// RFC 9110, 6.5: trailers need chunks in HTTP/1.1. In HTTP/2 they can also
-// follow a body of known length.
+// RFC 9110, 6.5: in HTTP/1.1, trailers require chunks. In HTTP/2 they can also
+// follow a body with a Content-Length.
 func TestTrailersThatAreAnnouncedCrossFromHTTP2BehindALength(t *testing.T) {
 	k, p := plainH2(t)
 	for i, tt := range []struct {
-		trailer, length string // that the target gets
+		trailer, length string // at the target
 		more            []string
 	}{
 		{"1", "", []string{"trailer", "x-sum"}},

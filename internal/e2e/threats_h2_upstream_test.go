@@ -18,7 +18,7 @@ import (
 )
 
 // An h2Upstream is one connection of an upstream that speaks HTTP/2 frame by
-// frame and may break every rule.
+// frame, and may break every rule.
 type h2Upstream struct {
 	*http2.Framer
 	c     *proxytest.BackendConn
@@ -26,8 +26,8 @@ type h2Upstream struct {
 	enc   *hpack.Encoder
 }
 
-// speakH2 returns a script that says hello and calls answer for each request,
-// with its stream, when its head has come.
+// speakH2 returns a script that sends its settings, and calls answer with the
+// head of each request.
 func speakH2(answer func(u *h2Upstream, q *http2.MetaHeadersFrame)) func(*proxytest.BackendConn) {
 	return func(c *proxytest.BackendConn) {
 		if hello, err := c.ReadString(len(http2.ClientPreface)); err != nil || hello != http2.ClientPreface {
@@ -47,7 +47,7 @@ func speakH2(answer func(u *h2Upstream, q *http2.MetaHeadersFrame)) func(*proxyt
 	}
 }
 
-// say sends fields, pairs of names and values, as a header block of the stream.
+// say sends pairs of names and values as a header block of the stream.
 func (u *h2Upstream) say(stream uint32, end bool, pairs ...string) error {
 	u.block.Reset()
 	for i := 0; i < len(pairs); i += 2 {
@@ -56,15 +56,15 @@ func (u *h2Upstream) say(stream uint32, end bool, pairs ...string) error {
 	return u.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: u.block.Bytes(), EndHeaders: true, EndStream: end})
 }
 
-// overH2C makes the site's target one of HTTP/2 without TLS.
+// overH2C makes the site's target an h2c one.
 func overH2C(s *site) { s.upstream = hostproxy.To("h2c://" + s.backend.Addr()) }
 
-// CVE-2026-33814's kin, threats.md: 1xx floods.
+// Similar to CVE-2026-33814, threats.md: 1xx floods.
 func TestInterimResponsesWithoutEndOverHTTP2AreBounded(t *testing.T) {
 	reset := make(chan bool, 64)
 	script := speakH2(func(u *h2Upstream, q *http2.MetaHeadersFrame) {
 		over := make(chan struct{})
-		go func() { // the proxy does not want the stream any more
+		go func() { // until the proxy resets the stream
 			defer close(over)
 			for f, err := u.ReadFrame(); err == nil; f, err = u.ReadFrame() {
 				if f.Header().Type == http2.FrameRSTStream {
@@ -102,8 +102,8 @@ func TestInterimResponsesWithoutEndOverHTTP2AreBounded(t *testing.T) {
 	}, overH2C)
 }
 
-// threats.md, response splitting: what HTTP/1.1 would read as lines is no field
-// of HTTP/2 (RFC 9113, 8.2.1).
+// threats.md, response splitting: bytes that HTTP/1.1 would read as lines are
+// invalid in an HTTP/2 field (RFC 9113, 8.2.1).
 func TestAnHTTP2UpstreamCannotSplitTheResponse(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, name, value string }{
@@ -165,8 +165,8 @@ func TestFramingNamesInTrailersOfHTTP2AreDropped(t *testing.T) {
 	}, overH2C)
 }
 
-// A proxy that asks for gzip on its own account would have to take it off
-// again, and its target cost more than its client.
+// A proxy that asks for gzip by itself would have to decompress, and the
+// target's response could cost more than the client's.
 func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
 	var coded bytes.Buffer
 	z := gzip.NewWriter(&coded)
@@ -193,9 +193,8 @@ func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
 	})
 }
 
-// CVE-2026-33814: a body in frames of no size is sent for ever. The settings
-// come in the middle of a connection's life, and have arrived before the body
-// is sent.
+// CVE-2026-33814: with a frame size of 0, a body would be sent for ever. The
+// setting arrives in the middle of a connection, before the body is sent.
 func TestAnHTTP2UpstreamThatTakesFramesOfNoSizeIs502(t *testing.T) {
 	asked := make(chan struct{}, 64)
 	script := speakH2(func(u *h2Upstream, q *http2.MetaHeadersFrame) {
@@ -206,7 +205,7 @@ func TestAnHTTP2UpstreamThatTakesFramesOfNoSizeIs502(t *testing.T) {
 		_ = u.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0})
 		_ = u.WritePing(false, [8]byte{})
 		for f, err := u.ReadFrame(); err == nil; f, err = u.ReadFrame() {
-			if f.Header().Type == http2.FramePing { // the answer: what came before has been read
+			if f.Header().Type == http2.FramePing { // the answer: the settings were read
 				break
 			}
 		}

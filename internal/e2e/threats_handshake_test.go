@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// shattered returns the first n bytes of a ClientHello's message, each in a
-// record of its own.
+// shattered returns the first n bytes of a ClientHello's message, each in its
+// own record.
 func shattered(hello []byte, n int) (records [][]byte) {
 	for _, b := range hello[5:][:n] {
 		records = append(records, []byte{hello[0], hello[1], hello[2], 0, 1, b})
@@ -29,8 +29,8 @@ func shattered(hello []byte, n int) (records [][]byte) {
 	return records
 }
 
-// CVE-2026-22045 and slowloris where there are Passthrough routes: looking for
-// the server name takes no longer than a handshake may.
+// CVE-2026-22045 and slowloris with Passthrough routes: the search for the
+// server name has the time limit of a handshake.
 func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	target := proxytest.NewBackend(t, proxytest.Reply(ok))
@@ -40,7 +40,7 @@ func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 	}})
 	whole := helloOf(t, &tls.Config{ServerName: "elsewhere.test"})
 	proxytest.Dial(t, k.addr).Send(string(whole))
-	target.WaitConns(1) // or this test shows nothing
+	target.WaitConns(1) // otherwise the test shows nothing
 	t.Cleanup(func() { assert.Equal(t, 1, target.Conns(), "connections at the target") })
 	for _, sni := range []string{"elsewhere.test", "a.test"} {
 		hello := helloOf(t, &tls.Config{ServerName: sni})
@@ -57,7 +57,7 @@ func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 			t.Run(sni+" "+about, func(t *testing.T) {
 				t.Parallel()
 				c := proxytest.Dial(t, k.addr)
-				// before the default limit
+				// earlier than the default limit
 				_ = c.SetDeadline(time.Now().Add(proxytest.Patience / 3))
 				if about == "byte by byte, for ever" {
 					slowly := ""
@@ -70,13 +70,13 @@ func TestAStalledHelloIsCutOffBeforeAPassthrough(t *testing.T) {
 						c.Send(string(p))
 					}
 				}
-				c.Rest() // fails when the connection stays open
+				c.Rest() // fails if the connection stays open
 			})
 		}
 	}
 }
 
-// A refusingIssuer counts what it is asked for, and issues nothing.
+// A refusingIssuer notes the names that it is asked for, and issues nothing.
 type refusingIssuer struct {
 	mu    sync.Mutex
 	asked []string
@@ -91,8 +91,8 @@ func (i *refusingIssuer) Issue(_ context.Context, csr *x509.CertificateRequest) 
 	return nil, errors.New("not today")
 }
 
-// CVE-2024-12224 and its kin: an xn-- label that decodes to what needs none is
-// another spelling of a host, for which nobody is to get a certificate.
+// CVE-2024-12224 and similar: an xn-- label that decodes to plain ASCII is
+// another spelling of a host, and must not get a certificate.
 func TestAnEncodedSpellingOfAPlainNameGetsNoCertificate(t *testing.T) {
 	issuer := new(refusingIssuer)
 	var mu sync.Mutex
@@ -126,13 +126,13 @@ func TestAnEncodedSpellingOfAPlainNameGetsNoCertificate(t *testing.T) {
 	defer mu.Unlock()
 	issuer.mu.Lock()
 	defer issuer.mu.Unlock()
-	only := []string{"xn--bcher-kva.example.com"} // or this test shows nothing
+	only := []string{"xn--bcher-kva.example.com"} // otherwise the test shows nothing
 	assert.Equal(t, only, asked, "names that the policy was asked about")
 	assert.Equal(t, only, issuer.asked, "names that the issuer was asked for")
 }
 
-// A client that agrees on HTTP/2 and does not begin is cut off: net/http gives
-// it ten seconds for the preface, and two for the settings behind it.
+// A client that negotiates HTTP/2 and sends nothing is cut off: net/http gives
+// it ten seconds for the preface, and two for the settings after it.
 func TestAnHTTP2ClientThatDoesNotBeginIsCutOff(t *testing.T) {
 	t.Parallel()
 	k := newFast(t, shape{secure: true})

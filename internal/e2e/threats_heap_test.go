@@ -26,18 +26,18 @@ import (
 // held returns the bytes of heap in use.
 func held() int64 {
 	runtime.GC()
-	runtime.GC() // what was in a sync.Pool lives through the first
+	runtime.GC() // objects in a sync.Pool survive the first one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// growth returns by how much the heap grew, at most, while f ran and right
-// behind it. It is of the whole process and so does not fit parallel tests.
-// What f leaves open counts.
+// growth returns the largest growth of the heap while f ran and immediately
+// after it. Objects that f leaves count. It measures the whole process, so it
+// is not for parallel tests.
 //
-// What is allocated during a collection lives through it, garbage or not: f's
-// own, too. Collections come often here, so that this is little.
+// Objects that are allocated during a collection survive it, even garbage.
+// Collections run often here, so there are few such objects.
 func growth(f func()) int64 {
 	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	before := held()
@@ -47,7 +47,7 @@ func growth(f func()) int64 {
 	watch.Go(func() {
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		// at the end of the last collection
+		// the live heap after the last collection
 		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		for {
 			select {
@@ -65,7 +65,7 @@ func growth(f func()) int64 {
 	return max(most, held()) - before
 }
 
-// write writes a header list in as many frames as it takes.
+// write writes a header list in as many frames as necessary.
 func (p *h2) write(stream uint32, block []byte) error {
 	const room = 16 << 10 // of a frame
 	n := min(len(block), room)
@@ -77,8 +77,8 @@ func (p *h2) write(stream uint32, block []byte) error {
 	return err
 }
 
-// CVE-2016-6581, CVE-2023-45288 and their kin: lists of fields that cost more
-// than they say are refused, and are not built first.
+// CVE-2016-6581, CVE-2023-45288 and similar: header lists that cost more than
+// their size are refused, and are not built first.
 func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
 	for _, tt := range []struct {
 		about string
@@ -123,7 +123,7 @@ func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
 	}
 }
 
-// CVE-2021-44716: nothing remembers the names of fields that clients make up.
+// CVE-2021-44716: names of fields that clients invent are not kept.
 func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 	const requests, names = 1000, 90
 	for _, protocol := range []string{"h2", "h1"} {
@@ -165,10 +165,10 @@ func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 				}
 			}
 			ask(0)
-			before := held() // and not growth: what counts is what stays
+			before := held() // not growth: only objects that stay count
 			for i := range requests {
 				ask(i + 1)
-				require.Len(t, k.mirror.taken(), 1+(requests-i)/requests) // with the first one
+				require.Len(t, k.mirror.taken(), 1+(requests-i)/requests) // plus the first one
 			}
 			assert.Less(t, held()-before, int64(4<<20), "%d names", requests*names)
 		})
@@ -176,7 +176,7 @@ func TestNamesOfFieldsAreNotRemembered(t *testing.T) {
 }
 
 // CVE-2019-9512, -9513, -9515, -9518: a client that sends many cheap frames and
-// reads no answer is cut off.
+// reads nothing is cut off.
 func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	const frames = 200_000
 	tests := []struct {
@@ -198,13 +198,13 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 		}},
 		{"data for a stream that is closed", func(p *h2, i uint32) error {
 			if i == 0 {
-				return p.ask(3, true, ordinary...) // closes 1
+				return p.ask(3, true, ordinary...) // closes stream 1
 			}
 			return p.WriteData(1, false, nil)
 		}},
 		{"window updates", func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
 	}
-	// at once: most of the time a server waits for its last word to be taken
+	// three in parallel: mostly, a server waits until its last frame is read
 	for some := range slices.Chunk(tests, 3) {
 		tracks, clients := make([]*track, len(some)), make([]*h2, len(some))
 		for i := range some {
@@ -233,9 +233,8 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 	}
 }
 
-// drown sends that many frames, or until the connection is cut, which it
-// reports, and reads nothing. The server has read the frames when drown
-// returns.
+// drown sends frames, reads nothing, and reports whether the connection was
+// cut. When drown returns, the server has read the frames.
 func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uint32) error) (cut bool) {
 	t.Helper()
 	var out bytes.Buffer
@@ -267,7 +266,7 @@ func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uin
 	return cut
 }
 
-// A head costs little more than it says while it is not whole.
+// An incomplete head costs little more memory than its size.
 func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
 	const clients = 100
 	for about, fields := range map[string]string{
@@ -291,8 +290,8 @@ func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
 	}
 }
 
-// A dam is the server's end of a connection. When it is shut, the client takes
-// nothing more: its buffers are full, without the kernel's help.
+// A dam is the server's end of a connection. When it is shut, writes block as
+// if the client's buffers were full.
 type dam struct {
 	net.Conn
 	read *atomic.Int64
@@ -320,11 +319,11 @@ func (d *dam) Close() error {
 	return d.Conn.Close()
 }
 
-// A damming is a Server with dams, which it gives out in their order.
+// A damming is a Server whose connections are dams, available in their order.
 type damming struct {
 	*hostproxy.Server
 	dams chan *dam
-	read *atomic.Int64 // bytes, by all of them
+	read *atomic.Int64 // bytes read from all dams
 }
 
 func (g damming) Serve(ctx context.Context, https, plain net.Listener) error {

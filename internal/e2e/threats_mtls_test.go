@@ -20,18 +20,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A realmRig is a Server, fast lane and all, some of whose hosts ask for a
-// client's certificate. The backend behind those is not the one behind the
-// others.
+// A realmRig is a Server, with the fast lane, some of whose hosts require a
+// client certificate. These hosts have another backend than the others.
 type realmRig struct {
 	addr            string
 	roots           *x509.CertPool
-	client          tls.Certificate // that the hosts accept
+	client          tls.Certificate // accepted by these hosts
 	secret, outside *proxytest.Backend
 }
 
-// newRealmRig starts one. auth says how hosts ask, given the CA of clients;
-// those it names are of the secret backend.
+// newRealmRig starts a realmRig. auth returns the HostTLS of the hosts of the
+// secret backend, for the CA of clients.
 func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.HostTLS, change func(*hostproxy.Router), open ...string) *realmRig {
 	t.Helper()
 	g := &realmRig{secret: proxytest.NewBackend(t, proxytest.Reply(ok)), outside: proxytest.NewBackend(t, proxytest.Reply(ok))}
@@ -55,7 +54,7 @@ func newRealmRig(t *testing.T, auth func(*x509.CertPool) map[string]hostproxy.Ho
 	return g
 }
 
-// dial connects with that SNI; "" is none.
+// dial connects with that SNI; "" means none.
 func (g *realmRig) dial(t *testing.T, sni string, certs ...tls.Certificate) *proxytest.Client {
 	t.Helper()
 	return proxytest.DialTLS(t, g.addr, &tls.Config{
@@ -64,8 +63,8 @@ func (g *realmRig) dial(t *testing.T, sni string, certs ...tls.Certificate) *pro
 }
 
 // CVE-2022-23632, CVE-2022-46153, CVE-2020-9321 in the fast lane, which looks
-// routes up by itself: a connection that was opened for one host brings nobody
-// to another that asks for a certificate, however its name is written.
+// up routes itself: a connection opened for one host cannot reach a host that
+// requires a certificate, however its name is written.
 func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
 		more := cas.Clone() // equal settings would be one realm
@@ -127,8 +126,8 @@ func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 	assert.Len(t, g.secret.Requests(), 2)
 }
 
-// Connections to one address that were opened with one certificate of ours
-// carry no requests that are to come with another.
+// Upstreams with one address and different client certificates do not share
+// connections.
 func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 	t.Parallel()
 	backend := newIdentifier(t)
@@ -151,7 +150,7 @@ func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 		t.Run(tt.about, func(t *testing.T) {
 			client := proxytest.HTTPClient(t, addr, roots, tt.front)
 			var asked sync.WaitGroup
-			for range 8 { // several at a time, so that connections are opened, kept and taken
+			for range 8 { // several at a time, so that connections are opened, kept and reused
 				for range 4 {
 					for _, h := range []string{"a.test", "b.test"} {
 						asked.Go(func() {
@@ -179,8 +178,8 @@ func TestUpstreamsOfOneAddressDoNotShareTheirIdentity(t *testing.T) {
 	assert.Less(t, backend.conns, 8*4*2*4, "connections were kept, or this test shows nothing")
 }
 
-// An identifier is a backend that asks for a certificate and answers with the
-// protocol and the name in it.
+// An identifier is a backend that requires a client certificate, and answers
+// with the protocol and the certificate's name.
 type identifier struct {
 	*httptest.Server
 	roots *x509.CertPool
@@ -211,9 +210,8 @@ func newIdentifier(t *testing.T) *identifier {
 	return b
 }
 
-// HTTP/1.0 without Host is served by the routes for any host, and a URL in the
-// request line by those for its host: neither is a way around what these ask of
-// clients.
+// HTTP/1.0 without Host gets the routes for any host, and a URL in the request
+// line those for its host. Neither skips the client authentication of these.
 func TestARequestWithoutHostDoesNotSkipClientAuthentication(t *testing.T) {
 	g := newRealmRig(t, func(cas *x509.CertPool) map[string]hostproxy.HostTLS {
 		return map[string]hostproxy.HostTLS{"*": {ClientAuth: &hostproxy.ClientAuth{CAs: cas}}}

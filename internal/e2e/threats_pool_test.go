@@ -15,9 +15,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// forwarding.md, Failures: a retry after a write is for idempotent requests
-// only. The backend answers one request of its first connection, then reads
-// another and closes: who can tell whether that one was carried out?
+// forwarding.md, Failures: only idempotent requests are retried after a write.
+// The backend answers one request of its first connection, then reads another
+// one and closes: the proxy cannot know whether it has processed that one.
 func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	t.Parallel()
 	script := func(c *proxytest.BackendConn) {
@@ -44,8 +44,8 @@ func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			overEachLane(t, script, func(t *testing.T, s *site) {
-				// on one connection the second request comes when the target's
-				// has been put back
+				// on one connection, the second request arrives after the
+				// target's connection was put back
 				c := s.dial(t)
 				require.Equal(t, 200, c.Do(get).StatusCode)
 				p := c.Do(tt.raw)
@@ -57,8 +57,8 @@ func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 	}
 }
 
-// Nothing is lost on a kept connection that was closed in the meantime,
-// whatever the request: nothing was written to it.
+// No request of any kind is lost on a kept connection that was closed
+// meanwhile, since nothing was written to it.
 func TestAStaleConnectionCostsNoRequest(t *testing.T) {
 	for _, tt := range []struct{ about, raw string }{
 		{"GET", get},
@@ -88,7 +88,7 @@ func TestAStaleConnectionCostsNoRequest(t *testing.T) {
 }
 
 // forwarding.md, Framing: a connection is reused only after its request was
-// consumed to the end. The rest of the body holds another request, for a proxy
+// read to the end. The rest of the body contains another request, for a proxy
 // that loses count on either side.
 func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 	t.Parallel()
@@ -98,7 +98,7 @@ func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 		"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(hidden, 50_000),
 	} {
 		targets := make(chan string, 1024)
-		script := func(c *proxytest.BackendConn) { // answers before it reads the body
+		script := func(c *proxytest.BackendConn) { // it answers before it reads the body
 			r := bufio.NewReader(c)
 			for {
 				q, err := http.ReadRequest(r)
@@ -129,8 +129,8 @@ func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 	}
 }
 
-// What an upstream sends behind an answer that has no body answers nobody
-// else's request.
+// Bytes that an upstream sends after a response without a body must not answer
+// another request.
 func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
 	t.Parallel()
 	poison := "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
@@ -170,8 +170,8 @@ func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
 	}
 }
 
-// threats.md, ambiguous pooled reuse: two upstreams at one address with two
-// identities never share a connection.
+// threats.md, ambiguous pooled reuse: two upstreams with one address and
+// different identities never share a connection.
 func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	names := make(chan string, 64)
 	backend, roots := proxytest.NewTLSServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -180,7 +180,7 @@ func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	var r hostproxy.Router
 	for _, host := range []string{"a.test", "b.test"} {
 		u := hostproxy.To("https://" + backend.Addr())
-		// for any name: which one is asked for counts
+		// accepts any name: only the requested one matters
 		u.TLS = &tls.Config{RootCAs: roots, ServerName: host, InsecureSkipVerify: true}
 		r.Handle(host, u)
 	}
@@ -195,8 +195,8 @@ func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 	}
 }
 
-// CVE-2020-15586, CVE-2021-36221: races and panics on bodies that are given up
-// while an answer comes.
+// CVE-2020-15586, CVE-2021-36221: races and panics with bodies that are
+// abandoned while the response arrives.
 func TestClientsThatLeaveInTheMiddleRaceWithNothing(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {

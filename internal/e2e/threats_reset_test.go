@@ -14,8 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A crowd counts the requests at a backend that answers none but those for
-// /probe.
+// A crowd counts the requests at a backend that answers only /probe.
 type crowd struct {
 	come, here, most atomic.Int64
 }
@@ -39,9 +38,9 @@ func (w *crowd) serve(c *proxytest.BackendConn) {
 	}
 }
 
-// CVE-2023-44487, CVE-2025-8671: however a client brings its streams to an end,
-// so that it may open others, the backend has done with them too. Streams are
-// ended when the backend has them: one that is over sooner never gets there.
+// CVE-2023-44487, CVE-2025-8671: however a client ends its streams to open
+// others, their requests end at the backend too. The client ends them only when
+// the backend has them: a stream that ends earlier never gets there.
 func TestStreamsThatAreResetLeaveTheBackend(t *testing.T) {
 	t.Parallel()
 	const rounds, each = 5, 100

@@ -17,7 +17,7 @@ import (
 
 const purge = "PURGE / HTTP/1.1\r\nHost: a.test\r\n\r\n" // a method for the handler lane
 
-// connect opens a client connection to the track, which ends with the test.
+// connect opens a client connection to the track, until the end of the test.
 func (k *track) connect(t testing.TB) *proxytest.Conn {
 	t.Helper()
 	c, err := k.dial()
@@ -26,8 +26,8 @@ func (k *track) connect(t testing.TB) *proxytest.Conn {
 	return c
 }
 
-// drip sends s byte by byte, one each tenth of a moment, until that fails or
-// the test ends.
+// drip sends s byte by byte, one per tenth of a moment, until that fails or the
+// test ends.
 func drip(t testing.TB, c *proxytest.Conn, s string) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
@@ -49,8 +49,8 @@ func drip(t testing.TB, c *proxytest.Conn, s string) {
 	t.Cleanup(func() { close(done); <-ended })
 }
 
-// threats.md: slowloris. A head has a time from its first byte on, however
-// steadily it moves.
+// threats.md: slowloris. A head has a time limit from its first byte on,
+// however steadily it moves.
 func TestSlowlorisIsCutOff(t *testing.T) {
 	endless := "GET / HTTP/1.1\r\nHost: a.test\r\nX: " + strings.Repeat("x", 1000)
 	tune := func(s *hostproxy.Server) { s.ReadHeaderTimeout = patient }
@@ -82,8 +82,7 @@ func TestSlowlorisIsCutOff(t *testing.T) {
 	})
 }
 
-// narrow keeps the client's socket from holding more than about size that is
-// not read.
+// narrow limits the receive buffer of the client's socket to about size.
 func (k *track) narrow(t testing.TB, c *proxytest.Conn, size int) {
 	t.Helper()
 	nc := c.Conn
@@ -93,7 +92,7 @@ func (k *track) narrow(t testing.TB, c *proxytest.Conn, size int) {
 	require.NoError(t, nc.(*net.TCPConn).SetReadBuffer(size))
 }
 
-// first sends a whole request, unless it is empty, and reads the answer.
+// first sends a complete request, unless raw is empty, and reads the response.
 func (k *track) first(t testing.TB, c *proxytest.Conn, raw string) {
 	t.Helper()
 	if raw == "" {
@@ -121,7 +120,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	})
 }
 
-// threats.md: slow body; CVE-2024-28869, GET with Content-Length and no body
+// threats.md: slow body; CVE-2024-28869: a GET with Content-Length and no body
 // hangs for ever.
 func TestABodyThatDoesNotComeEnds(t *testing.T) {
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
@@ -153,8 +152,8 @@ func TestABodyThatDoesNotComeEnds(t *testing.T) {
 	})
 }
 
-// A target may stop in the middle of its answer: the client is cut off after
-// IdleTimeout, and it is the target's fault.
+// If a target stops in the middle of its response, the client is cut off after
+// IdleTimeout, and the target is to blame.
 func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, head := range []string{"Content-Length: 100", "Transfer-Encoding: chunked", "Connection: close"} {
@@ -180,7 +179,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 	}
 }
 
-// A tunnel on which nothing moves ends after IdleTimeout.
+// A tunnel without traffic ends after IdleTimeout.
 func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	overLanesAtOnce(t, echoes, func(t *testing.T, s *site) {
@@ -192,9 +191,9 @@ func TestATunnelWhereNothingMovesEnds(t *testing.T) {
 	}, func(s *site) { s.upstream.IdleTimeout = patient })
 }
 
-// moving is a tunnel on which bytes have moved for longer than it may be idle.
-// Where the machine stood still for nearly as long, it is another one: how many
-// there were is told.
+// moving returns a tunnel on which bytes have moved for longer than
+// IdleTimeout. If the machine stood still for nearly as long, it opens another
+// one; tunnels is how many it has opened.
 func moving(t *testing.T, s *site) (c *proxytest.Client, tunnels int) {
 	stills := proxytest.WatchStandstills(t)
 	for tunnels = 1; ; tunnels++ {
@@ -216,7 +215,7 @@ func moving(t *testing.T, s *site) (c *proxytest.Client, tunnels int) {
 	}
 }
 
-// The other way round: a target that takes nothing of an upload.
+// The other direction: a target that reads nothing of an upload.
 func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	full := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.Wait(nil) })
 	impatient := func(u *hostproxy.Upstream) {
@@ -228,7 +227,7 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 		conns := make([]*proxytest.Conn, len(methods))
 		for i, method := range methods {
 			conns[i] = k.connect(t)
-			// so much takes its time on a busy machine
+			// this much takes long on a busy machine
 			_ = conns[i].SetDeadline(time.Now().Add(4 * proxytest.Patience))
 			go func() {
 				_ = conns[i].Send(method + " / HTTP/1.1\r\nHost: a.test\r\n" + sized(strings.Repeat("x", 8<<20)))
@@ -243,8 +242,8 @@ func TestATargetThatDoesNotReadIsGivenUp(t *testing.T) {
 	})
 }
 
-// threats.md: slow read. A client that takes nothing holds neither itself nor
-// the backend.
+// threats.md: slow read. A client that reads nothing keeps neither its
+// connection nor the backend's.
 func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<19) // more than sockets hold
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
@@ -277,9 +276,9 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 	})
 }
 
-// A slow client that takes something goes on for as long as it does. Its buffer
-// is not left to grow: on a busy machine the kernels then stop talking for
-// seconds at a time.
+// A slow client is not cut off as long as it reads. Its buffer has a fixed
+// size: with a growing one, the kernel may send nothing for seconds on a busy
+// machine.
 func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	const idle = 16 * moment
 	body := strings.Repeat("0123456789abcdef", 1<<18)
@@ -287,7 +286,7 @@ func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	overFronts(t, shape{change: impatient}, func(t *testing.T, k *track) {
 		k.mirror.answer.Store(&answer{raw: "HTTP/1.1 200 OK\r\n" + sized(body)})
 		stills := proxytest.WatchStandstills(t)
-		for { // again where the machine stood still for nearly as long
+		for { // again if the machine stood still for nearly as long
 			before := stills.Total()
 			got, err := k.readSlowly(t, len(body))
 			if err == nil {
@@ -298,7 +297,7 @@ func TestASlowReaderThatMovesGoesOn(t *testing.T) {
 	})
 }
 
-// readSlowly asks for size bytes and reads them piece by piece. It returns how
+// readSlowly requests size bytes and reads them piece by piece. It returns how
 // many it got.
 func (k *track) readSlowly(t *testing.T, size int) (got int, err error) {
 	c := k.connect(t)

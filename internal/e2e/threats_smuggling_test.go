@@ -12,9 +12,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Expect desyncs (HTTP/1.1 must die), CVE-2024-24791: the upstream answers at
-// once and for good, and takes whatever comes behind a head for the next
-// request, or for the body. The client sends its body all the same.
+// Expect desyncs (HTTP/1.1 must die), CVE-2024-24791: the upstream sends its
+// final response immediately, and reads the bytes after the head as the next
+// request, or as the body. The client sends its body nevertheless.
 func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 	t.Parallel()
 	const expect = "Expect: 100-continue\r\n"
@@ -47,8 +47,7 @@ func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 				overEachLane(t, script, func(t *testing.T, s *site) {
 					head := tt.method + " /first HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "Content-Length: " + itoa(len(smuggled)) + "\r\n\r\n"
 					s.sendDespite(t, head, false)
-					// net/http sees no expectation there, and waits for the
-					// body
+					// here net/http sees no expectation, and waits for the body
 					if !strings.HasPrefix(tt.fields, "Expect:\r\n") {
 						s.sendDespite(t, head, true)
 					}
@@ -61,8 +60,8 @@ func TestABodySentDespiteAnEarlyAnswerIsNoRequest(t *testing.T) {
 	}
 }
 
-// sendDespite sends a head with a request as its body, which comes late if it
-// comes behind the answer, and then another request.
+// sendDespite sends a head with a request as its body, and then another
+// request. If late, it sends the body after the response.
 func (s *site) sendDespite(t *testing.T, head string, late bool) {
 	t.Helper()
 	method, _, _ := strings.Cut(head, " ")
@@ -78,7 +77,7 @@ func (s *site) sendDespite(t *testing.T, head string, late bool) {
 	}
 	assert.Contains(t, []int{200, 417}, p.StatusCode)
 	if late {
-		_ = c.Conn.Send(smuggled) // fails when the connection is closed
+		_ = c.Conn.Send(smuggled) // fails if the connection is closed
 	}
 	_ = c.Conn.Send(get)
 	if p.Close {
@@ -89,8 +88,8 @@ func (s *site) sendDespite(t *testing.T, head string, late bool) {
 	assert.Equal(t, "ok", string(s.dial(t).Do(get).Content), "others are served as before")
 }
 
-// RFC 9112, 3.2.2: where a target's authority and Host disagree, the authority
-// counts for everybody: the route, the backend and what the backend is told.
+// RFC 9112, 3.2.2: if a target's authority and Host differ, the authority
+// counts for the route, the backend and the forwarding fields.
 func TestTheAuthorityIsOneForEverybody(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, first, method string }{
@@ -131,7 +130,7 @@ func assertAuthority(t *testing.T, raw []byte, host string) {
 	assert.Equal(t, []string{host}, field(raw, "X-Forwarded-Host"))
 }
 
-// RFC 9113, 8.3.1: the same for :authority and a field host.
+// RFC 9113, 8.3.1: the same for :authority and a host field.
 func TestTheAuthorityIsOneForEverybodyOverHTTP2(t *testing.T) {
 	for _, kind := range []string{"http", "h2c", "https"} {
 		t.Run(kind, func(t *testing.T) {
@@ -171,9 +170,9 @@ func TestTheAuthorityIsOneForEverybodyOverHTTP2(t *testing.T) {
 	}
 }
 
-// A request of HTTP/1.0 has no body unless it has a length (RFC 9112, 6.3), but
-// not everybody knows (RFC 1945, 8.3): what comes behind the head is nobody's
-// request.
+// An HTTP/1.0 request has no body without a length (RFC 9112, 6.3), but some
+// software does not know that (RFC 1945, 8.3): the bytes after the head must
+// not be read as a request.
 func TestBytesBehindAnHTTP10HeadAreNoRequest(t *testing.T) {
 	t.Parallel()
 	const kept = "Connection: keep-alive\r\n"

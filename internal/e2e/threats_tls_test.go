@@ -22,8 +22,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A writer13 writes TLS 1.3 records as a client, one key after the other (RFC
-// 8446, 5 and 7): what crypto/tls does not let a client write.
+// A writer13 writes TLS 1.3 records as a client, with one key after the other
+// (RFC 8446, 5 and 7), which crypto/tls does not allow.
 type writer13 struct {
 	secret []byte
 	aead   cipher.AEAD
@@ -31,8 +31,8 @@ type writer13 struct {
 	seq    uint64
 }
 
-// newWriter13 goes on where a client is that has written nothing since its
-// handshake. log is what its KeyLogWriter got.
+// newWriter13 continues for a client that has written nothing since its
+// handshake. log has the lines of its KeyLogWriter.
 func newWriter13(t testing.TB, log string) *writer13 {
 	t.Helper()
 	var label, random, secret string
@@ -86,7 +86,7 @@ func (w *writer13) record(b, inner []byte) []byte {
 	return w.aead.Seal(append(b, head...), nonce, inner, head)
 }
 
-// handshake opens a TLS 1.3 connection and returns the socket below it.
+// handshake13 opens a TLS 1.3 connection and returns the socket below it.
 func (k *track) handshake13(t *testing.T) (net.Conn, *writer13) {
 	t.Helper()
 	raw, err := net.Dial("tcp", k.addr)
@@ -101,7 +101,7 @@ func (k *track) handshake13(t *testing.T) (net.Conn, *writer13) {
 	return raw, newWriter13(t, log.String())
 }
 
-// The records of a writer13 are right: a request behind a few key updates is
+// The records of a writer13 are correct: a request after a few key updates is
 // served.
 func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
 	k := newFast(t, shape{secure: true})
@@ -121,7 +121,8 @@ func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
 	}
 }
 
-// threats.md: CVE-2026-32283. A client that changes keys for ever is cut off.
+// threats.md: CVE-2026-32283. A client that updates keys without end is cut
+// off.
 func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 	for name, requested := range map[string]byte{"one way": 0, "both ways": 1} {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +134,7 @@ func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 					flood = w.keyUpdate(t, flood, requested)
 				}
 				_ = raw.SetDeadline(time.Now().Add(proxytest.Patience))
-				_, _ = raw.Write(flood) // may fail half-way
+				_, _ = raw.Write(flood) // may fail in the middle
 				_, err := io.Copy(io.Discard, raw)
 				var late net.Error
 				assert.False(t, errors.As(err, &late) && late.Timeout(), "%s: the connection stays open", k.name)
@@ -142,8 +143,8 @@ func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
 	}
 }
 
-// threats.md: CVE-2026-22045. A handshake for a challenge has no more time than
-// any other.
+// threats.md: CVE-2026-22045. A handshake for a challenge has the same time
+// limit as others.
 func TestAStalledChallengeHandshakeIsCutOff(t *testing.T) {
 	t.Parallel()
 	k := newFast(t, shape{secure: true, tune: func(s *hostproxy.Server) { s.HandshakeTimeout = moment }})

@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// panicking are settings towards a target whose hooks panic when that says so,
-// by the name of the hook. Read-only.
+// panicking has funcs that set a hook of a tls.Config which panics when now
+// returns true, by the name of the hook. Read-only.
 var panicking = map[string]func(c *tls.Config, now func() bool){
 	"TLS.VerifyConnection": func(c *tls.Config, now func() bool) {
 		c.VerifyConnection = func(tls.ConnectionState) error {
@@ -48,17 +48,17 @@ var panicking = map[string]func(c *tls.Config, now func() bool){
 	},
 }
 
-// newAsking starts a backend that asks its clients for certificates.
+// newAsking starts a backend that requests client certificates.
 func newAsking(t *testing.T, h http.Handler) (target string, roots *x509.CertPool) {
 	t.Helper()
 	b, roots := proxytest.NewTLSServer(t, h)
-	b.TLS.ClientAuth = tls.RequestClientCert // heeded from the next handshake on
+	b.TLS.ClientAuth = tls.RequestClientCert // applies from the next handshake on
 	return "https://" + b.Addr(), roots
 }
 
 func always() bool { return true }
 
-// assertPanic checks what is known of an exchange that failed by a panic of the
+// assertPanic checks the record of an exchange that failed by a panic of the
 // hook.
 func assertPanic(t *testing.T, hook string, x hostproxy.Exchange) {
 	t.Helper()
@@ -100,7 +100,7 @@ func TestAPanicInAHandshakeIsItsRequestsFailure(t *testing.T) {
 	}
 }
 
-// The handshake of a hedge is on a goroutine of its own.
+// The handshake of a hedge runs on its own goroutine.
 func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 	for hook, set := range panicking {
 		t.Run(hook, func(t *testing.T) {
@@ -138,15 +138,16 @@ func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 				assert.NoError(t, x.Err)
 				assert.Equal(t, first, x.Target)
 				require.Len(t, x.Retried, 1)
-				// The first may answer before the other has failed for good.
+				// The first may answer before the failure of the other is
+				// known.
 				assert.Regexp(t, "panic in "+hook+": oh|another target was faster", x.Retried[0].Error())
 			})
 		})
 	}
 }
 
-// Checks, and requests that need HTTP/2, have their handshakes on goroutines of
-// net/http's.
+// The handshakes of health checks, and of requests that need HTTP/2, run on
+// goroutines of net/http.
 func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	old := proxytest.NewBackend(t, says("old"))
@@ -158,7 +159,7 @@ func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 				proxytest.NoLeaks(t)
 				target, _ := newAsking(t, nil)
 				from := old.Addr()
-				if check.GRPC { // cannot be asked of plain http
+				if check.GRPC { // not possible over plain http
 					from = "h2c://" + from
 				}
 				u := hostproxy.To(from)

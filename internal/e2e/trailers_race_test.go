@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What reads the body for the last target may get the trailers while the next
-// target is sent the head.
+// The reader of the body for the last target may get the trailers while the
+// head is sent to the next target.
 func TestTrailersMayComeWhileTheNextTargetIsAsked(t *testing.T) {
 	proxytest.NoLeaks(t)
 	const piece = "5\r\nhello\r\n"

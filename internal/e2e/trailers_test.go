@@ -17,7 +17,7 @@ import (
 // post is the head of a request with trailers to b.test.
 const post = "PUT / HTTP/1.1\r\nHost: b.test\r\nTransfer-Encoding: chunked\r\n"
 
-// announcements are the ways to say which trailers will come. Read-only.
+// announcements are the ways to announce trailers. Read-only.
 var announcements = map[string]string{"announced": "Trailer: X-Sum, X-Debug, X-User\r\n", "not announced": ""}
 
 func TestTrailersObeyHeaderEdits(t *testing.T) {
@@ -48,7 +48,7 @@ func TestTrailersObeyHeaderEdits(t *testing.T) {
 	}
 }
 
-// What a client's Connection names ends here, wherever it stands.
+// A trailer that the client's Connection names is dropped.
 func TestTrailersThatConnectionNamesDoNotPass(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.dial(t).Do(post + "Connection: X-Hop\r\nTrailer: X-Hop\r\n\r\n" + chunked("hello", 3, "X-Hop: 1", "X-Sum: 8"))
@@ -58,7 +58,8 @@ func TestTrailersThatConnectionNamesDoNotPass(t *testing.T) {
 	}, func(s *site) { s.router.Handle("b.test", s.upstream) })
 }
 
-// Both ways, however Connection says it and whoever looks on.
+// In both directions, in all spellings of Connection, and with all kinds of
+// hooks.
 func TestTrailersThatConnectionNamesPassInNoDirection(t *testing.T) {
 	t.Parallel()
 	for about, connection := range map[string]string{
@@ -106,7 +107,7 @@ func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
 			broken := proxytest.NewBackend(t, afterRequest(func(*proxytest.BackendConn) {})).Addr()
 			overEachLane(t, good, func(t *testing.T, s *site) {
 				c := s.dial(t)
-				for range 4 { // whichever target is asked first
+				for range 4 { // for each target that may be first
 					require.Equal(t, 200, c.Do(post+announced+"\r\n"+chunked("hello", 9, "Host: evil", "Content-Length: 1", "X-Sum: 8")).StatusCode)
 				}
 				requests := s.backend.WaitRequests(4)
@@ -123,8 +124,8 @@ func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
 	}
 }
 
-// Whoever is identified by a field must not be able to say in a trailer that
-// they are somebody else.
+// A client that a header identifies must not be able to forge that header by a
+// trailer.
 func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
@@ -153,7 +154,7 @@ func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
 	for name, guard := range guards {
 		for how, announced := range announcements {
 			if name == "middleware" && announced != "" {
-				continue // takes out by itself what it knows of
+				continue // it removes announced trailers itself
 			}
 			t.Run(name+", "+how, func(t *testing.T) {
 				overJudges(t, proxytest.Reply(ok), yes, guard, func(t *testing.T, s *site, _ *proxytest.Backend) {
@@ -176,7 +177,7 @@ func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
 	}
 }
 
-// A handler of the program sees of trailers what an Upstream would send.
+// A handler of the program gets the trailers that an Upstream would send.
 func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -197,8 +198,8 @@ func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
 	})
 }
 
-// The trailers of an answer that goes to the client in place of the target's go
-// along.
+// If the client gets the response of the authentication server, it gets its
+// trailers too.
 func TestTrailersOfANoGoToTheClient(t *testing.T) {
 	no := proxytest.Reply("HTTP/1.1 403 Forbidden\r\nTrailer: X-Why\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("no", 9, "X-Why: 7"))
 	overJudges(t, proxytest.Reply(ok), no, asks, func(t *testing.T, s *site, _ *proxytest.Backend) {
@@ -208,8 +209,8 @@ func TestTrailersOfANoGoToTheClient(t *testing.T) {
 	})
 }
 
-// The edits are those of whoever edits the head: a canary's, where the request
-// is diverted.
+// Trailers follow the same edits as the head: those of the canary, if the
+// request is diverted.
 func TestTrailersOfADivertedRequestObeyTheCanary(t *testing.T) {
 	canary := proxytest.NewBackend(t, proxytest.Reply(ok))
 	head := "PUT / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n"

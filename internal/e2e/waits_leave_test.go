@@ -16,11 +16,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An unreadBody is the end of a request whose body waits with it.
+// An unreadBody is the rest of a waiting request, whose body is not read yet.
 type unreadBody struct{ name, rest string }
 
-// unread are the ends of requests whose body has not come when they are to
-// wait, or not all of it. Read-only.
+// unread has requests of which not all of the body has arrived when they begin
+// to wait. Read-only.
 var unread = []unreadBody{
 	{"none of a body", "Content-Length: 5\r\n\r\n"},
 	{"more than is buffered", "Content-Length: 200000\r\n\r\n" + string(make([]byte, 100_000))},
@@ -28,8 +28,8 @@ var unread = []unreadBody{
 	{"100-continue", "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"},
 }
 
-// hangUp ends what c sends, as closing it does. To close it may send a reset,
-// which would be easier to notice.
+// hangUp closes the sending side of c. To close c could send a reset, which is
+// easier to notice.
 func hangUp(t *testing.T, c *proxytest.Client) {
 	t.Helper()
 	nc := c.Conn.Conn
@@ -40,22 +40,22 @@ func hangUp(t *testing.T, c *proxytest.Client) {
 	require.NoError(t, nc.(*net.TCPConn).CloseWrite())
 }
 
-// A client that leaves while its request waits is noticed, also behind a body
-// that nobody has read yet.
+// A disconnect while a request waits is noticed, even after a body that was not
+// read yet.
 func TestAClientThatLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	if !seesBehind {
 		t.Skip("no portable way is known to see the end of a stream behind bytes")
 	}
 	whileItWaits(t, func(t *testing.T, s *site, queued bool) {
-		if !s.lane.foreign { // there net/http alone knows the connection
+		if !s.lane.foreign { // there only net/http knows the connection
 			leavesWaiting(t, s, queued, unread)
 		}
 	})
 }
 
-// whileItWaits runs check on sites whose requests wait as soon as the target
-// has one, or the upstream is paused.
+// whileItWaits runs check on sites whose requests wait: once the target has one
+// request in flight if queued, and otherwise since the upstream is paused.
 func whileItWaits(t *testing.T, check func(t *testing.T, s *site, queued bool)) {
 	t.Helper()
 	hold := func(c *proxytest.BackendConn) {
@@ -98,8 +98,8 @@ func leavesWaiting(t *testing.T, s *site, queued bool, bodies []unreadBody) {
 	assert.Len(t, s.backend.Requests(), before, "no target has heard of them")
 }
 
-// A client that resets its connection has left, as one that closes it has: its
-// body is not a bad one.
+// A client that resets its connection has disconnected, like one that closes
+// it: its body does not count as invalid.
 func TestAClientThatResetsItsConnectionInABodyIs499(t *testing.T) {
 	hold := func(c *proxytest.BackendConn) { c.Wait(nil) }
 	overLanesAtOnce(t, hold, func(t *testing.T, s *site) {
@@ -127,7 +127,7 @@ func TestAClientThatResetsItsConnectionInABodyIs499(t *testing.T) {
 	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: make(doorbell, 4)} })
 }
 
-// Over HTTP/2 too, where others share the connection.
+// The same over HTTP/2, where other streams share the connection.
 func TestAStreamWhoseClientLeavesABodyWhileItWaitsIs499(t *testing.T) {
 	for _, l := range lanes {
 		if !l.secure {

@@ -21,7 +21,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A doorbell is a Limiter that lets everybody through, and says that a request
+// A doorbell is a Limiter that allows everything, and signals that a request
 // has arrived at its upstream.
 type doorbell chan struct{}
 
@@ -30,7 +30,7 @@ func (d doorbell) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
 	return hostproxy.Quota{OK: true}, nil
 }
 
-// ringing is an upstream for inLanes whose requests ring d.
+// ringing returns an upstream for inLanes whose requests ring d.
 func ringing(target string, change func(*hostproxy.Upstream)) (build, last func() *hostproxy.Upstream, d doorbell) {
 	d = make(doorbell, 10_000)
 	var u *hostproxy.Upstream
@@ -43,8 +43,8 @@ func ringing(target string, change func(*hostproxy.Upstream)) (build, last func(
 	return build, func() *hostproxy.Upstream { return u }, d
 }
 
-// newH2C starts a target of HTTP/2 without TLS that answers with the protocol,
-// and the body it got.
+// newH2C starts an h2c target that answers with the protocol and the request's
+// body.
 func newH2C(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -97,8 +97,8 @@ func TestAnExchangeIsHandedOverOnceAndWhole(t *testing.T) {
 	}
 }
 
-// handedOver sends a request of which the beginning has come when its upstream
-// gets another target.
+// handedOver sends a request whose upstream gets another target when only the
+// beginning has arrived.
 func handedOver(t *testing.T, target string, arrived doorbell, raw, body string) {
 	t.Helper()
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -108,7 +108,7 @@ func handedOver(t *testing.T, target string, arrived doorbell, raw, body string)
 		<-arrived
 		require.NoError(t, s.upstream.Replace(t.Context(), target))
 		require.NoError(t, s.upstream.Resume())
-		c.Send(raw[10_000:] + get) // one behind the other
+		c.Send(raw[10_000:] + get) // with another request after it
 		assert.Equal(t, "HTTP/2.0 "+body, string(c.Response("POST").Content))
 		assert.Equal(t, "HTTP/2.0 ", string(c.Response("GET").Content))
 		<-arrived
@@ -154,7 +154,7 @@ func TestARequestThatWasQueuedGoesToTheTargetsOfItsTurn(t *testing.T) {
 				}
 				replaced := make(chan error, 1)
 				go func() { replaced <- last().Replace(t.Context(), tt.target) }()
-				for _, k := range line { // while the first one is still at the old target
+				for _, k := range line { // while the first request is still at the old target
 					assert.Equal(t, tt.want, string(k.Response("GET").Content))
 					assert.NoError(t, (<-records).Err)
 				}
@@ -166,7 +166,7 @@ func TestARequestThatWasQueuedGoesToTheTargetsOfItsTurn(t *testing.T) {
 	}
 }
 
-// What Pause holds back it holds back wherever it waited.
+// Pause also holds requests that waited in the queue before.
 func TestARequestThatWasQueuedWaitsForTheEndOfAPause(t *testing.T) {
 	build, b, let, _ := crowded(t, func(u *hostproxy.Upstream) {
 		u.MaxInFlight, u.Queue = 1, hostproxy.Queue{Max: 5, Wait: time.Minute}
@@ -256,8 +256,8 @@ func TestARetryGoesToTheTargetsOfItsTime(t *testing.T) {
 	}
 }
 
-// A target that was replaced while it was chosen does not know of the request:
-// it is done already.
+// A target that is replaced while it is chosen must not get the request: its
+// drain may have ended already.
 func TestATargetThatRetiresWhileItIsChosenIsNotAsked(t *testing.T) {
 	old := proxytest.NewBackend(t, says("old"))
 	picked := 0
@@ -281,7 +281,7 @@ func TestATargetThatRetiresWhileItIsChosenIsNotAsked(t *testing.T) {
 	assert.Empty(t, old.Requests())
 }
 
-// A turnstile is a Limiter by which requests wait until it turns.
+// A turnstile is a Limiter in which requests wait until the next turn.
 type turnstile struct{ closed atomic.Pointer[chan struct{}] }
 
 func newTurnstile() *turnstile {
@@ -298,7 +298,7 @@ func (s *turnstile) Allow(ctx context.Context, _ netip.Addr) (hostproxy.Quota, e
 	return hostproxy.Quota{OK: true}, nil
 }
 
-// turn lets through who waits.
+// turn lets waiting requests pass.
 func (s *turnstile) turn() {
 	next := make(chan struct{})
 	if old := s.closed.Swap(&next); old != nil {
@@ -306,8 +306,8 @@ func (s *turnstile) turn() {
 	}
 }
 
-// storm has many clients ask at once, all of them held up by stile, while step
-// is called again and again. It fails the test when one of them fails.
+// storm lets many clients send requests at once, all delayed by stile, while it
+// calls step again and again. It fails the test if a request fails.
 func storm(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange, stile *turnstile, step func(i int)) {
 	t.Helper()
 	var served, failed atomic.Int64
@@ -352,7 +352,7 @@ func storm(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange,
 	assert.Zero(t, failed.Load())
 }
 
-// All requests wait while targets come and go, and none is lost.
+// All requests wait while targets are replaced, and none is lost.
 func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	targets := [][]string{
@@ -380,8 +380,8 @@ func TestAStormOfReplacesFailsNoRequestThatWaits(t *testing.T) {
 	}
 }
 
-// A request that waited until its server drained is answered all the same, also
-// where only the handler lane can ask its targets now.
+// A request that still waits when its server drains is answered, even if only
+// the handler lane can reach the new targets.
 func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 	target, arrived := newH2C(t), make(doorbell, 1)
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
@@ -406,8 +406,8 @@ func TestARequestThatOutwaitsItsServerIsAnswered(t *testing.T) {
 	}, func(s *site) { s.upstream.RateLimit = &hostproxy.RateLimit{Rate: 1, Limiter: arrived} })
 }
 
-// Where Discover finds the targets all of them may go while an attempt is under
-// way: then its failure is the request's.
+// With Discover, all targets may be removed during an attempt: then the failure
+// of the attempt is that of the request.
 func TestARequestWhoseTargetsHaveAllGoneFails(t *testing.T) {
 	drop := make(chan struct{})
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {

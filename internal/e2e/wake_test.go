@@ -20,12 +20,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A nap is a Wake whose hooks are counted, and held up by channels if there are
-// any.
+// A nap counts the calls of a Wake's hooks, and delays them by channels, if
+// set.
 type nap struct {
 	starts, stops atomic.Int64
-	// what each call waits for, and returns; nil means that it returns nil at
-	// once
+	// each call waits for a value and returns it; with a nil channel it returns
+	// nil immediately
 	start, stop chan error
 	stopping    chan struct{}
 }
@@ -37,7 +37,7 @@ func (n *nap) wake(idle time.Duration) *hostproxy.Wake {
 		Stop:  func(ctx context.Context) error { n.stops.Add(1); n.stopping <- struct{}{}; return comes(ctx, n.stop) }}
 }
 
-// comes waits for an error on c.
+// comes waits for a value on c and returns it.
 func comes(ctx context.Context, c chan error) error {
 	if c == nil {
 		return nil
@@ -50,7 +50,7 @@ func comes(ctx context.Context, c chan error) error {
 	}
 }
 
-// sleepState returns what the status page says of the only route.
+// sleepState returns the sleep state of the only route on the status page.
 func sleepState(t *testing.T, r *hostproxy.Router) string {
 	w := httptest.NewRecorder()
 	hostproxy.StatusHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
@@ -62,8 +62,8 @@ func sleepState(t *testing.T, r *hostproxy.Router) string {
 	return ""
 }
 
-// Requests come before there is anything to connect to; one Start serves them
-// all, each with its body.
+// Requests arrive while no target listens. One Start wakes it for all of them,
+// and each keeps its body.
 func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		addr, release := proxytest.Reserve(t)
@@ -81,7 +81,7 @@ func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
 		}
 		proxytest.Eventually(t, "all of them to wait", func() bool { return waiting(s.router) == clients })
 		assert.Equal(t, "waking", sleepState(t, s.router))
-		n.start <- nil // it serves a little later
+		n.start <- nil // the target is ready a little later
 		release()
 		var ln net.Listener
 		proxytest.Eventually(t, "the address", func() (free bool) {
@@ -102,7 +102,7 @@ func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
 	})
 }
 
-// waiting returns how many requests wait, by the status page.
+// waiting returns how many requests wait, from the status page.
 func waiting(r *hostproxy.Router) (n int) {
 	w := httptest.NewRecorder()
 	hostproxy.StatusHandler(r).ServeHTTP(w, httptest.NewRequest("GET", "/?format=json", nil))
@@ -119,7 +119,7 @@ func waiting(r *hostproxy.Router) (n int) {
 	return n
 }
 
-// What is in flight keeps the targets awake, however long no byte moves:
+// Exchanges in flight keep the targets awake, even if no byte moves for long:
 // WebSockets, streams, uploads.
 func TestWhatIsInFlightKeepsTheTargetsAwake(t *testing.T) {
 	t.Parallel()
@@ -149,8 +149,8 @@ func TestWhatIsInFlightKeepsTheTargetsAwake(t *testing.T) {
 		}
 	}
 	for name, tt := range map[string]struct {
-		raw, begun string // what is sent, and how the response begins
-		end        string // what ends the upload
+		raw, begun string // what the client sends, and the beginning of the response
+		end        string // the end of the upload
 	}{
 		"a WebSocket":     {raw: upgrade, begun: "HTTP/1.1 101"},
 		"an event stream": {raw: "GET /events HTTP/1.1\r\n" + host + "\r\n", begun: "HTTP/1.1 200"},
@@ -268,7 +268,7 @@ func TestAClientThatLeavesASleepingTargetIsNoFailure(t *testing.T) {
 	})
 }
 
-// The end of a Server in the middle waits for those that wait.
+// The shutdown of a Server waits for requests that wait for Start.
 func TestAServerThatDrainsServesThoseThatWait(t *testing.T) {
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		n := &nap{start: make(chan error)}
@@ -286,8 +286,8 @@ func TestAServerThatDrainsServesThoseThatWait(t *testing.T) {
 	})
 }
 
-// Checks would find down what sleeps. They begin behind Start, except that
-// StartDown needs them.
+// Health checks would find sleeping targets down, so they begin after Start,
+// except with StartDown, which needs them.
 func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 	t.Parallel()
 	for _, startDown := range []bool{false, true} {
@@ -311,7 +311,7 @@ func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 				assert.Equal(t, "served", string(c.Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").Content))
 				<-n.stopping
 				before := asked.Load()
-				// one may have been on its way
+				// one may have been in progress
 				never(t, "a check", func() bool { return asked.Load() > before+1 })
 				n.stop <- nil
 			}
@@ -320,7 +320,7 @@ func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 	}
 }
 
-// Only the upstream that a client's requests go to is waked.
+// Only the upstream that serves a client's request is waked.
 func TestACanaryIsWakedByItsOwnClients(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		stable, canary := new(nap), new(nap)
@@ -354,7 +354,7 @@ func TestAnExplanationSaysThatTargetsSleep(t *testing.T) {
 		n.start <- errors.New("no machine")
 		assert.Equal(t, 503, c.Response("GET").StatusCode)
 		e = explain()
-		if e.Status != 0 { // else the second is over already
+		if e.Status != 0 { // otherwise the second is over already
 			assert.Equal(t, 503, e.Status)
 			assert.Contains(t, e.Reason, "no machine")
 		}
@@ -393,8 +393,8 @@ func TestABadWakeIsRefused(t *testing.T) {
 	assert.NoError(t, r.Set("a.test", u))
 }
 
-// Streams of HTTP/2 wait for one Start too, and one that is reset waits no
-// longer.
+// HTTP/2 streams wait for one Start too, and a stream that is reset stops
+// waiting.
 func TestStreamsWakeSleepingTargets(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		n := &nap{start: make(chan error)}
@@ -424,7 +424,7 @@ func TestStreamsWakeSleepingTargets(t *testing.T) {
 	}
 }
 
-// Targets that are found only when something has been started are waited for.
+// Requests wait for targets that Discover finds only after Start.
 func TestDiscoveryFindsWhatAStartHasStarted(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		started := make(chan struct{}, 9)
@@ -446,12 +446,12 @@ func TestDiscoveryFindsWhatAStartHasStarted(t *testing.T) {
 	})
 }
 
-// A Router that is served again, by one Server after the other or by two at
-// once, has the same targets, awake or not.
+// If a Router is served by several Servers, one after the other or two at once,
+// its targets stay the same, awake or not.
 func TestTargetsSleepAndWakeOverSeveralServers(t *testing.T) {
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		if s.lane.secure {
-			return // start would set up TLS again
+			return // a second start would set up TLS again
 		}
 		n := new(nap)
 		u := hostproxy.To(s.backend.Addr())
@@ -462,7 +462,7 @@ func TestTargetsSleepAndWakeOverSeveralServers(t *testing.T) {
 			require.Equal(t, 200, s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\nConnection: close\r\n\r\n").StatusCode)
 			if round < 2 {
 				first := s.server
-				s.start(t) // beside the first
+				s.start(t) // while the first still runs
 				require.NoError(t, first.Stop())
 			}
 			<-n.stopping

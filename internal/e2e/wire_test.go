@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// RFC 9112, 7.1.1: white space may come before and behind the semicolon and the
-// equals sign of a chunk extension.
+// RFC 9112, 7.1.1: white space is allowed around the semicolon and the equals
+// sign of a chunk extension.
 func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	const chunks = "5 ; a=b\r\nhello\r\n1\t; c = \"d\" ;e\r\n!\r\n0 ;f\r\n\r\n"
 	t.Run("of a request", func(t *testing.T) {
@@ -45,8 +45,8 @@ func TestWhiteSpaceInChunkExtensionsIsRead(t *testing.T) {
 	})
 }
 
-// White space that no extension follows has no meaning. Servers that pad sizes
-// with it are understood, clients are not.
+// White space after a chunk size without an extension has no meaning. It is
+// accepted from servers, which may pad sizes, but not from clients.
 func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	for _, body := range []string{"5 \r\nhello\r\n0\r\n\r\n", "5 a\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0 \r\n\r\n", "5 \n;a\r\nhello\r\n0\r\n\r\n"} {
 		t.Run(label(body), func(t *testing.T) {
@@ -61,8 +61,7 @@ func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 	}
 }
 
-// RFC 9112, 3: what is too long of a head says which part of it has to be
-// shorter.
+// RFC 9112, 3: the status says which part of a head is too long.
 func TestATargetThatIsTooLongIs414AndFieldsThatAreAre431(t *testing.T) {
 	long := strings.Repeat("a", 20<<10)
 	for _, tt := range []struct{ raw, status string }{
@@ -116,8 +115,8 @@ func TestLaterMinorVersionsAreProcessedAsHTTP11(t *testing.T) {
 	}
 }
 
-// RFC 9112, 3.2: HTTP/1.0 has no Host. Who is asked then is whoever serves any
-// host.
+// RFC 9112, 3.2: HTTP/1.0 has no Host. Then the route for any host serves the
+// request.
 func TestHTTP10WithoutHostGoesToTheRouteForAnyHost(t *testing.T) {
 	const bare = "GET /x HTTP/1.0\r\n\r\n"
 	t.Run("without such a route it is refused", func(t *testing.T) {
@@ -147,7 +146,7 @@ func TestHTTP10WithoutHostGoesToTheRouteForAnyHost(t *testing.T) {
 	})
 }
 
-// RFC 9110, 7.8 and 10.1.1: a recipient ignores both in a request of HTTP/1.0.
+// RFC 9110, 7.8 and 10.1.1: a recipient ignores both in an HTTP/1.0 request.
 func TestUpgradeAndExpectOfHTTP10AreIgnored(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
@@ -187,8 +186,8 @@ func TestAnUnknownExpectationOfHTTP10IsIgnored(t *testing.T) {
 	assert.Empty(t, field(backend.Requests()[0].Raw, "Expect"))
 }
 
-// RFC 9110, 15.5.22: a 426 has to say which protocol it requires. Other
-// responses, and clients of HTTP/1.0 and HTTP/2, have no Upgrade.
+// RFC 9110, 15.5.22: a 426 must name the protocol that it requires. Other
+// responses, and responses to HTTP/1.0 and HTTP/2 clients, have no Upgrade.
 func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
@@ -229,8 +228,8 @@ func TestA426SaysWhichProtocolIsRequired(t *testing.T) {
 	})
 }
 
-// RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, whatever the
-// target says.
+// RFC 9110, 8.6: neither a 1xx nor a 204 has a Content-Length, even if the
+// target sends one.
 func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 	t.Parallel()
 	for _, head := range []string{"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n", "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n"} {
@@ -259,7 +258,8 @@ func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 	}
 }
 
-// RFC 9110, 7.6.2: a chain of proxies can be asked one after the other.
+// RFC 9110, 7.6.2: a client can query the proxies of a chain one after the
+// other.
 func TestOptionsGoesOnAsOftenAsMaxForwardsSays(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, fields, want string }{
@@ -328,8 +328,8 @@ func TestOptionsIsCountedOverHTTP2(t *testing.T) {
 	assert.Equal(t, []string{"1"}, field(s.backend.Requests()[0].Raw, "Max-Forwards"))
 }
 
-// RFC 9110, 9.3.8: it would show credentials to who must not see them, such as
-// a script in a browser.
+// RFC 9110, 9.3.8: TRACE would disclose credentials, for example to a script in
+// a browser.
 func TestTraceIsNeverForwarded(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.router.Handle("*/locked/", withPassword(s.upstream))
@@ -357,15 +357,15 @@ func TestTraceIsNeverForwarded(t *testing.T) {
 	assert.Empty(t, backend.Requests())
 }
 
-// A program that makes a POST without a body has no Content-Length to pass on:
-// the target is told (RFC 9110, 8.6).
+// A POST that the program makes has no Content-Length to pass on: without a
+// body, the target gets a length of 0 (RFC 9110, 8.6).
 func TestAPostThatAProgramMakesSaysThatItHasNoBody(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	hostproxy.To(b.Addr()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://a.test/", nil))
 	assert.Equal(t, []string{"0"}, field(b.WaitRequests(1)[0].Raw, "Content-Length"))
 }
 
-// It is refused wherever it leads to, but behind the limit of the Router, which
+// TRACE is refused on every route, but after the limit of the Router, which
 // counts all requests.
 func TestTraceIsRefusedByEachHandler(t *testing.T) {
 	t.Parallel()
@@ -390,8 +390,8 @@ func TestTraceIsRefusedByEachHandler(t *testing.T) {
 	}
 }
 
-// What a handler of the program says of the length of nothing is not sent,
-// either.
+// A Content-Length that a handler of the program sets on such a response is not
+// sent either.
 func TestAHandlersResponsesThatHaveNoBodyHaveNoLength(t *testing.T) {
 	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.router.Handle("b.test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -412,7 +412,7 @@ func TestAHandlersResponsesThatHaveNoBodyHaveNoLength(t *testing.T) {
 	})
 }
 
-// HTTP/1.0 has no Host, and an absolute target says who is asked.
+// HTTP/1.0 has no Host, but an absolute target names the host.
 func TestAnAbsoluteTargetOfHTTP10NeedsNoHost(t *testing.T) {
 	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for i, fields := range []string{"", "Host: b.test\r\n"} {

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A wrapping is a listener whose connections are made by wrap.
+// A wrapping is a listener that wraps its connections.
 type wrapping struct {
 	net.Listener
 	wrap func(*net.TCPConn) net.Conn
@@ -33,8 +33,8 @@ func (l *wrapping) Accept() (net.Conn, error) {
 	return l.wrap(c.(*net.TCPConn)), nil
 }
 
-// A proxied connection begins with a line for its listener, as PROXY protocol
-// does. Its buffer may hold more than that.
+// A proxied connection begins with a line for its listener, as with the PROXY
+// protocol. Its buffer may have bytes after that line.
 type proxied struct {
 	*net.TCPConn
 	r *bufio.Reader
@@ -50,7 +50,8 @@ func (c *proxied) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// A candid connection is a proxied one that says when nothing is buffered.
+// A candid connection is a proxied one with a method that says when its buffer
+// is empty.
 type candid struct {
 	*proxied
 	bare *atomic.Int64
@@ -64,7 +65,7 @@ func (c *candid) Unbuffered() net.Conn {
 	return c.TCPConn
 }
 
-// A metered connection counts what passes, and changes it.
+// A metered connection counts the bytes that pass, and changes them.
 type metered struct {
 	*net.TCPConn
 	in, out *atomic.Int64
@@ -83,8 +84,7 @@ func (c *metered) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// wrapped serves a.test, by TLS if secure, on a listener whose connections are
-// made by wrap.
+// wrapped serves a.test over the lane, on a listener with wrap.
 func wrapped(t *testing.T, l lane, log *slog.Logger, target string, wrap func(*net.TCPConn) net.Conn) *site {
 	t.Helper()
 	s := &site{router: new(hostproxy.Router), upstream: hostproxy.To(target), lane: l}
@@ -104,17 +104,17 @@ func wrappedTarget(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprint(w, q.URL.Path, string(body), wrappedBody)
 }
 
-// A listener's connections are read and written by their own methods: what
-// embeds a *net.TCPConn may hold bytes of it, or look at all that pass.
+// A listener's connections are read and written by their own methods: a type
+// that embeds a *net.TCPConn may buffer bytes, or inspect all bytes.
 func TestConnectionsOfOtherTypesAreUsedByTheirMethods(t *testing.T) {
 	proxytest.NoLeaks(t)
 	target := proxytest.NewServer(t, http.HandlerFunc(wrappedTarget))
 	var in, out, bare atomic.Int64
 	tests := []struct {
 		name, first, path string
-		seen              string // by the target
+		seen              string // the bytes that the target sees
 		wrap              func(*net.TCPConn) net.Conn
-		plain             bool // changes bytes, which TLS would notice
+		plain             bool // it changes bytes, which TLS would notice
 	}{
 		{"a buffer behind a first line", "PROXY\n", "/a", "/a", func(c *net.TCPConn) net.Conn { return &proxied{TCPConn: c} }, false},
 		{"a buffer that says when it is empty", "PROXY\n", "/a", "/a", func(c *net.TCPConn) net.Conn { return &candid{&proxied{TCPConn: c}, &bare} }, false},
@@ -131,7 +131,7 @@ func TestConnectionsOfOtherTypesAreUsedByTheirMethods(t *testing.T) {
 				out.Store(0)
 				c := s.dialAfter(t, tt.first)
 				sent := len(tt.first)
-				for range 3 { // the second one comes with the first
+				for range 3 { // the second one arrives together with the first
 					one := "POST " + tt.path + " HTTP/1.1\r\nHost: a.test\r\n" + sized("hello")
 					require.NoError(t, c.Conn.Send(one+one))
 					sent += 2 * len(one)

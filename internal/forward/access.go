@@ -12,14 +12,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Guard says whom an upstream serves, and how much of it.
+// A Guard says which clients an upstream serves, and limits their requests.
 type Guard struct {
-	Allow, Deny []netip.Prefix // clients; no Allow means all but those of Deny
-	Limit       *limit.Rule    // nil means none
-	MaxBody     int64          // bytes of a request's body; 0 means no bound
+	Allow, Deny []netip.Prefix // clients; an empty Allow means all except Deny
+	Limit       *limit.Rule    // nil means no limit
+	MaxBody     int64          // bytes of a request's body; 0 means no limit
 }
 
-// check returns the errors in the lists, whose names begin with prefix.
+// check returns the errors in the lists. prefix goes before the lists' names in
+// them.
 func (g *Guard) check(prefix string) error {
 	var errs []error
 	for name, list := range map[string][]netip.Prefix{prefix + "Allow": g.Allow, prefix + "Deny": g.Deny} {
@@ -35,13 +36,13 @@ func (g *Guard) check(prefix string) error {
 	return errors.Join(errs...)
 }
 
-// guarded reports whether there is anything to look at.
+// guarded reports whether g restricts anything.
 func (g *Guard) guarded() bool {
 	return len(g.Allow) > 0 || len(g.Deny) > 0 || g.Limit != nil || g.MaxBody > 0
 }
 
-// permits reports whether the lists let a client in. One whose address is not
-// known is on no list.
+// permits reports whether the lists allow a client. A client with an unknown
+// address is on no list.
 func (g *Guard) permits(client netip.Addr) bool {
 	client = client.Unmap().WithZone("")
 	return !within(g.Deny, client) && (len(g.Allow) == 0 || within(g.Allow, client))
@@ -56,8 +57,8 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// guard refuses who must not reach a target. What it returns is valid until the
-// next exchange.
+// guard returns the refusal of a request that must not reach a target, or nil.
+// The refusal is valid until the next exchange.
 func (a *Attempts) guard() *exchange.Failure {
 	g := &a.f.Guard
 	if !g.permits(a.Client) {
@@ -74,11 +75,11 @@ func (a *Attempts) guard() *exchange.Failure {
 	return nil
 }
 
-// Limit counts the exchange in by r, until Free, or returns the refusal, which
-// is valid until the next exchange.
+// Limit counts the exchange in r until Free. If r refuses it, Limit returns the
+// refusal, which is valid until the next exchange.
 func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	if slices.Contains(a.charged, r) {
-		return nil // in another lane
+		return nil // the other lane has counted it
 	}
 	who, fail := a.subject(r)
 	if fail != nil {
@@ -98,20 +99,20 @@ func (a *Attempts) Limit(r *limit.Rule, now time.Time) *exchange.Failure {
 	return fail
 }
 
-// Limited returns the handler that refuses q, of which x is the exchange, if
-// there have been enough of its kind, or nil. Then the slots are to be freed at
-// its end.
+// Limited counts q, whose exchange is x, in r. It returns a handler that
+// refuses q if the limit is reached; otherwise nil, and the caller frees the
+// slots at the end of q.
 func Limited(x *exchange.Exchange, q *http.Request, r *limit.Rule) (limit.Slots, http.Handler) {
 	if r.NeedsRequest() {
 		if len(x.Set) > 0 {
 			q = exchange.Replace(q, x.Set)
 		}
-		q = q.WithContext(exchange.NewContext(q.Context(), x)) // the func finds the exchange there
+		q = q.WithContext(exchange.NewContext(q.Context(), x)) // By.Func finds the exchange there
 	}
 	return (&Attempts{Client: x.Client, Asked: Request{HTTP: q, ID: x.Numbering.Name, Set: x.Set}, charged: x.Charged}).admit(r, x.Start)
 }
 
-// admit is Limited for an exchange with no more than that.
+// admit is Limited for an Attempts that has only the fields which Limit reads.
 func (a *Attempts) admit(r *limit.Rule, now time.Time) (limit.Slots, http.Handler) {
 	fail := a.Limit(r, now)
 	switch {
@@ -126,7 +127,7 @@ func (a *Attempts) admit(r *limit.Rule, now time.Time) (limit.Slots, http.Handle
 	})
 }
 
-// answerHere returns the answer to an exchange that no target is to see.
+// answerHere returns the proxy's own answer to an exchange that no target gets.
 func (a *Attempts) answerHere() *exchange.Failure {
 	fail := a.refuse(http.StatusOK, "")
 	fail.Page = &exchange.Page{Status: fail.Status, ContentType: exchange.PlainText}
@@ -134,7 +135,7 @@ func (a *Attempts) answerHere() *exchange.Failure {
 	return fail
 }
 
-// refuse returns the refusal of a client, which is no failure.
+// refuse returns a refusal by the proxy, which is not a target's failure.
 func (a *Attempts) refuse(status int, reason string) *exchange.Failure {
 	a.refusal = exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: status, Reason: reason}
 	return &a.refusal

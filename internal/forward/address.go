@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// ParseTarget reads a target's address: host:port, which url.Parse takes for a
-// scheme, unix:/path, or a URL. The error quotes s, and says which rule it
-// breaks and how to keep it.
+// ParseTarget reads a target's address: host:port, unix:/path, or a URL.
+// (url.Parse would read the host of host:port as a scheme.) The error quotes s,
+// and says which rule it breaks and how to keep it.
 func ParseTarget(s string) (*url.URL, error) {
 	t, err := parseTarget(s)
 	if err == nil {
@@ -53,7 +53,7 @@ func parseTarget(s string) (*url.URL, error) {
 	return &url.URL{Scheme: "http", Host: s}, nil
 }
 
-// isList reports whether s has a comma where the host and the port are.
+// isList reports whether s has a comma in its host and port.
 func isList(s string) bool {
 	_, rest, found := strings.Cut(s, "://")
 	if !found {
@@ -63,11 +63,11 @@ func isList(s string) bool {
 	return strings.Contains(authority, ",")
 }
 
-// errExtra is the rule for what no target has.
+// errExtra is the rule for the parts of a URL that a target cannot have.
 var errExtra = errors.New("a target has no user, query or fragment: write only scheme, host, port and path")
 
-// checkSlashes returns the rule that a target without "://" breaks if it is
-// meant as a URL, or nil.
+// checkSlashes returns the rule that a target without "://" breaks if it was
+// probably meant as a URL, or nil.
 func checkSlashes(s string) error {
 	for _, scheme := range []string{"https", "http", "h2c"} {
 		rest, is := strings.CutPrefix(s, scheme)
@@ -85,7 +85,8 @@ func checkSlashes(s string) error {
 	return nil
 }
 
-// plainCause is what net/url says without the URL, which the caller quotes.
+// plainCause returns the error of net/url without the URL, which the caller
+// quotes.
 func plainCause(err error) error {
 	var e *url.Error
 	if errors.As(err, &e) {
@@ -101,8 +102,8 @@ func bracketed(host string) string {
 	return host
 }
 
-// otherSchemes are those that people write for what has another one here: what
-// that is, and its scheme. Read-only.
+// otherSchemes has the schemes of other programs, each with the protocol that
+// it means and the scheme to use here. Read-only.
 var otherSchemes = map[string][2]string{
 	"ws": {"WebSocket", "http"}, "wss": {"WebSocket over TLS", "https"}, "h2": {"HTTP/2 over TLS", "https"},
 	"grpc": {"gRPC", "h2c"}, "grpcs": {"gRPC over TLS", "https"}, "dns": {"gRPC", "h2c"}, "passthrough": {"gRPC", "h2c"},
@@ -146,7 +147,7 @@ func checkSocket(u *url.URL) error {
 	return nil
 }
 
-// rule is a rule of hostname that was broken, without the host.
+// rule returns the rule of package hostname that was broken, without the host.
 func rule(err error) error {
 	var broken interface{ Rule() string }
 	if errors.As(err, &broken) {

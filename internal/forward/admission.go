@@ -10,39 +10,39 @@ import (
 
 // A Party is the client's side of an exchange, as its lane knows it.
 type Party interface {
-	// Await calls wait with a channel that closes when the client has left or
-	// the exchange is to end at once, and returns what wait returns.
+	// Await calls wait and returns its result. The channel for wait is closed
+	// when the client disconnects, or when the exchange must end immediately.
 	Await(wait func(gone <-chan struct{}) error) error
 
-	// Place notes that f serves the exchange, and what it chooses a target by.
-	// It is called before the first attempt, and again when f's targets have
-	// changed. A failure is that of a request that f does not serve.
+	// Place notes that f serves the exchange, and sets what f chooses a target
+	// by. It is called before the first attempt, and again when f's targets
+	// have changed. It returns a failure if f does not serve the request.
 	Place(f *Forwarder) *exchange.Failure
 }
 
-// ErrOtherLane is the cause of the failure of an exchange whose targets cannot
-// be asked from the fast lane: they have changed while it waited. The other
-// lane carries it on from its [Attempts.Handover].
+// ErrOtherLane is the cause of a failure in the fast lane: the targets changed
+// while the exchange waited, and the fast lane cannot reach them. The other
+// lane continues the exchange from its [Attempts.Handover].
 var ErrOtherLane = errors.New("the targets require the handler lane")
 
-// What an exchange has to wait for that was about to begin its first attempt.
+// Why an exchange has to wait before its first attempt.
 var (
 	errHeld    = errors.New("held")
 	errUnfound = errors.New("no targets found yet")
 )
 
-// A visit is the stay of an exchange at a Forwarder that counts it: the one of
-// its route, and the one that this diverts it to.
+// A visit is the time for which a Forwarder counts an exchange: the Forwarder
+// of its route, and the one that this diverts it to.
 type visit struct {
 	f     *Forwarder
 	gated bool // counted by MaxInFlight too
 	awake bool // counted by f's waker too
 }
 
-// Begin counts the exchange in, and begins its first attempt, after a wait if
-// there has to be one: the targets are those of its end. rec is its record.
-// Where the exchange is diverted to is decided when the first Forwarder lets it
-// through.
+// Begin counts the exchange in, waits if it has to, and begins the first
+// attempt, at one of the targets that exist after the wait. rec is the
+// exchange's record. Whether the exchange is diverted is decided when the first
+// Forwarder lets it through.
 func (a *Attempts) Begin(rec *exchange.Record, party Party) *exchange.Failure {
 	a.rec, a.party = rec, party
 	if !a.enter(a.f) {
@@ -65,14 +65,15 @@ func (a *Attempts) enter(f *Forwarder) bool {
 	return true
 }
 
-// late is the failure of an exchange that comes when a Forwarder drains.
+// late returns the failure of an exchange that begins while a Forwarder drains.
 func (a *Attempts) late() *exchange.Failure {
 	return &exchange.Failure{Op: "pick", Side: exchange.SideDrain, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 		Err: ErrDraining}
 }
 
-// visit lets the exchange through a.f, and begins its first attempt there
-// unless it is diverted: then a.f is the next to visit.
+// visit lets the exchange through a.f, and begins its first attempt there. If
+// the exchange is diverted it begins none, and a.f becomes the next Forwarder
+// to visit.
 func (a *Attempts) visit() *exchange.Failure {
 	a.f.mayStart()
 	if a.f.guarded {
@@ -106,8 +107,9 @@ func (a *Attempts) visit() *exchange.Failure {
 	}
 }
 
-// divert counts the exchange in at whom a.f diverts its client to, and reports
-// whether it does. One that is no canary any more may be draining.
+// divert counts the exchange in at the Forwarder that a.f diverts its client
+// to, and reports whether there is one. If that Forwarder drains because it is
+// no longer the canary, divert looks again.
 func (a *Attempts) divert() (moved bool, fail *exchange.Failure) {
 	for a.stops == 1 {
 		to := a.f.For(a.Client)
@@ -124,7 +126,7 @@ func (a *Attempts) divert() (moved bool, fail *exchange.Failure) {
 	return false, nil
 }
 
-// Forwarder returns whose targets the exchange goes to.
+// Forwarder returns the Forwarder whose targets serve the exchange.
 func (a *Attempts) Forwarder() *Forwarder { return a.f }
 
 // Around returns the Forwarder that has diverted the exchange, or nil.
@@ -135,7 +137,7 @@ func (a *Attempts) Around() *Forwarder {
 	return a.visits[0].f
 }
 
-// MaxBody returns how many bytes of a body may come; 0 means no bound.
+// MaxBody returns how many bytes a request's body may have; 0 means no limit.
 func (a *Attempts) MaxBody() int64 {
 	least := int64(0)
 	for i := range a.stops {
@@ -146,7 +148,8 @@ func (a *Attempts) MaxBody() int64 {
 	return least
 }
 
-// AddStreams counts n more upgraded connections.
+// AddStreams adds n, which may be negative, to the counts of upgraded
+// connections.
 func (a *Attempts) AddStreams(n int64) {
 	a.Target.streams.Add(n)
 	for i := range a.stops {
@@ -154,7 +157,7 @@ func (a *Attempts) AddStreams(n int64) {
 	}
 }
 
-// killed reports whether the exchange must end at once.
+// killed reports whether the exchange must end immediately.
 func (a *Attempts) killed() bool {
 	around := a.Around()
 	return a.f.Killed() || around != nil && around.Killed()
@@ -186,7 +189,7 @@ func (a *Attempts) queueUp() (fail *exchange.Failure) {
 }
 
 // tryAcquire begins the first attempt, or reports that there is no room now.
-// Whatever else keeps it from beginning is the failure.
+// The failure is any other reason not to begin it.
 func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.held.Load() != nil {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errHeld}, true
@@ -200,7 +203,7 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.waker != nil && !a.finds() {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
 	}
-	// else there were handlers or other targets before
+	// otherwise handlers or earlier targets took time
 	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 {
 		return a.next(a.rec.Start.Add(a.rec.Queue)), true
 	}
@@ -245,7 +248,7 @@ func (v *visit) ungate() {
 	}
 }
 
-// await waits on the party's terms, and notes for how long.
+// await calls wait through the party, and adds the time to the record.
 func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 	start := time.Now()
 	err := a.party.Await(wait)

@@ -13,27 +13,27 @@ import (
 // protocol.
 const maxApart = 256
 
-// A partition keeps the connections of HTTP/2 for each header of the PROXY
-// protocol apart: those for one header are in an http.Transport of their own. A
-// single one that takes each header for a host of its own would not do: what it
-// pushes out of its list of idle connections stays open, and out of use, until
+// A partition has one http.Transport of HTTP/2 for each header of the PROXY
+// protocol, so that clients with different headers do not share connections. A
+// single Transport that takes each header for a host would not do: a connection
+// that it pushes out of its idle list stays open, unused, until
 // IdleConnTimeout.
 type partition struct {
 	transport func() *http.Transport
 
 	mu   sync.Mutex // guards what follows
 	all  map[proxyproto.Header]*share
-	idle []*share // without a request, the one used last at the end
+	idle []*share // shares without a request, the last used at the end
 }
 
-// A share is what a partition has for one header.
+// A share is the Transport of a partition for one header.
 type share struct {
 	*http.Transport
 	header proxyproto.Header
-	busy   int // requests; guarded by the partition
+	busy   int // requests in flight; guarded by the partition's mu
 }
 
-// apart returns what transport makes, as c wants it.
+// apart returns a transport, or a partition of them if c has a ProxyProtocol.
 func apart(transport func() *http.Transport, c *Config) http.RoundTripper {
 	if c.ProxyProtocol == 0 {
 		return transport()
@@ -54,7 +54,7 @@ func (p *partition) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// enter returns the share for h, which does not become idle until leave.
+// enter returns the share for h and counts a request in it, until leave.
 func (p *partition) enter(h proxyproto.Header) *share {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -70,8 +70,8 @@ func (p *partition) enter(h proxyproto.Header) *share {
 	return s
 }
 
-// leave notes the end of a request to s. The share that has been idle for
-// longest makes room for it.
+// leave counts a request of s out. If too many shares are idle then, the one
+// that has been idle for longest is closed.
 func (p *partition) leave(s *share) {
 	p.mu.Lock()
 	var old *share
@@ -104,7 +104,7 @@ func (p *partition) CloseIdleConnections() {
 	}
 }
 
-// A shareBody tells a partition when its exchange is over.
+// A shareBody tells a partition that a response's body is closed.
 type shareBody struct {
 	io.ReadCloser
 	over func()

@@ -14,70 +14,70 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// Attempts leads an exchange from target to target until one answers. Both
-// lanes have one for each exchange: Take, then Begin, then an attempt at Target
-// as long as Next says so, then End.
+// Attempts takes an exchange from target to target until one answers. Both
+// lanes have one for each exchange, and call Take, then Begin, then make
+// attempts at Target as long as Next says so, then End.
 //
 // Hot path: without limits and checks, an exchange costs one pick and two
 // counters, and allocates nothing.
 type Attempts struct {
-	Target *Target   // whom the attempt that goes on, or went on last, is at
-	Since  time.Time // when it began
+	Target *Target   // target of the current or latest attempt
+	Since  time.Time // when that attempt began
 
-	Key    uint64     // of the exchange, for policies that want one; Place sets it
-	Client netip.Addr // who asks; to be set before Begin, as what follows
-	Size   int64      // of the request's body, negative if unknown
-	// the proxy answers once the guards let the exchange pass: see
+	Key    uint64     // hash key of the exchange, if the policy needs one; set by Place
+	Client netip.Addr // client address; set before Begin, like the fields below
+	Size   int64      // size of the request's body; negative if unknown
+	// the proxy itself answers once the guards let the exchange pass: see
 	// exchange.MaxForwards
 	Here   bool
-	Pooled bool    // only targets with a Pool can be asked: see ErrOtherLane
-	Asked  Request // where limits find their keys
+	Pooled bool    // the lane reaches only targets with a Pool: see ErrOtherLane
+	Asked  Request // the request, in which limits find their keys
 
-	Pick func(left []*Target) (*Target, error) // the user's; nil for the policy
+	Pick func(left []*Target) (*Target, error) // the user's hook; nil means the policy
 
-	// Prepare reads the request's body ahead for a Forwarder with
-	// BufferRequests that has let the exchange pass. Nil if the lane cannot.
+	// Prepare reads the request's body ahead, once a Forwarder with
+	// BufferRequests has let the exchange pass. Nil if the lane cannot do that.
 	Prepare func(*Forwarder) *exchange.Failure
 
-	f     *Forwarder // whose targets are asked
+	f     *Forwarder // the Forwarder whose targets are tried
 	set   *set
 	rec   *exchange.Record
 	party Party
-	tried []int    // positions of the targets asked
-	prior []string // keys of the targets that another lane has asked
+	tried []int    // positions of the targets tried
+	prior []string // keys of the targets that another lane has tried
 
-	resumed bool // another lane has asked some
+	resumed bool // another lane has tried some
 
-	charged []*limit.Rule // have taken a token for the exchange
-	slots   limit.Slots   // its places among those in flight
-	kept    limit.Slots   // those that another lane still needs
+	charged []*limit.Rule // the rules that have counted the exchange
+	slots   limit.Slots   // its places in the limits of requests in flight
+	kept    limit.Slots   // the places that another lane still needs
 
-	fork   *Target   // whom an attempt beside that at Target is at; nil without
-	forked time.Time // when it began
+	fork   *Target   // target of the second attempt beside Target's; nil if there is none
+	forked time.Time // when that one began
 
-	full      bool // when no target was left: one may have been but for its limit
+	full      bool // when no target was left: one would serve but for its limit
 	searched  bool // it has waited for targets to be found
 	preferred int  // position of the target that the client's cookie stands for
-	known     bool // there is one
+	known     bool // there is such a target
 
-	visits   [2]visit // whom the exchange is counted by, f the last of them
-	stops    int      // of visits
+	visits   [2]visit // the Forwarders that count the exchange; the last one is f
+	stops    int      // number of visits
 	counted  bool     // Target counts the attempt
-	stay     *Stay    // of the stream that the exchange has become; nil if it has not, or has none
-	repeated bool     // f counts the exchange among those that were sent more than once
+	stay     *Stay    // of the stream that the exchange became; nil without one, or without grace
+	repeated bool     // f counts the exchange in repeats
 
 	timeline timeline
 
-	refusal exchange.Failure // memory of a refusal, and of its header lines
+	refusal exchange.Failure // memory for a refusal, and for its header lines
 	lines   []byte
 }
 
-// A Retry says when an exchange that failed at one target goes to another one.
-// Those that nothing was written of always may.
+// A Retry says when an exchange that failed at one target may go to another
+// one. An exchange of which nothing was written needs no Budget.
 type Retry struct {
-	Attempts int           // targets that one exchange is sent to at most
-	Timeout  time.Duration // from the exchange's start: then no further attempt begins
-	Statuses []int         // answers that count as failures while another target is left
+	Attempts int           // attempts of one exchange, at most
+	Timeout  time.Duration // after it, counted from the exchange's start, no attempt begins
+	Statuses []int         // responses that count as failures while another target is left
 	Budget   float64       // share of the exchanges in flight that may be sent a second time
 }
 
@@ -97,25 +97,25 @@ func (r *Retry) check() error {
 	return errors.Join(errs...)
 }
 
-// maxAttempts bounds what one client can cost.
+// maxAttempts limits the cost of one request.
 const maxAttempts = 10
 
-// freeRepeats may be in flight whatever the budget says: a share of few
-// exchanges is none.
+// freeRepeats exchanges may be sent again regardless of the budget, which
+// allows none while few exchanges are in flight.
 const freeRepeats = 3
 
 // An Outcome is how an attempt ended: with an answer, or with a failure.
 type Outcome struct {
 	Failure *exchange.Failure
-	Status  int // of the answer
+	Status  int // of the response
 
-	Wrote      bool // something of the request may have reached the target
-	Whole      bool // the request can be sent again: nothing of it is lost
+	Wrote      bool // a part of the request may have reached the target
+	Whole      bool // the request can be sent again: all of it is still there
 	Idempotent bool // it may be carried out twice (RFC 9110, 9.2.2)
-	Begun      bool // something of the response has gone to the client
+	Begun      bool // a part of the response has gone to the client
 }
 
-// Take makes f the one that the exchange to come begins at.
+// Take makes f the Forwarder at which the next exchange begins.
 func (a *Attempts) Take(f *Forwarder) {
 	a.Reset()
 	a.f = f
@@ -130,12 +130,12 @@ func (f *Forwarder) Plain() bool { return f.plain }
 // Keyed reports whether the exchange needs a Key.
 func (f *Forwarder) Keyed() bool { return f.Policy == balance.Hash }
 
-// Sticks reports whether the exchange may have a target that it prefers.
+// Sticks reports whether an exchange may have a preferred target.
 func (f *Forwarder) Sticks() bool { return f.Sticky != nil }
 
 // Reset forgets the last exchange, but keeps its memory.
 func (a *Attempts) Reset() {
-	if a.f == nil { // there was none: each begins with Take
+	if a.f == nil { // there was no exchange: each begins with Take
 		return
 	}
 	*a = Attempts{tried: a.tried[:0], charged: a.charged[:0], slots: a.slots, kept: a.kept, lines: a.lines[:0],
@@ -153,7 +153,7 @@ func (a *Attempts) next(now time.Time) *exchange.Failure {
 			Err: errNoTarget}
 	}
 	a.tried = append(a.tried, i)
-	retry := a.resumed || a.Target != nil // not by tried: what has gone from the set is not there
+	retry := a.resumed || a.Target != nil // not len(a.tried): it lacks targets that left the set
 	a.Target, a.Since, a.counted = a.set.targets[i], now, true
 	a.rec.Target = a.Target.Name
 	a.rec.Attempts++
@@ -161,7 +161,7 @@ func (a *Attempts) next(now time.Time) *exchange.Failure {
 	return nil
 }
 
-// renew makes the set that of now: it may have changed while the exchange
+// renew takes the current set, which may have changed while the exchange
 // waited.
 func (a *Attempts) renew() *exchange.Failure {
 	if s := a.f.set.Load(); s != a.set {
@@ -185,19 +185,19 @@ func (a *Attempts) renew() *exchange.Failure {
 	return nil
 }
 
-// TakeOver carries x on, which another lane may have begun.
+// TakeOver continues x, which another lane may have begun.
 func (a *Attempts) TakeOver(x *exchange.Exchange) {
 	a.charged, a.prior, a.resumed = x.Charged, x.Tried, len(x.Tried) > 0
 }
 
-// Handover returns what the exchange's other lane has to know. The attempts are
-// to be ended. What is Kept is to be freed behind that lane.
+// Handover returns what the exchange's other lane has to know. The caller must
+// End the attempts, and free what is Kept after that lane.
 func (a *Attempts) Handover() *exchange.Handover {
 	a.kept, a.slots = a.slots, nil
 	return &exchange.Handover{Record: *a.rec, Charged: slices.Clone(a.charged), Tried: a.triedKeys()}
 }
 
-// triedKeys returns the keys of the targets asked.
+// triedKeys returns the keys of the targets tried.
 func (a *Attempts) triedKeys() []string {
 	all := a.prior
 	for _, i := range a.tried {
@@ -207,9 +207,9 @@ func (a *Attempts) triedKeys() []string {
 	return all
 }
 
-// choose returns the position of the next target, which is counted in, or -1
-// when none is left. One that retired meanwhile may have seen that it was done
-// before it was counted in.
+// choose counts the attempt in at the next target and returns its position, or
+// -1 when none is left. It skips a target that has retired meanwhile, whose
+// drain may have ended before the attempt was counted.
 func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 	for {
 		if fail := a.renew(); fail != nil {
@@ -227,7 +227,7 @@ func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 	}
 }
 
-// chooseOne is choose among the targets of the set.
+// chooseOne is choose without a look at changes of the set.
 func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	if a.Pick != nil {
 		return a.chooseByPick(now)
@@ -249,7 +249,7 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 		}
 		a.tried = append(a.tried, i) // for now
 	}
-	a.full = a.set.choice.Serves(now, a.tried) // those that a breaker refuses are among these
+	a.full = a.set.choice.Serves(now, a.tried) // without those refused by a breaker
 	a.tried = a.tried[:asked]
 	if asked == 0 && !a.f.FailClosed {
 		if i := a.set.choice.PickAny(now, a.Key, nil); i >= 0 && a.set.targets[i].node.TryBegin() {
@@ -259,8 +259,8 @@ func (a *Attempts) chooseOne(now time.Time) (int, error) {
 	return -1, nil
 }
 
-// tryAcquire counts an attempt in, unless t is at its limit or its breaker lets
-// nobody through.
+// tryAcquire counts an attempt in, unless t is at its limit or its breaker
+// refuses it.
 func (t *Target) tryAcquire(now time.Time) bool {
 	if !t.node.TryBegin() {
 		return false
@@ -272,8 +272,8 @@ func (t *Target) tryAcquire(now time.Time) bool {
 	return false
 }
 
-// chooseByPick is chooseOne by the user's Pick, which is shown those of the set
-// that are left.
+// chooseByPick is chooseOne by the user's Pick, which gets the targets that are
+// left.
 func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	left := make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
@@ -283,7 +283,7 @@ func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	}
 	var t *Target
 	var err error
-	if len(left) > 0 { // a Pick may take the first one
+	if len(left) > 0 { // a Pick may rely on a first one
 		t, err = a.Pick(left)
 	}
 	i := slices.Index(a.set.targets, t)
@@ -296,8 +296,8 @@ func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 
 var errNoTarget = errors.New("no target is available: all are down, full or already tried")
 
-// eligible reports whether the user's Pick is shown the target at i. It is
-// shown those that are down only if no other is left, and they may be tried.
+// eligible reports whether the user's Pick gets the target at i. It gets
+// targets that are down only if no other is left, and FailClosed is false.
 func (a *Attempts) eligible(i int) bool {
 	if slices.Contains(a.tried, i) {
 		return false
@@ -314,14 +314,14 @@ type Next uint8
 // What may come after an attempt.
 const (
 	NextAnswer Next = iota // the exchange ends with the answer; its target stays counted until End
-	// another attempt has begun; what the ended one holds is to be thrown away
+	// another attempt has begun; discard what the ended one holds
 	NextAttempt
 	NextFailure // the exchange ends with the failure
-	NextLane    // the other lane carries the exchange on; the failure says why
+	NextLane    // the other lane continues the exchange; the failure says why
 )
 
-// Next notes how the attempt ended, and begins another one if there may be one.
-// It returns the failure that the exchange ends with, if it does.
+// Next notes how the attempt ended, and begins another one if that is allowed.
+// It returns the failure that the exchange ends with, if any.
 func (a *Attempts) Next(o Outcome) (Next, *exchange.Failure) {
 	now := time.Now()
 	a.rec.FirstByte = now.Sub(a.Since)
@@ -387,23 +387,24 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	}
 }
 
-// release counts the attempt out if it is over.
+// release counts the attempt out, once, if over.
 func (a *Attempts) release(over bool) {
 	if over && a.counted {
 		a.counted = false
-		a.stay.uncount() // first: who sees it gone sees the attempt
+		a.stay.uncount() // first: drained must not see a stay without its attempt
 		a.stay = nil
 		a.Target.node.End()
 	}
 }
 
-// CountOut counts the attempt out, whose target has done its part, before End.
+// CountOut counts the attempt out before End, since its target has done its
+// part.
 func (a *Attempts) CountOut() {
 	a.release(true)
 	a.f.queue.Wake()
 }
 
-// failure is why the attempt at t is not the last one.
+// failure returns why the attempt at t is not the last one.
 func (o *Outcome) failure(t *Target) *exchange.Failure {
 	if o.Failure != nil {
 		return o.Failure
@@ -429,7 +430,7 @@ func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	return !o.Wrote || a.affords()
 }
 
-// affords takes a share of the budget for requests that are sent more than
+// affords takes a place in the budget for requests that are sent more than
 // once, unless the exchange has one.
 func (a *Attempts) affords() bool {
 	if a.repeated {

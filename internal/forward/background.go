@@ -13,19 +13,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
-// background is what goes on in the background of a Forwarder: checks of its
-// targets, and the search for others. It begins with the first exchange and
-// ends with CloseIdle.
+// background is the background work of a Forwarder: health checks and
+// discovery. It begins with the first exchange and ends with CloseIdle.
 type background struct {
 	f *Forwarder
 
-	current   atomic.Pointer[run] // nil while nothing goes on
+	current   atomic.Pointer[run] // nil while no work runs
 	mu        sync.Mutex          // serialises writers of current
 	found     chan struct{}       // closed when Discover has found targets
 	foundOnce sync.Once
 }
 
-// A run is one time from the first exchange to CloseIdle.
+// A run is the work from one first exchange to the next CloseIdle.
 type run struct {
 	ctx   context.Context
 	stop  context.CancelFunc
@@ -38,7 +37,7 @@ func (b *background) needed() bool { return b.f.Discover != nil || b.checks() }
 // checks reports whether targets are checked.
 func (b *background) checks() bool { return b.f.Health != nil && b.f.Health.Check.Interval > 0 }
 
-// start begins the work, if it has not begun and there is some.
+// start begins the work, unless it runs already or there is none.
 func (b *background) start() {
 	if !b.needed() || b.current.Load() != nil {
 		return
@@ -59,7 +58,7 @@ func (b *background) start() {
 	}
 }
 
-// watchTarget checks t until it goes, or the work ends. b.mu is held.
+// watchTarget checks t until t is removed or the work ends. b.mu is held.
 func (b *background) watchTarget(w *run, t *Target) {
 	if !b.checks() {
 		return
@@ -73,8 +72,9 @@ func (b *background) watchTarget(w *run, t *Target) {
 	})
 }
 
-// use makes s the set, and checks the targets that came with it if others are
-// checked. One step: start would check them too.
+// use makes s the set and, if the work runs, begins to check the targets that
+// came with s. It holds mu for both, since start in between would check them
+// too.
 func (b *background) use(s *set, came []*Target) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -86,9 +86,8 @@ func (b *background) use(s *set, came []*Target) {
 	}
 }
 
-// stop ends the work, and returns when nothing of it goes on. It does
-// not wait for ever for a source, a hook or a transport that does not heed its
-// context.
+// stop ends the work and waits until it has ended, but at most endPatience: a
+// source, a hook or a transport may ignore its context.
 func (b *background) stop() {
 	w := b.cancel()
 	if w == nil {
@@ -107,8 +106,8 @@ func (b *background) stop() {
 	}
 }
 
-// cancel is stop for callers that may be a part of the work: it does not wait.
-// It returns the work that ends, nil if there is none.
+// cancel is stop without the wait, for callers that may be a part of the work.
+// It returns the run that ends, or nil if there is none.
 func (b *background) cancel() *run {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,7 +129,8 @@ func (b *background) notFound(err error) {
 	}
 }
 
-// find makes what was discovered the endpoints. What is no target is left out.
+// find makes the discovered endpoints those of the Forwarder. It skips invalid
+// ones.
 func (b *background) find(ctx context.Context, found []discover.Endpoint) error {
 	var es []Endpoint
 	for _, e := range found {
@@ -167,7 +167,7 @@ func (a *Attempts) search() *exchange.Failure {
 	return nil
 }
 
-// newMonitor returns what is known of t's health.
+// newMonitor returns the Monitor of t's health, or nil without health checks.
 func (f *Forwarder) newMonitor(t *Target) *health.Monitor {
 	if f.Health == nil {
 		return nil

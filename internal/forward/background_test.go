@@ -25,7 +25,7 @@ func endpoint(t *testing.T, target string) forward.Endpoint {
 	return forward.Endpoint{URL: u}
 }
 
-// A target that comes while the first exchange starts the checks is checked
+// A target that is added while the first exchange starts the checks is checked
 // once.
 func TestATargetThatComesWhileChecksBeginIsCheckedOnce(t *testing.T) {
 	for range 50 {
@@ -61,7 +61,7 @@ func TestATargetThatComesWhileChecksBeginIsCheckedOnce(t *testing.T) {
 	}
 }
 
-// letRun lets other goroutines run until they wait for something, most likely.
+// letRun lets other goroutines run, most likely until they block.
 func letRun() {
 	for range 100 {
 		runtime.Gosched()

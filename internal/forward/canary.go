@@ -9,16 +9,16 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// A diversion sends a share of the clients elsewhere, once the Forwarder that
-// it is of has let them through: it goes around no guard, hold or count.
+// A diversion sends a share of the clients to another Forwarder. Guards, holds
+// and counts of the diverting Forwarder come first and still apply.
 type diversion struct {
 	to    *Forwarder
-	below uint64 // clients whose hash is lower
+	below uint64 // clients with a lower hash are diverted
 }
 
 // Divert sends that share of the clients to the other Forwarder, from the next
-// exchange on; nil ends it. A client goes the same way each time, and as the
-// share grows those that were diverted stay so.
+// exchange on; nil ends it. A client goes the same way each time, and a
+// diverted client stays diverted as the share grows.
 func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	switch {
 	case to == nil:
@@ -37,18 +37,19 @@ func (f *Forwarder) Divert(to *Forwarder, share float64) error {
 	return nil
 }
 
-// endDiversion ends what a former diversion keeps going. The share
-// of one that stays may only have changed.
+// endDiversion ends the background work of a former diversion's Forwarder,
+// unless a new diversion, with another share, leads to the same one.
 func (f *Forwarder) endDiversion(d *diversion) {
 	if now := f.diverted.Load(); d != nil && (now == nil || now.to != d.to) {
 		d.to.CloseIdle()
 	}
 }
 
-// Diverts reports whether some clients may go elsewhere.
+// Diverts reports whether some clients may be diverted.
 func (f *Forwarder) Diverts() bool { return f.diverted.Load() != nil }
 
-// For returns who serves the client: f, or whom f diverts it to.
+// For returns the Forwarder that serves the client: f, or the one that f
+// diverts it to.
 func (f *Forwarder) For(client netip.Addr) *Forwarder {
 	if d := f.diverted.Load(); d != nil && canaryKey(client) < d.below {
 		return d.to
@@ -56,8 +57,8 @@ func (f *Forwarder) For(client netip.Addr) *Forwarder {
 	return f
 }
 
-// canaryKey is not the key that Hash places a client by: all canaries would be
-// at the same targets.
+// canaryKey hashes a client's address. It differs from the key of the Hash
+// policy, by which all diverted clients would get the same targets.
 func canaryKey(client netip.Addr) uint64 {
 	b := client.As16()
 	return balance.Key(append(b[:], "canary"...))

@@ -16,14 +16,14 @@ var (
 	ErrNotDrained = errors.New("the new targets are in use; requests at the old ones have not finished")
 )
 
-// Replace makes es the endpoints of exchanges to come, once the targets among
-// them that are new have shown that they serve: they answer the health check
-// or, without one, take a connection. Then it waits until those that go have
-// carried what they had begun to its end; their streams end politely, or have
-// their StreamGrace and are not waited for. Each wait ends with ctx, or with
-// ReadyTimeout or DrainTimeout. The first one's error is an ErrNotReady, and
-// everything stays as it was; the second one's is an ErrNotDrained, and what is
-// left at the old targets is cut off, but for streams in their grace.
+// Replace makes es the endpoints of new exchanges, once the new targets among
+// them are ready: they answer the health check or, without one, accept a
+// connection. Then it waits until the exchanges at the old targets have
+// finished. Streams there end politely; Replace does not wait for streams with
+// a StreamGrace. Each wait ends with ctx, or with ReadyTimeout or DrainTimeout.
+// If the first wait fails, the error is an ErrNotReady, and nothing has
+// changed. If the second one fails, the error is an ErrNotDrained, and what is
+// left at the old targets is cut off, except streams in their grace.
 func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
 	defer f.waker.busy()()
 	wait, cancel := timed(ctx, f.ReadyTimeout, "ReadyTimeout")
@@ -40,7 +40,7 @@ func (f *Forwarder) Replace(ctx context.Context, es []Endpoint) error {
 	return nil
 }
 
-// timed limits ctx by the field of that name; zero does not.
+// timed limits ctx by d, which is the value of that field; zero means no limit.
 func timed(ctx context.Context, d time.Duration, field string) (context.Context, context.CancelFunc) {
 	if d == 0 {
 		return ctx, func() {}
@@ -48,9 +48,9 @@ func timed(ctx context.Context, d time.Duration, field string) (context.Context,
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s (%v): %w", field, d, context.DeadlineExceeded))
 }
 
-// Ready waits until there are targets and all of them serve: as Replace waits,
-// and until none is down. It wakes targets that sleep, and begins the checks
-// and the discovery.
+// Ready waits until there are targets, all of them are ready as for Replace,
+// and none is down. It wakes sleeping targets, and begins health checks and
+// discovery.
 func (f *Forwarder) Ready(ctx context.Context) error {
 	f.mayStart()
 	if err := f.waker.wake(ctx); err != nil {
@@ -76,13 +76,13 @@ func (f *Forwarder) Ready(ctx context.Context) error {
 	})
 }
 
-// update changes the endpoints at once, to what change makes of them.
+// update replaces the endpoints, immediately, by what change returns for them.
 func (f *Forwarder) update(change func([]Endpoint) ([]Endpoint, error)) error {
 	_, err := f.change(context.Background(), change, nil)
 	return err
 }
 
-// Add adds es, at once.
+// Add adds es, immediately.
 func (f *Forwarder) Add(es []Endpoint) error {
 	return f.update(func(old []Endpoint) ([]Endpoint, error) {
 		weighted := slices.ContainsFunc(old, func(e Endpoint) bool { return e.Weight > 0 })
@@ -95,7 +95,7 @@ func (f *Forwarder) Add(es []Endpoint) error {
 	})
 }
 
-// Remove removes es, at once.
+// Remove removes es, immediately.
 func (f *Forwarder) Remove(es []Endpoint) error {
 	return f.update(func(old []Endpoint) ([]Endpoint, error) {
 		left := slices.Clone(old)
@@ -113,8 +113,8 @@ func (f *Forwarder) Remove(es []Endpoint) error {
 	})
 }
 
-// change is Replace without the end: it returns the targets that go. ready
-// waits for a new one; nil does not.
+// change is Replace without the second wait: it returns the targets that were
+// removed. ready waits for a new target; nil does not wait.
 func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint, error), ready func(context.Context, *Target) error) ([]*Target, error) {
 	select {
 	case f.changing <- struct{}{}:
@@ -162,8 +162,8 @@ func (s *set) without(other *set) (rest []*Target) {
 	return rest
 }
 
-// all calls do for each target at the same time, and joins the errors. A panic
-// of the user's Transport is one.
+// all calls do for all targets at the same time, and joins the errors. A panic
+// of the user's Transport becomes an error.
 func all(ctx context.Context, ts []*Target, do func(context.Context, *Target) error) error {
 	errs := make(chan error, len(ts))
 	for _, t := range ts {
@@ -181,8 +181,8 @@ func all(ctx context.Context, ts []*Target, do func(context.Context, *Target) er
 	return joined
 }
 
-// How often a new target is asked whether it serves, and an old one whether it
-// is done.
+// The intervals at which a new target is probed, and at which the exchanges at
+// an old one are counted.
 const (
 	readyInterval   = 100 * time.Millisecond
 	drainedInterval = 10 * time.Millisecond
@@ -206,8 +206,8 @@ func ready(ctx context.Context, t *Target) error {
 	}
 }
 
-// drained waits until no exchange is left at any of ts but streams that stay,
-// and cuts off the others that are left when ctx is done.
+// drained waits until no exchange is left at any of ts, except streams that
+// stay. When ctx is done it cuts off the rest.
 func drained(ctx context.Context, ts []*Target) error {
 	defer func() {
 		for _, t := range ts {
@@ -225,8 +225,8 @@ func drained(ctx context.Context, ts []*Target) error {
 	}
 }
 
-// work counts the exchanges at ts that have to end with them, and how many of
-// those are streams.
+// work counts the exchanges at ts, except streams that stay, and how many of
+// them are streams.
 func work(ts []*Target) (left, streams int64) {
 	for _, t := range ts {
 		left += t.InFlight() // first: each stream that stays is one of them
@@ -237,7 +237,8 @@ func work(ts []*Target) (left, streams int64) {
 	return left, streams
 }
 
-// cutOff is the error of a drain that could not wait any longer.
+// cutOff returns the error of a drain that has cut off exchanges, for the
+// reason why.
 func cutOff(left, streams int64, why error) error {
 	what := counted(left, "request")
 	switch {
@@ -251,7 +252,7 @@ func cutOff(left, streams int64, why error) error {
 	return fmt.Errorf("cut off %s: %w", what, why)
 }
 
-// counted returns n of what the noun says.
+// counted returns the number and the noun, in the plural unless n is 1.
 func counted(n int64, noun string) string {
 	if n == 1 {
 		return "1 " + noun

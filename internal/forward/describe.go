@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// Describe adds what f and its canary are doing to the route.
+// Describe adds the state of f and of its canary to the route.
 func (f *Forwarder) Describe(s *status.Route) {
 	f.describe(s)
 	if d := f.diverted.Load(); d != nil {
@@ -46,7 +46,7 @@ func (t *Target) describe() status.Target {
 	return s
 }
 
-// recent returns what came of the attempts of the last one to two minutes.
+// recent returns the outcomes of the attempts in the last one to two minutes.
 func (t *Target) recent(now time.Time, answers *latency.Recent) status.Recent {
 	failures := t.failures.Recent(now)
 	r := status.Recent{
@@ -59,7 +59,7 @@ func (t *Target) recent(now time.Time, answers *latency.Recent) status.Recent {
 	return r
 }
 
-// answered counts an answer with that status after took.
+// answered counts a response with that status, whose head came after took.
 func (t *Target) answered(now time.Time, took time.Duration, status int) {
 	t.latency.Record(now, took)
 	if status >= 500 {

@@ -18,10 +18,10 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 var errNoConn = errors.New("Upstream.Dial returned nil and no error: return a connection or an error")
 
-// Dialer returns what calls the user's hook, within timeout if that is
-// positive. Failures are *net.OpErrors of a dial, and so is a panic. A hook
-// that does not heed its context is left alone, and its connection closed when
-// it comes.
+// Dialer returns a DialFunc that calls the user's hook, within timeout if that
+// is positive. A failure of the hook that is no *net.OpError, and a panic,
+// becomes one with the Op "dial". If the hook ignores its context, the call
+// returns without it, and closes the connection when it comes.
 func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if timeout > 0 {
@@ -44,8 +44,8 @@ func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 	}
 }
 
-// introducing returns dial with the header of the PROXY protocol that the
-// context has.
+// introducing returns a dial that also sends the context's header of the PROXY
+// protocol.
 func introducing(dial func(context.Context) (net.Conn, error), c *Config) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		if c.DialTimeout > 0 {
@@ -65,8 +65,8 @@ func introducing(dial func(context.Context) (net.Conn, error), c *Config) func(c
 	}
 }
 
-// introduce sends the header on nc. A panic in a connection of the user's is
-// its error.
+// introduce sends the header on nc. A panic of the user's connection becomes an
+// error.
 func introduce(ctx context.Context, nc net.Conn, version int) (err error) {
 	defer exchange.Contain("a connection", &err)
 	stop := context.AfterFunc(ctx, func() {
@@ -83,8 +83,8 @@ func introduce(ctx context.Context, nc net.Conn, version int) (err error) {
 	return nil
 }
 
-// attend runs f on a goroutine of its own, and returns what that returns, or
-// the error of ctx when that is done before. late is given what f returns then.
+// attend runs f on its own goroutine, and returns its result. If ctx is done
+// first it returns the cause; if f succeeds after that, late gets the result.
 func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got T, err error) {
 	type result struct {
 		got T
@@ -111,9 +111,9 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 	}
 }
 
-// containTLS returns a copy of c in which a panic of a hook is its error: some
-// handshakes have a goroutine of their own, where it would be the program's
-// end.
+// containTLS returns a copy of c in which a panic of a hook becomes its error.
+// Some handshakes run on a goroutine of their own, where a panic would end the
+// program.
 func containTLS(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	if hook := c.GetClientCertificate; hook != nil {

@@ -10,17 +10,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A request as it goes to its target, for the fast lane. It makes the decisions
-// of package handler's request.go on slices of the read buffer.
+// The request to a target, in the fast lane. This file makes the same decisions
+// as request.go of package handler, on slices of the read buffer.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// An Encoder writes the messages of a Forwarder: which fields cross the proxy,
-// and what it adds. Targets speak HTTP/1.1, so that a request is written in
-// bytes; a response is a list of fields, which the client's protocol spells.
+// An Encoder writes the messages of a Forwarder: the fields that cross the
+// proxy, and those that it adds. It writes a request as bytes, since targets
+// speak HTTP/1.1. For a response it returns a list of fields, which the
+// client's protocol encodes.
 type Encoder struct{ *Config }
 
-// plain reports whether the edit leaves alone what the proxy itself writes.
+// plain reports whether the edit touches no field that the proxy itself writes.
 func (e *Edit) plain() bool {
 	for _, k := range e.names() {
 		if header.Classify(k)&^header.NoTrailer != 0 || strings.EqualFold(k, "Date") {
@@ -30,7 +31,7 @@ func (e *Edit) plain() bool {
 	return true
 }
 
-// names returns every name the edit touches.
+// names returns all names that the edit touches.
 func (e *Edit) names() []string {
 	all := slices.Clone(e.Remove)
 	for k := range e.Set {
@@ -43,7 +44,7 @@ func (e *Edit) names() []string {
 }
 
 // compile prepares the edit for the fast lane: the fields that it adds, sorted
-// by name, also as lines, and the names whose fields it drops.
+// by name, also as lines, and the names of the fields that it drops.
 func (e *Edit) compile() {
 	e.drops = slices.Clone(e.Remove)
 	for _, k := range slices.Sorted(maps.Keys(e.Set)) {
@@ -64,9 +65,9 @@ func (e *Edit) compileValues(name string, values []string) {
 	}
 }
 
-// AppendRequest appends the head of req as it goes to t. received is room for
-// what a trusted peer says. Its stages do not call each other: an HTTP/2
-// stream's stack is small, and this is where it is deepest.
+// AppendRequest appends the head of req for the target t. received is memory
+// for the peer's forwarding fields. The stages do not call each other: an
+// HTTP/2 stream has a small stack, which is deepest here.
 func (e *Encoder) AppendRequest(dst []byte, req *h1.Request, t *Target, hop *header.Hop, received *header.Received[[]byte]) []byte {
 	dst = e.appendStart(dst, req, t)
 	dst = e.appendClients(dst, req, hop, received)
@@ -84,7 +85,7 @@ func (e *Encoder) appendStart(dst []byte, req *h1.Request, t *Target) []byte {
 	dst = append(dst, req.Method...)
 	dst = append(dst, ' ')
 	dst = append(dst, t.Base...)
-	// absolute-form, whose authority is in Host
+	// absolute-form; its authority is in Host
 	if len(req.Path) > 0 && req.Unusual&h1.UnusualTarget != 0 {
 		dst = e.Prefix.appendInner(dst, req.Path)
 		dst = append(dst, req.Query...)
@@ -119,8 +120,8 @@ func (e *Encoder) appendClients(dst []byte, req *h1.Request, hop *header.Hop, re
 	return dst
 }
 
-// appendNumber appends the line of a request's identifier, if there is one,
-// before e edits the message.
+// appendNumber appends the line of a request's identifier, if it has one and e
+// does not drop it.
 func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
 	if id.Name == "" || header.Matches(e.drops, id.Name) {
 		return dst
@@ -128,7 +129,7 @@ func appendNumber(dst []byte, id *header.RequestID, e *Edit) []byte {
 	return h1.AppendField(dst, id.Name, id.Value)
 }
 
-// appendSet appends the lines of the replacements, before e edits the message.
+// appendSet appends the lines of the replacements that e does not drop.
 func appendSet(dst []byte, set []header.Replacement, e *Edit) []byte {
 	for i := range set {
 		if s := &set[i]; !s.Gone && !header.Matches(e.drops, s.Name) {
@@ -138,7 +139,8 @@ func appendSet(dst []byte, set []header.Replacement, e *Edit) []byte {
 	return dst
 }
 
-// appendFraming appends how the body is framed, and the end of the head.
+// appendFraming appends the field that frames the body, and the end of the
+// head.
 func appendFraming(dst []byte, req *h1.Request) []byte {
 	switch req.Framing() {
 	case h1.ChunkedBody:

@@ -11,8 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// RFC 9112, 3.2: whatever the form of the client's target, the upstream's is a
-// path or "*".
+// RFC 9112, 3.2: regardless of the form of the client's target, the upstream
+// gets a path or "*".
 func TestTargetsAreRelativeToTheUpstream(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
 		{"GET /x?y", "GET /base/x?y HTTP/1.1\r\nHost: a.test\r\n"},

@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// An explainer finds out what Forwarders would do with a request. It counts and
-// begins nothing, and calls no hook.
+// An explainer finds out what Forwarders would do with a request. It counts
+// nothing, begins no work, and calls no hook.
 type explainer struct {
 	*status.Explanation
 	q      *http.Request
@@ -22,8 +22,8 @@ type explainer struct {
 	now    time.Time
 }
 
-// Explain adds to e what f would do with q, of which x is the exchange, if q
-// came to it now.
+// Explain adds to e what f would do with q, whose exchange is x, if q arrived
+// now.
 func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {
 	a := &explainer{e, q, x.Client, x.Start}
 	if fail := exchange.Check(q); fail != nil {
@@ -45,16 +45,16 @@ func (f *Forwarder) Explain(e *status.Explanation, q *http.Request, x *exchange.
 	a.choose(f)
 }
 
-// ExplainLoop adds to e that q is refused if Via names the Router, by its
-// pseudonym, too often.
+// ExplainLoop adds a refusal of q to e if Via names the Router's pseudonym too
+// often.
 func ExplainLoop(e *status.Explanation, q *http.Request, name string) {
 	if fail := exchange.Loop(q.Header["Via"], name); fail != nil {
 		e.Refuse(fail.Status, fail.Err.Error())
 	}
 }
 
-// visit explains what f does before it chooses a target, or another Forwarder.
-// name is what f is called.
+// visit explains what f does before it chooses a target or another Forwarder.
+// name is what the explanation calls f.
 func (a *explainer) visit(f *Forwarder, name string) {
 	if f.inFlight.Load() >= draining {
 		a.RefuseBy(name+".Drain", http.StatusServiceUnavailable, "%v", ErrDraining)
@@ -73,7 +73,7 @@ func (a *explainer) visit(f *Forwarder, name string) {
 	}
 }
 
-// guard explains the lists and bounds of a Guard.
+// guard explains the lists and limits of a Guard.
 func (a *explainer) guard(g *Guard, name string) {
 	client := a.client.Unmap().WithZone("")
 	if len(g.Deny) > 0 {
@@ -134,8 +134,8 @@ func (a *explainer) sleep(f *Forwarder, name string) {
 	}
 }
 
-// queue explains what becomes of a request for which there is no room, for a
-// reason that begins with the name of a field of f.
+// queue explains what happens to a request for which there is no room. why
+// begins with the name of a field of f.
 func (a *explainer) queue(f *Forwarder, name, why string) {
 	if n := f.queue.Len(); n < f.queue.Max {
 		a.DeferBy(name+".Queue", "%s; the request waits in the queue; requests ahead of it: %d; longest wait: %v", why, n, f.queue.Wait)
@@ -158,7 +158,7 @@ func (a *explainer) choose(f *Forwarder) {
 		return
 	}
 	at := len(a.Targets)
-	var out []int // of the targets that cannot be chosen
+	var out []int // positions of the targets that cannot be chosen
 	full := 0
 	for i, t := range s.targets {
 		why := s.whyNot(i, a.now)
@@ -184,7 +184,7 @@ func (a *explainer) choose(f *Forwarder) {
 	}
 }
 
-// whyNot returns why the target at i is not eligible, "" if it is.
+// whyNot returns why the target at i is not eligible, or "" if it is.
 func (s *set) whyNot(i int, now time.Time) string {
 	t := s.targets[i]
 	h := t.Health()
@@ -203,12 +203,12 @@ func (s *set) whyNot(i int, now time.Time) string {
 	return ""
 }
 
-// idle reports whether the target at i gets nothing for its weight.
+// idle reports whether the target at i gets no requests since its weight is 0.
 func (s *set) idle(i int) bool { return s.weighted && s.endpoints[i].Weight == 0 }
 
-// tryAll makes the targets eligible that are down: none is up, and they are
-// then tried as if all were. It returns the others. The first target is at
-// position at of the explanation.
+// tryAll makes targets that are down eligible: when none is up, all are tried
+// as if they were. It returns the positions of those that stay ineligible. The
+// first target is at position at of the explanation.
 func (a *explainer) tryAll(s *set, at int) (out []int) {
 	for i, t := range s.targets {
 		if s.idle(i) || t.node.Full() {
@@ -222,8 +222,8 @@ func (a *explainer) tryAll(s *set, at int) (out []int) {
 	return out
 }
 
-// prefer says how one of the targets is chosen that are not in out, and which
-// one it is, if that is certain.
+// prefer says how a target is chosen among those not in out, and which one it
+// is, if that is certain.
 func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
 	if f.Pick != nil {
 		a.Selection = "chosen by Upstream.Pick"
@@ -250,8 +250,8 @@ func (a *explainer) prefer(f *Forwarder, s *set, out []int, all bool) {
 	}
 }
 
-// sticks returns the position of the target that the request's cookie stands
-// for, or -1.
+// sticks returns the position of the target that the request's Sticky cookie
+// names, or -1.
 func (a *explainer) sticks(f *Forwarder, s *set) int {
 	if !f.Sticks() {
 		return -1
@@ -264,7 +264,7 @@ func (a *explainer) sticks(f *Forwarder, s *set) int {
 	return x.preferred
 }
 
-// policyNames says what each policy does. Read-only.
+// policyNames describes what each policy chooses. Read-only.
 var policyNames = [...]string{
 	balance.LessBusy:   "the less busy of two drawn at random",
 	balance.RoundRobin: "the next in turn",

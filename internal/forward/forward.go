@@ -1,28 +1,29 @@
-// Package forward is the engine behind both lanes: whose turn it is, and
-// whether there is room. It moves no byte of a body.
+// Package forward is the engine of both lanes: it decides which target gets an
+// exchange and whether there is room for it. It moves no byte of a body.
 //
-//   - forward.go: a Forwarder, which is a compiled Config
-//   - admission.go, access.go, pause.go, wake.go, canary.go: from the route to
-//     the first attempt
-//   - attempts.go, hedge.go, timeline.go: from target to target until one
-//     answers
-//   - target.go, targets.go, address.go: what a target is, and which there are
-//   - hashkey.go, sticky.go: what a target is chosen by, besides the policy
+//   - forward.go: Forwarder, a compiled Config
+//   - admission.go, access.go, pause.go, wake.go, canary.go: what comes between
+//     the route and the first attempt
+//   - attempts.go, hedge.go, timeline.go: attempts at targets until one answers
+//   - target.go, targets.go, address.go: a target, the current set of them, and
+//     how their addresses are written
+//   - hashkey.go, sticky.go: the hash key and the cookie by which a target is
+//     chosen
 //   - prefix.go, translate.go: how paths differ between clients and targets
-//   - headeredit.go, trailer.go, encode.go, response.go, order.go: which fields
-//     cross the proxy, and how the fast lane writes requests
-//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a
-//     target is reached by
-//   - silence_linux.go, silence_other.go: peers of HTTP/2 that have died
-//   - healthcheck.go, background.go, deploy.go: whether targets serve, and how
-//     they change
-//   - stay.go: streams whose route or target has gone
-//   - mirror.go: copies
-//   - limitkey.go: what a limit counts a request by
+//   - headeredit.go, trailer.go, encode.go, response.go, order.go: the fields
+//     that cross the proxy, and how the fast lane writes requests
+//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: how a target
+//     is reached
+//   - silence_linux.go, silence_other.go: detection of dead HTTP/2 peers
+//   - healthcheck.go, background.go, deploy.go: health checks, and changes of
+//     targets
+//   - stay.go: streams whose route or target was removed
+//   - mirror.go: copies of requests to another Forwarder
+//   - limitkey.go: the key by which a limit counts a request
 //   - guard.go: lists and limits in front of any handler
-//   - pages.go: pages of the program
-//   - memory.go: what buffers of bodies may hold
-//   - describe.go, explain.go: what is shown of all this
+//   - pages.go: the program's pages for error statuses
+//   - memory.go: the memory limit of body buffers
+//   - describe.go, explain.go: the status page, and explanations of requests
 package forward
 
 import (
@@ -46,42 +47,40 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Config says what a Forwarder forwards to and how. Durations of zero mean
-// no bound.
+// A Config says what a Forwarder forwards to, and how. A duration of zero means
+// no limit, unless noted.
 type Config struct {
 	Targets []Endpoint
 	Policy  balance.Policy
 	HashBy  HashKey
 	Retry   Retry
-	// without an answer, until an idempotent request goes to another target
-	// too; 0 means never
+	// time without a response until a GET or HEAD also goes to another target;
+	// 0 means never
 	Hedge          time.Duration
 	Transport      http.RoundTripper // replaces the built-in clients
-	Dial           DialFunc          // connects to targets; nil means a net.Dialer
+	Dial           DialFunc          // connects to targets; nil means net.Dialer
 	TLS            *tls.Config
-	Show           func(*Target) any // makes a target's Face, once
+	Show           func(*Target) any // called once to make a target's Face
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
-	Pages          map[int]http.Handler // by status, for responses of targets and of our own
+	Pages          map[int]http.Handler // by status, for responses of targets and of the proxy
 	ErrorHandler   func(http.ResponseWriter, *http.Request, *exchange.Failure)
 
 	RequestHeader, ResponseHeader Edit
 
-	// bytes of a request's body that are read before a target is chosen; 0
-	// means none
+	// bytes of a request's body to read before a target is chosen; 0 means none
 	BufferRequests int64
-	// bytes of a response's body that are read before the client takes them; 0
-	// means none
+	// bytes of a response's body to read ahead of a slow client; 0 means none
 	BufferResponses int64
 
-	// value of Strict-Transport-Security, over TLS, in place of the target's;
-	// "" leaves that
+	// value of Strict-Transport-Security over TLS; replaces the target's. ""
+	// keeps the target's.
 	HSTS   string
-	Sticky *Sticky // nil means that clients come back to no target
+	Sticky *Sticky // nil means no sticky sessions
 
-	MaxInFlight       int           // exchanges; 0 means no bound
-	MaxTargetInFlight int           // attempts at each target; 0 means no bound
+	MaxInFlight       int           // exchanges in flight; 0 means no limit
+	MaxTargetInFlight int           // attempts in flight at each target; 0 means no limit
 	MaxQueue          int           // exchanges that wait for room
 	QueueWait         time.Duration // 0 means 10 s
 	Wake              *Wake         // nil means that the targets never sleep
@@ -89,58 +88,59 @@ type Config struct {
 	Guard    Guard
 	Health   *health.Config // nil means that targets are always up
 	Probe    Probe
-	Failures []int // answers that count as failures for Health
+	Failures []int // statuses of responses that count as failures for Health
 
-	// Discover finds the endpoints in place of Targets. Nil means that Targets
-	// are all.
+	// Discover finds the endpoints, in place of Targets. Nil means that Targets
+	// are the only ones.
 	Discover discover.Source
-	NotFound func(error) // told why Discover finds nothing; nil tells nobody
+	NotFound func(error) // called with the reason when Discover finds nothing; may be nil
 
-	// FailClosed answers with 503 when no target is up; else they are tried
-	// as if all were.
+	// FailClosed answers with 503 when no target is up. If false, targets are
+	// then tried as if all were up.
 	FailClosed bool
 
-	ProxyProtocol int // version of the header that connections to targets begin with; 0 means none
+	ProxyProtocol int // version of the PROXY header on connections to targets; 0 means none
 
 	Prefix     Prefix
 	TargetHost bool
 	Forwarded  bool
 	Upgrades   []string
 
-	// of Replace, for the new targets; zero means no limit, as below
+	// wait of Replace for new targets
 	ReadyTimeout          time.Duration
-	DrainTimeout          time.Duration // of Replace, for the old ones
+	DrainTimeout          time.Duration // wait of Replace for exchanges at old ones
 	DialTimeout           time.Duration
 	ResponseHeaderTimeout time.Duration
 	IdleTimeout           time.Duration
-	// of streams whose route or target has gone; negative means no limit
+	// time for streams whose route or target was removed; 0 means none,
+	// negative means no limit
 	StreamGrace   time.Duration
-	StreamTimeout time.Duration // of upgraded connections
+	StreamTimeout time.Duration // of an upgraded connection
 }
 
-// A Forwarder is a compiled Config: it cannot fail to be used, and may be used
+// A Forwarder is a compiled, valid Config. Its methods may be called
 // concurrently.
 type Forwarder struct {
 	Config
 	Encoder
 	Span
 	set      atomic.Pointer[set]
-	changing chan struct{} // holds a token while somebody changes set
+	changing chan struct{} // holds a token while set is being changed
 	held     atomic.Pointer[hold]
-	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
+	waiting  atomic.Int64 // exchanges that wait for the end of a hold, or for first targets
 	diverted atomic.Pointer[diversion]
 	mirrored atomic.Pointer[mirror]
-	name     exchange.Pseudonym // where there is no Router
+	name     exchange.Pseudonym // in Via, where there is no Router
 	guarded  bool
 	limited  bool // there may be no room for an exchange
 	busy     atomic.Int64
 	queue    limit.Queue
-	refused  atomic.Bool // some target does not speak HTTP/1.1
-	plain    bool        // no hook wants to see an http.Request or an http.Response
+	refused  atomic.Bool // a target has refused HTTP/1.1
+	plain    bool        // no hook needs an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
-	streams  atomic.Int64  // upgraded connections, at whosever targets
-	repeats  atomic.Int64  // exchanges that were sent more than once
+	streams  atomic.Int64  // upgraded connections, also at the canary's targets
+	repeats  atomic.Int64  // exchanges in flight that were sent more than once
 	idle     chan struct{} // closed when draining and nothing is in flight
 	emptied  sync.Once     // closes idle
 
@@ -148,7 +148,7 @@ type Forwarder struct {
 	waker      *waker // nil means that the targets never sleep
 
 	Memory  Memory           // of buffers
-	Sweeper exchange.Sweeper // of the exchanges of the handler lane
+	Sweeper exchange.Sweeper // of exchanges of the handler lane
 }
 
 // New checks c, all faults at once, and compiles it.
@@ -181,7 +181,7 @@ func New(c Config) (*Forwarder, error) {
 	return f, nil
 }
 
-// checkBounds checks the numbers of c that belong to no other type.
+// checkBounds checks the numbers of c that no other type checks.
 func (c *Config) checkBounds() error {
 	var errs []error
 	for name, n := range map[string]int64{"MaxRequestBody": c.Guard.MaxBody, "MaxInFlight": int64(c.MaxInFlight),
@@ -213,9 +213,9 @@ func (c *Config) checkBounds() error {
 	return errors.Join(errs...)
 }
 
-// Drain refuses new exchanges, waits for those in flight and ends streams
-// politely. When ctx is done first it cancels what is left, and the error says
-// how much that was. It closes idle upstream connections.
+// Drain refuses new exchanges, ends streams politely, and waits for exchanges
+// in flight. If ctx is done first it cancels the rest, and the error says how
+// many there were. At the end it closes idle upstream connections.
 func (f *Forwarder) Drain(ctx context.Context) error {
 	if f.life.Err() == nil && f.inFlight.Or(draining) == 0 {
 		f.empty()
@@ -226,7 +226,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	select {
 	case <-f.idle:
 	case <-ctx.Done():
-		if left := f.inFlight.Load() & (draining - 1); left > 0 { // else both are true
+		if left := f.inFlight.Load() & (draining - 1); left > 0 { // otherwise both cases are ready
 			err = cutOff(left, f.streams.Load(), ctx.Err())
 		}
 	}
@@ -235,13 +235,13 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	return err
 }
 
-// CloseIdle closes the kept connections that carry no exchange, and ends the
-// checks until the next one, those of whom f diverts to or mirrors to included.
-// Copies in flight are cut off.
+// CloseIdle closes idle connections to targets, and ends background work until
+// the next exchange. It does the same for the Forwarders that f diverts or
+// mirrors to, and cuts off copies in flight.
 func (f *Forwarder) CloseIdle() {
 	for all, i := []*Forwarder{f}, 0; i < len(all); i++ {
 		for _, other := range all[i].closeIdle() {
-			if !slices.Contains(all, other) { // two may mirror each other
+			if !slices.Contains(all, other) { // two Forwarders may mirror each other
 				all = append(all, other)
 			}
 		}
@@ -265,16 +265,16 @@ func (f *Forwarder) closeIdle() (others []*Forwarder) {
 	return others
 }
 
-// Name returns what Via calls f where there is no Router.
+// Name returns the name of f in Via where there is no Router.
 func (f *Forwarder) Name() string { return f.name.Text() }
 
 // Waiting returns how many exchanges wait before they reach a target, and
-// whether exchanges are held back from the targets altogether.
+// whether Pause or Answer holds all exchanges.
 func (f *Forwarder) Waiting() (n int, held bool) {
 	return f.queue.Len() + int(f.waiting.Load()), f.held.Load() != nil
 }
 
-// draining is the bit of inFlight that refuses newcomers.
+// draining is the bit of inFlight that refuses new exchanges.
 const draining = 1 << 62
 
 // Enter counts an exchange in, or reports that the Forwarder is draining.
@@ -295,25 +295,25 @@ func (f *Forwarder) Leave() {
 
 func (f *Forwarder) empty() { f.emptied.Do(func() { close(f.idle) }) }
 
-// ErrDraining is the cause of failures of exchanges that came too late.
+// ErrDraining is the cause of failures of exchanges that begin after Drain.
 var ErrDraining = errors.New("upstream is draining")
 
-// Shows reports whether hooks of f's see the client's request, or one that is
-// made of it.
+// Shows reports whether a hook of f gets the client's request, or one that is
+// made from it.
 func (f *Forwarder) Shows() bool {
 	return f.Transport != nil || f.Pick != nil || f.Rewrite != nil || f.ModifyResponse != nil || f.ErrorHandler != nil ||
 		f.Guard.Limit.NeedsRequest()
 }
 
-// Introduces reports whether targets of f, or of the canary that f diverts to,
-// are told the client of a connection by the PROXY protocol.
+// Introduces reports whether f, or the canary that f diverts to, sends PROXY
+// headers to its targets.
 func (f *Forwarder) Introduces() bool {
 	d := f.diverted.Load()
 	return f.ProxyProtocol != 0 || d != nil && d.to.ProxyProtocol != 0
 }
 
-// UpgradeProtocol returns the protocol that q asks for and that may pass, or
-// "". HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
+// UpgradeProtocol returns the protocol that q asks for, if f allows it, or "".
+// HTTP/1.0 cannot ask for one (RFC 9110, 7.8).
 func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 	if exchange.IsHTTP10(q) {
 		return ""
@@ -330,9 +330,8 @@ func (f *Forwarder) UpgradeProtocol(q *http.Request) string {
 	return ""
 }
 
-// isPlain reports whether exchanges can do without http.Request and
-// http.Response: no hook wants to see one, and no edit touches what the proxy
-// itself writes.
+// isPlain reports whether exchanges need no http.Request and http.Response: no
+// hook gets one, and no edit touches a field that the proxy itself writes.
 func (f *Forwarder) isPlain() bool {
 	c := &f.Config
 	return c.BufferResponses == 0 && c.Transport == nil && c.Pick == nil && c.Rewrite == nil && c.ModifyResponse == nil && c.ErrorHandler == nil &&

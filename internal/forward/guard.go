@@ -10,14 +10,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// NewGuard returns a Guard for a handler, the field of which is called name.
+// NewGuard returns a Guard for a handler. Errors name its fields as name.Allow
+// and so on.
 func NewGuard(name string, allow, deny []netip.Prefix, r *limit.Rule) (*Guard, error) {
 	g := &Guard{Allow: allow, Deny: deny, Limit: r}
 	return g, g.check(name + ".")
 }
 
-// Admit returns the handler that refuses the client's request q, or nil. Then
-// the slots are to be freed at its end.
+// Admit returns a handler that refuses the client's request q, or nil if q may
+// pass. Then the caller frees the slots at the end of q.
 func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Handler) {
 	switch {
 	case !g.permits(client):
@@ -32,8 +33,8 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	return a.admit(g.Limit, time.Now())
 }
 
-// Explain adds to e what g, which is called name, would do with q, of which x
-// is the exchange.
+// Explain adds to e what g would do with q, whose exchange is x. name is what
+// the explanation calls g.
 func (g *Guard) Explain(e *status.Explanation, name string, q *http.Request, x *exchange.Exchange) {
 	(&explainer{e, q, x.Client, x.Start}).guard(g, name)
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A HashKey says what of a request the Hash policy places it by: one of the
-// fields, or the client's address. A request without the field or the cookie
-// is placed by the client's address too.
+// A HashKey says what the Hash policy hashes of a request: the one field that
+// is set, or the client's address if none is. For a request without the header
+// or the cookie it is the client's address too.
 type HashKey struct {
-	Header string // the first field of that name
+	Header string // name; its first value counts
 	Cookie string
 	URI    bool // path and query
 }
@@ -40,13 +40,13 @@ func (k *HashKey) check() error {
 	return nil
 }
 
-// keyOfClient places requests by who they are from.
+// keyOfClient returns the key of a client's address.
 func keyOfClient(client netip.Addr) uint64 {
-	b := client.As16() // of an invalid address too
+	b := client.As16() // defined for an invalid address too
 	return balance.Key(b[:])
 }
 
-// KeyBytes is the key of r, which is from client, in the fast lane.
+// KeyBytes returns the key of r, sent by client, in the fast lane.
 func (f *Forwarder) KeyBytes(r *Request, client netip.Addr) uint64 {
 	k := &f.HashBy
 	switch {
@@ -72,7 +72,7 @@ func (f *Forwarder) KeyBytes(r *Request, client netip.Addr) uint64 {
 	return keyOfClient(client)
 }
 
-// value returns what of a field is the key, or nil.
+// value returns the part of the field that is the key, or nil.
 func (k *HashKey) value(fd *h1.Field) []byte {
 	switch {
 	case k.Header != "" && header.EqualFold(fd.Name, k.Header):

@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// An Edit is a fixed change to the fields of a message: Remove, then Set,
-// then Add. What it removes or sets it takes away in every spelling that a
-// CGI-like target reads as the same.
+// An Edit is a fixed change to the header of a message: Remove, then Set, then
+// Add. Names to remove or set match in every spelling that a CGI-like target
+// reads as the same.
 type Edit struct {
 	Remove   []string
 	Set, Add http.Header
@@ -21,12 +21,12 @@ type Edit struct {
 	drops  []string // compiled for the fast lane; see compile
 	lines  []byte
 	fields []h1.Field
-	adds   []string // the names of fields, canonical
-	last   []string // what LastOf or LastOwnOf returns most of the time
+	adds   []string // names of fields, canonical
+	last   []string // the usual result of LastOf or LastOwnOf
 }
 
-// check reports every name and value that cannot be written, or that frames
-// or routes the message.
+// check returns errors for all names and values that cannot be written, or that
+// frame or route the message.
 func (e *Edit) check(field string) error {
 	var errs []error
 	name := func(op, k string) { errs = append(errs, header.CheckName(field+"."+op, k)) }
@@ -46,8 +46,8 @@ func (e *Edit) check(field string) error {
 	return errors.Join(errs...)
 }
 
-// yield makes the edit drop the fields of that name, since somebody else sets
-// them.
+// yield makes the edit remove the field of that name and not set it: another
+// part of the proxy does.
 func (e *Edit) yield(name string) {
 	e.Remove = append(slices.Clone(e.Remove), name)
 	same := func(k string, _ []string) bool { return header.SameVariable(k, name) }
@@ -56,21 +56,21 @@ func (e *Edit) yield(name string) {
 	maps.DeleteFunc(e.Add, same)
 }
 
-// Drop deletes from h what the edit removes or sets: all that it does to an
-// interim response, which is no place to add to.
+// Drop deletes the fields from h that the edit removes or sets. An edit adds
+// nothing to an interim response, so Drop is all of it there.
 func (e *Edit) Drop(h http.Header) {
 	for _, k := range e.drops {
 		header.Drop(h, k)
 	}
 }
 
-// PassesTrailer reports whether a trailer of that name crosses the proxy in a
-// message that is edited. named are the values of Connection in its head.
+// PassesTrailer reports whether a trailer of that name crosses the proxy in an
+// edited message. named are the values of Connection in its head.
 func (e *Edit) PassesTrailer(name string, named ...string) bool {
 	return header.PassesTrailer(e.drops, name, named...)
 }
 
-// Apply makes the change in h, without touching the slices it finds there.
+// Apply makes the change in h, without changing the slices in it.
 func (e *Edit) Apply(h http.Header) {
 	e.Drop(h)
 	for k, v := range e.Set {

@@ -17,14 +17,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Probe is how a target is asked whether it serves: by connecting to it, by a
-// GET of Path, or by the gRPC health protocol.
+// A Probe says how a target is probed: by connecting to it, by a GET of Path,
+// or by the gRPC health protocol.
 type Probe struct {
-	Path     string // and query; "" means to connect only
-	Host     string // of the request; "" means the target's
+	Path     string // with query; "" means to connect only
+	Host     string // of the request; "" means the target's host
 	Header   http.Header
-	Statuses []int  // of a target that serves; nil means 200 to 399
-	GRPC     bool   // instead of Path; needs a target that is reached over HTTP/2
+	Statuses []int  // of a healthy target; nil means 200 to 399
+	GRPC     bool   // instead of Path; requires HTTP/2 to the target
 	Service  string // with GRPC; "" means the server as a whole
 }
 
@@ -60,7 +60,7 @@ func (p *Probe) check() error {
 	return errors.Join(errs...)
 }
 
-// checkTarget reports why t cannot be asked as p says.
+// checkTarget returns why t cannot be probed by p, or nil.
 func (p *Probe) checkTarget(t *Target) error {
 	if p.GRPC && t.h2 == nil && t.Pool != nil {
 		return fmt.Errorf("target %s: Health.GRPC requires HTTP/2: write h2c://%s, or https://%[2]s over TLS", t.Name, cmp.Or(t.URL.Host, "host:port"))
@@ -68,7 +68,7 @@ func (p *Probe) checkTarget(t *Target) error {
 	return nil
 }
 
-// asks returns what asks t.
+// asks returns the func that probes t.
 func (p *Probe) asks(f *Forwarder, t *Target, connect func(context.Context) error) func(context.Context) error {
 	switch {
 	case p.GRPC:
@@ -79,11 +79,11 @@ func (p *Probe) asks(f *Forwarder, t *Target, connect func(context.Context) erro
 	return connect
 }
 
-// maxProbeBody bounds what is read of an answer, so that its connection can be
-// kept.
+// maxProbeBody limits how much of a response is read, which lets its connection
+// be kept.
 const maxProbeBody = 64 << 10
 
-// get asks t for Path.
+// get probes t by a GET of Path.
 func (p *Probe) get(ctx context.Context, f *Forwarder, t *Target) error {
 	req, err := p.request(ctx, t, http.MethodGet, p.Path)
 	if err != nil {
@@ -135,8 +135,8 @@ func (p *Probe) request(ctx context.Context, t *Target, method, path string) (*h
 
 func relayNothing(int, http.Header) error { return nil }
 
-// callGRPC calls grpc.health.v1.Health/Check of t. Both messages have one field
-// of interest, number 1: the name of the service, and its status.
+// callGRPC calls grpc.health.v1.Health/Check of t. Both messages have one
+// field, number 1: the name of the service, and its status.
 func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	req, err := p.request(ctx, t, http.MethodPost, "/grpc.health.v1.Health/Check")
 	if err != nil {
@@ -164,7 +164,7 @@ func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	if err != nil {
 		return err
 	}
-	// one of them, and the header only without a message
+	// one of them is set: the header only without a message
 	code := res.Trailer.Get("Grpc-Status") + res.Header.Get("Grpc-Status")
 	if res.StatusCode != http.StatusOK || code != "0" {
 		return fmt.Errorf("the health check was answered with status %d, grpc-status %q", res.StatusCode, code)
@@ -175,8 +175,8 @@ func (p *Probe) callGRPC(ctx context.Context, t *Target) error {
 	return nil
 }
 
-// servingStatus returns the field 1 of a HealthCheckResponse in its frame, 0 if
-// it has none, and a negative number if it is not one.
+// servingStatus returns field 1 of the HealthCheckResponse in a frame, 0 if it
+// has none, and a negative number if the frame is invalid.
 func servingStatus(frame []byte) int64 {
 	if len(frame) < 5 || frame[0] != 0 || int64(binary.BigEndian.Uint32(frame[1:])) != int64(len(frame)-5) {
 		return -1
@@ -184,7 +184,7 @@ func servingStatus(frame []byte) int64 {
 	status := int64(0)
 	for m := frame[5:]; len(m) > 0; {
 		if m[0] != 1<<3 {
-			return -1 // no other field has ever been in it
+			return -1 // the message has no other field
 		}
 		v, n := binary.Uvarint(m[1:])
 		if n <= 0 || v > 1<<31 {

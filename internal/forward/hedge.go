@@ -8,17 +8,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A hedge is a second attempt beside one that has not been answered for a
-// while: the first of the two that answers is the exchange's, the other is
-// given up. Both lanes do it with Fork and Join; only GET and HEAD without a
-// body are hedged.
+// A hedge is a second attempt beside one that has had no response for a while.
+// The first response of the two is the exchange's; the other attempt is given
+// up. Both lanes use Fork and Join; only GET and HEAD without a body are
+// hedged.
 
-// ErrGivenUp is how the slower of two attempts ends.
+// ErrGivenUp is the error of the slower of two attempts.
 var ErrGivenUp = errors.New("another target was faster")
 
-// Fork begins a second attempt beside the one that goes on, and returns whom it
-// is at, or nil if there is to be none. Join must follow. An error is a panic
-// of the user's Pick.
+// Fork begins a second attempt beside the current one, and returns its target,
+// or nil if no second attempt is possible. If it returns a target, Join must
+// follow. An error means that the user's Pick has panicked.
 func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
 	if a.rec.Attempts >= a.f.Retry.Attempts || a.killed() || !a.affords() {
@@ -27,7 +27,7 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	i, fail := a.choose(now)
 	if i < 0 {
 		if !paid {
-			a.refund() // nobody is left, so nothing is sent twice
+			a.refund() // no target is left, so nothing is sent twice
 		}
 		if fail == nil || fail.Err == ErrOtherLane || fail.Err == errUnfound {
 			return nil, nil
@@ -41,8 +41,8 @@ func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	return a.fork, nil
 }
 
-// Join ends the attempt that did not win. lost is how it failed, or nil if it
-// was given up. The other one is the exchange's from now on.
+// Join ends the attempt that did not win. lost is its failure, or nil if it was
+// given up. The one at won becomes the exchange's only attempt.
 func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	loser, since, now := a.fork, a.forked, time.Now()
 	lostAt := a.timeline.beside
@@ -56,7 +56,8 @@ func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 	switch {
 	case lost == nil:
 		loser.monitor.Abandon(now, now.Sub(since))
-		// It has not failed: should the winner fail yet, it may be asked again.
+		// It has not failed: if the winner fails later, its target may be tried
+		// again.
 		a.tried = slices.DeleteFunc(a.tried, func(i int) bool { return a.set.targets[i] == loser })
 		lost = &exchange.Failure{Op: "read", Side: exchange.SideProxy, Err: ErrGivenUp}
 	case lost.Side == exchange.SideUpstream:

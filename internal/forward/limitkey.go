@@ -16,9 +16,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// NewBy checks a By, and returns it in its canonical form. Hop-by-hop and
-// framing fields are not in every lane's request, and forwarding fields are
-// whatever the client likes.
+// NewBy checks a By, and returns it in its canonical form. It refuses
+// hop-by-hop and framing fields, which are not in every lane's request, and
+// forwarding fields, which a client can set to anything.
 func NewBy(by limit.By) (limit.By, error) {
 	n := 0
 	for _, set := range []bool{by.Header != "", by.Cookie != "", by.Host, by.Func != nil} {
@@ -43,20 +43,20 @@ func NewBy(by limit.By) (limit.By, error) {
 	return by, nil
 }
 
-// A Request is where a By looks: in the request as its lane has it.
+// A Request is the request in which a By looks, in the form that its lane has.
 type Request struct {
 	HTTP *http.Request // nil in the fast lane
 	Raw  *h1.Request   // nil in the handler lane
 	Host string        // the canonical host of Raw
-	// the field in which the proxy numbers requests: no two have the same; ""
-	// means none
+	// the field of the proxy's request identifier, which has another value each
+	// time; "" means none
 	ID string
 
-	Set []header.Replacement // by the hook Begin, and not made in HTTP or Raw
+	Set []header.Replacement // replacements by the hook Begin, not yet made in HTTP or Raw
 }
 
-// replaced reports whether the hook has set or removed the header of that name,
-// and returns what it has set; nil if there is none now.
+// replaced reports whether the hook has set or removed the header of that name.
+// It returns what the hook has set; nil if it has removed it.
 func (r *Request) replaced(name string) (set *header.Replacement, ok bool) {
 	for i := range r.Set {
 		if s := &r.Set[i]; header.SameVariable(s.Name, name) {
@@ -69,8 +69,9 @@ func (r *Request) replaced(name string) (set *header.Replacement, ok bool) {
 	return nil, false
 }
 
-// find returns what by finds in the request, valid as long as the request's
-// memory; "" is nothing. The error is ErrOtherLane, or that of Func.
+// find returns the key that by finds in the request, or "" if there is none. It
+// is valid as long as the request's memory. The error is ErrOtherLane, or that
+// of Func.
 func (r *Request) find(by *limit.By) (string, error) {
 	switch {
 	case by.Func != nil:
@@ -92,7 +93,8 @@ func (r *Request) find(by *limit.By) (string, error) {
 	return r.findBytes(by), nil
 }
 
-// findIn is find in what a hook has set; nil is nothing.
+// findIn is find in a header that a hook has set; nil means that it has removed
+// it.
 func findIn(set *header.Replacement, by *limit.By) string {
 	switch {
 	case set == nil:
@@ -104,13 +106,13 @@ func findIn(set *header.Replacement, by *limit.By) string {
 	return v
 }
 
-// call asks the user's func. A panic in it is this request's failure.
+// call calls the user's func. A panic in it fails only this request.
 func call(f func(*http.Request) string, q *http.Request) (text string, err error) {
 	defer exchange.Contain("RateLimit.By.Func", &err)
 	return f(q), nil
 }
 
-// host returns the canonical host, "" if there is none.
+// host returns the canonical host, or "" if there is none.
 func (r *Request) host() string {
 	if r.HTTP == nil {
 		return r.Host
@@ -153,7 +155,8 @@ func (r *Request) findBytes(by *limit.By) string {
 	return ""
 }
 
-// subject returns what the exchange is counted for by r, or why it fails.
+// subject returns the subject for which r counts the exchange, or the failure
+// to find it.
 func (a *Attempts) subject(r *limit.Rule) (limit.Subject, *exchange.Failure) {
 	text, err := a.Asked.find(&r.By)
 	if err == nil {
@@ -164,15 +167,15 @@ func (a *Attempts) subject(r *limit.Rule) (limit.Subject, *exchange.Failure) {
 	return limit.Subject{}, fail
 }
 
-// Free gives back the places that the exchange has among those in flight.
+// Free gives back the exchange's places in limits of requests in flight.
 func (a *Attempts) Free() {
 	a.slots.Free()
 	a.slots = a.slots[:0]
 }
 
-// Kept returns the places of an exchange that another lane carries on: Handover
-// has kept them, and the caller is to free them when that lane is done,
-// whatever becomes of the exchange there.
+// Kept returns the places that Handover has kept for an exchange that another
+// lane continues. The caller frees them when that lane is done, however the
+// exchange ends there.
 func (a *Attempts) Kept() limit.Slots {
 	kept := a.kept
 	a.kept = nil
@@ -210,8 +213,8 @@ func ExplainLimit(e *status.Explanation, name string, r *limit.Rule, q *http.Req
 	}
 }
 
-// nameOf names what a request in which by has found text is counted for,
-// without the text: it may be a secret.
+// nameOf describes the subject of a request in which by has found text. It
+// leaves out the text, which may be a secret.
 func nameOf(by *limit.By, text string) string {
 	part := ""
 	switch {

@@ -6,11 +6,11 @@ import (
 	"sync/atomic"
 )
 
-// bufferMemory is how many bytes the buffers of a Forwarder may hold in all, or
-// what one of them may if that is more: what does not fit is not buffered.
+// bufferMemory is how many bytes all buffers of a Forwarder may hold together,
+// unless one buffer may hold more. A body that does not fit is not buffered.
 const bufferMemory = 64 << 20
 
-// A Memory counts what buffers hold, within a bound.
+// A Memory counts the bytes in buffers, up to a limit.
 type Memory struct {
 	most int64
 	used atomic.Int64
@@ -28,7 +28,7 @@ func (m *Memory) Take(n int64) bool {
 // Give counts n bytes out.
 func (m *Memory) Give(n int64) { m.used.Add(-n) }
 
-// checkBuffers checks the bounds of buffers.
+// checkBuffers checks the sizes of buffers.
 func (c *Config) checkBuffers() error {
 	var errs []error
 	for name, n := range map[string]int64{"BufferRequests": c.BufferRequests, "BufferResponses": c.BufferResponses} {

@@ -16,11 +16,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-// A ServeFunc lets f forward q, as the handler lane does.
+// A ServeFunc forwards q by f, as the handler lane does.
 type ServeFunc func(f *Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange)
 
-// A mirror sends copies of a share of the requests to another Forwarder, whose
-// answers nobody sees.
+// A mirror sends copies of a share of the requests to another Forwarder, and
+// discards the responses.
 type mirror struct {
 	to    *Forwarder
 	share float64
@@ -29,23 +29,23 @@ type mirror struct {
 
 	mu   sync.Mutex         // guards what follows
 	ctx  context.Context    // of the copies
-	stop context.CancelFunc // ends it
+	stop context.CancelFunc // ends ctx
 
-	ending sync.Mutex // held by who waits for the end of all
+	ending sync.Mutex // held while end waits for all copies
 }
 
-// Bounds of mirrors. A copy beyond maxCopies is not made: a mirror that is slow
-// must not cost memory without bound.
+// Limits of mirrors. A copy beyond maxCopies is not made, since a slow mirror
+// must not cost unlimited memory.
 const (
 	maxCopies   = 128
 	copyTimeout = 30 * time.Second
-	endPatience = 5 * time.Second // with what was told to end in the background
+	endPatience = 5 * time.Second // longest wait for the end of background work
 )
 
 // Mirror sends copies of that share of the exchanges to the other Forwarder,
-// from the next one on; nil ends it, and the copies in flight. Copies are sent
-// when the exchange is over, if what it had of a body is whole and at most
-// exchange.ReplayLimit. serve carries them.
+// from the next one on; nil ends that, and the copies in flight. A copy is sent
+// when the exchange is over, if the request's body is complete and at most
+// exchange.ReplayLimit long. serve forwards the copies.
 func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error {
 	switch {
 	case to == nil:
@@ -62,7 +62,8 @@ func (f *Forwarder) Mirror(to *Forwarder, share float64, serve ServeFunc) error 
 	return nil
 }
 
-// stopped ends what goes on because of a mirror that is one no more.
+// stopped ends the copies and the background work of a mirror that was replaced
+// or removed.
 func (m *mirror) stopped() {
 	if m != nil {
 		m.end()
@@ -70,8 +71,8 @@ func (m *mirror) stopped() {
 	}
 }
 
-// end ends the copies in flight, and waits for that, but not for ever for a
-// hook or a transport that does not heed its context. Others may follow.
+// end ends the copies in flight and waits for them, but at most endPatience: a
+// hook or a transport may ignore its context. New copies may follow.
 func (m *mirror) end() {
 	m.ending.Lock()
 	defer m.ending.Unlock()
@@ -91,21 +92,21 @@ func (m *mirror) end() {
 	}
 }
 
-// context returns that of a copy.
+// context returns the context of a copy.
 func (m *mirror) context() (context.Context, context.CancelFunc) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return context.WithTimeout(m.ctx, copyTimeout)
 }
 
-// Mirrors draws whether the exchange is to be copied.
+// Mirrors decides at random whether the exchange is copied.
 func (f *Forwarder) Mirrors() bool {
 	m := f.mirrored.Load()
 	return m != nil && rand.Float64() < m.share
 }
 
-// CopyBytes sends a copy of req in the fast lane. body is its whole body; x
-// says who it is from.
+// CopyBytes sends a copy of req in the fast lane. body is its whole body; x has
+// its client.
 func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange) {
 	target := string(req.Target)
 	u, err := url.ParseRequestURI(target)
@@ -126,13 +127,13 @@ func (f *Forwarder) CopyBytes(req *h1.Request, body []byte, x *exchange.Exchange
 // Copy sends a copy of q, whose body was body.
 func (f *Forwarder) Copy(q *http.Request, body []byte, x *exchange.Exchange) {
 	if m := f.mirrored.Load(); m != nil && m.to.Introduces() {
-		x.OriginOf(q) // the copy knows no connection
+		x.OriginOf(q) // the copy has no connection to ask
 	}
 	c := q.Clone(context.Background())
 	f.send(c, body, x)
 }
 
-// send lets the mirror serve q, on a goroutine of its own.
+// send lets the mirror serve q, on its own goroutine.
 func (f *Forwarder) send(q *http.Request, body []byte, x *exchange.Exchange) {
 	m := f.mirrored.Load()
 	if m == nil {
@@ -153,7 +154,7 @@ func (f *Forwarder) send(q *http.Request, body []byte, x *exchange.Exchange) {
 	c.RequestID, c.Origin = x.RequestID, x.Origin
 	go func() {
 		defer func() { <-m.slots }()
-		defer func() { _ = recover() }() // an answer that was cut off: nobody waits for it
+		defer func() { _ = recover() }() // a response that was cut off, which does not matter
 		defer cancel()
 		m.serve(m.to, &discard{header: make(http.Header)}, q.WithContext(ctx), c)
 	}()

@@ -7,10 +7,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// LastOf returns the names of what the proxy adds to a request, in the order in
-// which AppendRequest writes it. number is the name of the request's
-// identifier, "" without one. The names are not to be changed. Without a number
-// and sets it allocates nothing.
+// LastOf returns the names of the fields that the proxy adds to a request, in
+// the order in which AppendRequest writes them. number is the name of the
+// request's identifier, or "". The caller must not change the names. Without
+// number and sets, LastOf allocates nothing.
 func (e *Encoder) LastOf(number string, sets ...[]header.Replacement) []string {
 	if number == "" && !slices.ContainsFunc(sets, func(set []header.Replacement) bool { return len(set) > 0 }) {
 		return e.RequestHeader.last
@@ -31,8 +31,8 @@ func (e *Encoder) lastOf(number string, sets ...[]header.Replacement) []string {
 	return append(names, e.RequestHeader.adds...)
 }
 
-// LastOwnOf returns the names of what the proxy adds to a response, in the
-// order of AppendFields, AppendOwn and AppendAnnounced. It is like LastOf.
+// LastOwnOf is LastOf for a response: the names are in the order of
+// AppendFields, AppendOwn and AppendAnnounced.
 func (e *Encoder) LastOwnOf(number string) []string {
 	if number == "" {
 		return e.ResponseHeader.last
@@ -51,8 +51,8 @@ func (e *Encoder) lastOwnOf(number string) (names []string) {
 // Drops reports whether the edit removes or sets the field of that name.
 func (e *Edit) Drops(name string) bool { return header.Matches(e.drops, name) }
 
-// AppendLastOwn appends the names of what the proxy adds to a response, in the
-// order of AppendFields, AppendOwn and AppendAnnounced.
+// AppendLastOwn appends the names of the fields that the proxy adds to a
+// response, in the order of AppendFields, AppendOwn and AppendAnnounced.
 func (e *Encoder) AppendLastOwn(dst []string, number string) []string {
 	dst = slices.Grow(dst, 8)
 	if number != "" {

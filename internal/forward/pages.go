@@ -22,8 +22,8 @@ func (c *Config) checkPages() error {
 	return errors.Join(errs...)
 }
 
-// Page returns the handler of the program's that writes the body of responses
-// with that status, to requests with that Content-Type; nil if there is none.
+// Page returns the program's handler that writes the body of responses with
+// that status to requests with that Content-Type, or nil.
 func (c *Config) Page(status int, contentType string) http.Handler {
 	if len(c.Pages) == 0 || !exchange.TakesPage(contentType) {
 		return nil
@@ -31,7 +31,7 @@ func (c *Config) Page(status int, contentType string) http.Handler {
 	return c.Pages[status]
 }
 
-// Bare is res without the fields that describe its body.
+// Bare removes the fields from res that describe its body.
 func Bare(res *h1.Response) {
 	res.Fields = slices.DeleteFunc(res.Fields, func(f h1.Field) bool { return exchange.DescribesBody(f.Name) })
 }

@@ -9,22 +9,23 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A hold keeps exchanges from the targets, for as long as it is the
-// Forwarder's.
+// A hold keeps exchanges from the targets, as long as it is set in the
+// Forwarder.
 type hold struct {
-	page *exchange.Page // to answer with; nil means to wait
-	over chan struct{}  // closed when waiting has come to its end
-	late time.Time      // when waiting ends without Resume
+	page *exchange.Page // the answer to them; nil means to wait
+	over chan struct{}  // closed when the wait ends
+	late time.Time      // when the wait ends without Resume
 }
 
-// Pause makes exchanges to come wait until Resume, for at most d; then they
-// fail with 503, as do those that come later, and those beyond maxHeld.
+// Pause makes new exchanges wait until Resume, at most until d is over. After
+// that, those that wait and later ones fail with 503. Exchanges beyond maxHeld
+// fail with 503 immediately.
 func (f *Forwarder) Pause(d time.Duration) {
 	f.holdBy(&hold{over: make(chan struct{}), late: time.Now().Add(d)})
 }
 
-// Answer makes p the answer to exchanges to come, until Resume. Those that
-// wait are answered with it too.
+// Answer makes p the answer to new exchanges, until Resume. Exchanges that wait
+// get it too.
 func (f *Forwarder) Answer(p *exchange.Page) error {
 	if err := p.Check(); err != nil {
 		return err
@@ -36,7 +37,7 @@ func (f *Forwarder) Answer(p *exchange.Page) error {
 // Resume ends Pause and Answer.
 func (f *Forwarder) Resume() { f.holdBy(nil) }
 
-// maintained reports whether exchanges are answered by a page.
+// maintained reports whether exchanges are answered with a page.
 func (f *Forwarder) maintained() bool {
 	h := f.held.Load()
 	return h != nil && h.page != nil
@@ -50,13 +51,14 @@ func (f *Forwarder) holdBy(h *hold) {
 	f.waker.poke()
 }
 
-// Why exchanges that waited did not reach a target.
+// Why exchanges waited without reaching a target.
 var (
 	errPaused = errors.New("paused for too long: Resume was not called within the duration passed to Pause")
 	errGone   = errors.New("client disconnected while the request was paused")
 )
 
-// waitWhilePaused waits until nothing holds exchanges.
+// waitWhilePaused waits until there is no hold, or returns the failure of an
+// exchange that does not wait.
 func (a *Attempts) waitWhilePaused() *exchange.Failure {
 	for {
 		h := a.f.held.Load()
@@ -73,11 +75,11 @@ func (a *Attempts) waitWhilePaused() *exchange.Failure {
 	}
 }
 
-// maxHeld is how many exchanges wait at a Forwarder for the end of a hold, or
-// for its first targets: each of them holds a connection and its buffers.
+// maxHeld limits how many exchanges wait at a Forwarder for the end of a hold,
+// or for its first targets. Each of them keeps a connection and its buffers.
 const maxHeld = 4096
 
-// heldBy waits until h is over, if not too many do already.
+// heldBy waits until h is over, unless too many exchanges wait already.
 func (a *Attempts) heldBy(h *hold) error {
 	defer a.f.waiting.Add(-1)
 	if a.f.waiting.Add(1) > maxHeld {
@@ -99,7 +101,7 @@ func (h *hold) wait(gone <-chan struct{}) error {
 	}
 }
 
-// unserved is the failure of an exchange whose wait ended with err.
+// unserved returns the failure of an exchange whose wait ended with err.
 func (a *Attempts) unserved(err error) *exchange.Failure {
 	f := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}

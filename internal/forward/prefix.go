@@ -13,17 +13,17 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A Prefix says how the paths of clients and those of targets differ at their
-// start.
+// A Prefix says how the paths of clients and of targets differ at their start.
 //
-// Hot path: without a Prefix, one look at two strings. With one, no allocation
+// Hot path: without a Prefix, a look at two strings. With one, no allocation
 // for a path that all servers read alike.
 type Prefix struct {
-	Strip string // of a client's path; "" strips nothing
-	Add   string // before what is left, behind the path of the target's URL
+	Strip string // removed from a client's path; "" removes nothing
+	Add   string // put before the rest, after the path of the target's URL
 }
 
-// checkPrefix checks p, and makes it canonical: without a slash at the end.
+// checkPrefix checks c.Prefix, and makes it canonical: without a slash at the
+// end.
 func (c *Config) checkPrefix() error {
 	var errs []error
 	for _, s := range []struct {
@@ -46,18 +46,18 @@ func (c *Config) checkPrefix() error {
 	return errors.Join(errs...)
 }
 
-// set reports whether paths differ at all.
+// set reports whether p changes paths at all.
 func (p *Prefix) set() bool { return p.Strip != "" || p.Add != "" }
 
-// What a Prefix refuses.
+// Why Admit refuses a path.
 var (
 	errLeaves = errors.New("path is ambiguous: a target may read it as a path outside the prefix")
 	errSlash  = errors.New("path would begin with two slashes behind the stripped prefix: a target may read it as a host")
 )
 
-// Admit returns the failure of a request whose path, as it was sent, cannot be
-// that of a target: it has not the prefix, or dot segments lead out of what
-// comes in its place.
+// Admit returns the failure of a request whose path, as it was sent, cannot
+// become a target's path: it lacks the prefix, or its dot segments may lead out
+// of the new prefix, or it would begin with two slashes. Else it returns nil.
 func (p *Prefix) Admit(path string) *exchange.Failure {
 	if !p.set() || path == "" || path == "*" {
 		return nil
@@ -77,10 +77,10 @@ func (p *Prefix) Admit(path string) *exchange.Failure {
 	return &exchange.Failure{Op: "read", Side: exchange.SideClient, Status: http.StatusBadRequest, Reason: "http_request_error", Err: err}
 }
 
-// Inner returns a request's path, with or without its query, without what is
-// stripped. Admit has let it pass.
+// Inner returns a request's path without the prefix to strip. The path may have
+// a query. Admit has let it pass.
 func (p *Prefix) Inner(path string) string {
-	if p.Strip == "" || len(path) < len(p.Strip) { // as * is
+	if p.Strip == "" || len(path) < len(p.Strip) { // such as *
 		return path
 	}
 	rest := path[len(p.Strip):]
@@ -101,13 +101,12 @@ func (p *Prefix) appendInner(dst, path []byte) []byte {
 	return append(dst, path...)
 }
 
-// Translates reports whether responses name paths that clients know by another
-// name.
+// Translates reports whether paths in responses differ for targets and clients.
 func (f *Forwarder) Translates() bool { return f.Prefix.set() }
 
-// Translate makes the fields of res, which is from t, name paths as clients
-// know them: Location, Content-Location and the Path of cookies. hosts are what
-// clients may call the proxy. The values are in room, which it returns.
+// Translate changes paths in the response res of t to those that clients use,
+// in Location, Content-Location and the Path of cookies. hosts are the proxy's
+// names for clients. The new values are in room, which it returns.
 func (e *Encoder) Translate(res *h1.Response, t *Target, room []byte, hosts ...string) []byte {
 	m := e.newTranslation(t, hosts)
 	for i := range res.Fields {
@@ -136,14 +135,14 @@ func (e *Encoder) TranslateHeader(h http.Header, t *Target, hosts ...string) {
 	} {
 		for i, v := range h[name] {
 			if out, changed := do(nil, v); changed {
-				h[name] = slices.Clone(h[name]) // a Transport may keep its own
+				h[name] = slices.Clone(h[name]) // a Transport may keep the slice
 				h[name][i] = string(out)
 			}
 		}
 	}
 }
 
-// prefix explains what becomes of the request's path at f.
+// prefix explains how f changes the request's path.
 func (a *explainer) prefix(f *Forwarder) {
 	p, path := &f.Prefix, exchange.WirePath(a.q)
 	name := "Upstream.StripPrefix"

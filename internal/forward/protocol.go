@@ -10,13 +10,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// noProtocol is the alert of a server that speaks none of the protocols it was
-// offered (RFC 7301, 3.2).
+// noProtocol is the TLS alert of a server that supports none of the protocols
+// offered to it (RFC 7301, 3.2).
 const noProtocol = tls.AlertError(120)
 
 // Refuses reports whether err means that t, an https target, does not speak
-// HTTP/1.1, and then remembers that: exchanges go to it over HTTP/2 in the
-// handler lane. Nothing was sent to it.
+// HTTP/1.1. If so it remembers that, and exchanges reach t over HTTP/2 in the
+// handler lane. Nothing was sent to t.
 func (f *Forwarder) Refuses(t *Target, err error) bool {
 	var remote *net.OpError
 	alert := errors.As(err, &remote) && remote.Op == "remote error" && remote.Err.Error() == noProtocol.Error()
@@ -28,8 +28,8 @@ func (f *Forwarder) Refuses(t *Target, err error) bool {
 	return true
 }
 
-// Speaker returns the client of t for q: of HTTP/1.1, unless q is gRPC or t
-// refuses that.
+// Speaker returns the client of t for q: HTTP/1.1, unless q is gRPC or t
+// refuses HTTP/1.1.
 func (t *Target) Speaker(q *http.Request) Doer {
 	if t.h2 != nil && (isGRPC(q) || t.refuses.Load()) {
 		return t.h2
@@ -37,7 +37,7 @@ func (t *Target) Speaker(q *http.Request) Doer {
 	return t.client
 }
 
-// Do performs an attempt outside the lanes, of a request without a body.
+// Do performs an attempt outside the lanes, for a request without a body.
 func (f *Forwarder) Do(t *Target, req *http.Request, on1xx func(int, http.Header) error) (*http.Response, error) {
 	res, err := t.Speaker(req).Do(req, on1xx)
 	if err != nil && !t.refuses.Load() && f.Refuses(t, err) {

@@ -11,14 +11,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A response as it goes to the client, for the fast lane: which fields. How
-// they are spelled, and what says how the body is framed, when the connection
-// ends and what time it is, is for the client's protocol.
+// The fields of a response to the client, in the fast lane. The client's
+// protocol encodes them, and adds the fields for framing, connection and Date.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
-// AppendFields appends the fields of a final response to the client. id takes
-// the place of res's own identifier. They are valid as long as res is.
+// AppendFields appends the fields of a final response to the client. id
+// replaces the identifier in res. The fields are valid as long as res is.
 func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.RequestID) []h1.Field {
 	dst = e.appendPassing(dst, res, id.Name)
 	if id.Name != "" && !header.Matches(e.ResponseHeader.drops, id.Name) {
@@ -27,8 +26,8 @@ func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.Reque
 	return append(dst, e.ResponseHeader.fields...)
 }
 
-// AppendUpgrade appends what a 426 says of the protocols that it requires,
-// which a client of HTTP/1.1 has to get (RFC 9110, 15.5.22).
+// AppendUpgrade appends the Upgrade fields of a 426, which name the protocols
+// that it requires. A client of HTTP/1.1 must get them (RFC 9110, 15.5.22).
 func AppendUpgrade(dst []h1.Field, res *h1.Response) []h1.Field {
 	if res.Status != http.StatusUpgradeRequired || !res.Upgrade {
 		return dst
@@ -41,13 +40,13 @@ func AppendUpgrade(dst []h1.Field, res *h1.Response) []h1.Field {
 	return append(dst, fieldOf("Connection", "Upgrade"))
 }
 
-// AppendInterimFields appends the fields of a 1xx to the client.
+// AppendInterimFields appends the fields of a 1xx response to the client.
 func (e *Encoder) AppendInterimFields(dst []h1.Field, res *h1.Response) []h1.Field {
 	return e.appendPassing(dst, res, "")
 }
 
 // appendPassing appends the fields of res that cross the proxy, except the one
-// that is replaced.
+// named replaced.
 func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced string) []h1.Field {
 	for i := range res.Fields {
 		if fd := &res.Fields[i]; e.Passes(res, fd) && !header.SameVariable(fd.Name, replaced) {
@@ -57,8 +56,8 @@ func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced strin
 	return dst
 }
 
-// AppendAnnounced appends a Trailer field for each trailer that res announces
-// and that may pass, once.
+// AppendAnnounced appends one Trailer field for each trailer that res announces
+// and that may pass.
 func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 	if !res.Trailer {
 		return dst
@@ -78,7 +77,7 @@ func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 	return dst
 }
 
-// announced reports whether fields have a Trailer field for name.
+// announced reports whether fields has a Trailer field for name.
 func announced(fields []h1.Field, name []byte) bool {
 	for i := range fields {
 		if header.EqualFold(fields[i].Name, "Trailer") && header.EqualFold(fields[i].Value, string(name)) {
@@ -105,8 +104,8 @@ func nominated(res *h1.Response, name []byte) bool {
 	return false
 }
 
-// AppendReplyFields appends the fields of the answer that a request gets which
-// failed with f, and returns the body, too. id is as for AppendFields.
+// AppendReplyFields appends the fields of the proxy's answer to a request that
+// failed with f, and also returns its body. id is as for AppendFields.
 func AppendReplyFields(dst []h1.Field, f *exchange.Failure, id header.RequestID) (fields []h1.Field, body []byte) {
 	contentType := exchange.PlainText
 	if f.Page != nil {
@@ -131,13 +130,13 @@ func AppendReplyFields(dst []h1.Field, f *exchange.Failure, id header.RequestID)
 	return dst, body
 }
 
-// fieldOf is a field whose bytes must not be changed.
+// fieldOf returns a field whose bytes must not be changed.
 func fieldOf(name, value string) h1.Field {
 	return h1.Field{Name: bytesOf(name), Value: bytesOf(value)}
 }
 
-// bytesOf is s as bytes that must not be changed.
+// bytesOf returns s as bytes that must not be changed.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
-// viewOf is b as a string, valid as long as b is not changed.
+// viewOf returns b as a string that is valid as long as b is not changed.
 func viewOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -11,8 +11,8 @@ import (
 // userTimeout is TCP_USER_TIMEOUT, which package syscall does not have.
 const userTimeout = 0x12
 
-// limitSilence closes nc when its peer has acknowledged nothing for d: neither
-// what was sent, nor the probes of TCP on a connection that is idle.
+// limitSilence makes the system close nc when its peer has acknowledged nothing
+// for d: neither data nor, on an idle connection, TCP's probes.
 func limitSilence(nc net.Conn, d time.Duration) {
 	c, ok := nc.(*net.TCPConn)
 	if !ok {

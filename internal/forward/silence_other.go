@@ -7,6 +7,6 @@ import (
 	"time"
 )
 
-// limitSilence does nothing where the system has no such limit: the transport's
-// pings find a dead peer, after some minutes.
+// limitSilence does nothing where the system has no such limit. The transport's
+// pings find a dead peer after some minutes.
 func limitSilence(net.Conn, time.Duration) {}

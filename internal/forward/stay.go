@@ -9,21 +9,21 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Stay lets a stream, which is an upgraded connection or an event stream, go
-// on after its route or its target has gone: for the StreamGrace of its
-// Forwarder. What kills the target does not end it. The methods of a nil Stay
-// do nothing.
+// A Stay lets a stream go on after its route or its target was removed, for the
+// StreamGrace of its Forwarder. A stream is an upgraded connection or an event
+// stream. Killing the target does not end it. The methods of a nil Stay do
+// nothing.
 type Stay struct {
-	route  context.Context // nil without one
+	route  context.Context // ends with the route; nil if there is none
 	target *Target
 	grace  time.Duration // negative means no limit
-	since  time.Time     // when one of the two was first seen to have gone
+	since  time.Time     // when the route or the target was first found to be removed
 }
 
 // Stay returns the Stay of the stream that the exchange has become, or nil if
-// streams have no grace. route ends with its route; it may be nil. Whoever ends
-// the exchange has to look at the Stay, and at the Forwarder in place of the
-// target, before Count is called.
+// streams have no grace. route ends with the exchange's route; it may be nil.
+// Before it calls Count, the caller must let the end of the exchange depend on
+// the Stay and on the Forwarder, no longer on the target.
 func (a *Attempts) Stay(route context.Context) *Stay {
 	if a.f.StreamGrace == 0 {
 		return nil
@@ -32,10 +32,10 @@ func (a *Attempts) Stay(route context.Context) *Stay {
 	return a.stay
 }
 
-// Span is what the stream ends with, in place of its target's.
+// Span returns the Span that ends the stream, instead of its target's.
 func (s *Stay) Span() *Span { return s.target.within }
 
-// Count makes Replace wait for the stream no longer. The end of the exchange
+// Count makes Replace no longer wait for the stream. The end of the exchange
 // undoes it.
 func (s *Stay) Count() {
 	if s != nil {
@@ -49,7 +49,7 @@ func (s *Stay) uncount() {
 	}
 }
 
-// Over reports whether the grace is over. Calls are not concurrent.
+// Over reports whether the grace is over. It must not be called concurrently.
 func (s *Stay) Over(now time.Time) bool {
 	if s == nil || s.grace < 0 || !s.left() {
 		return false
@@ -60,13 +60,13 @@ func (s *Stay) Over(now time.Time) bool {
 	return now.Sub(s.since) >= s.grace
 }
 
-// left reports whether the route or the target has gone.
+// left reports whether the route or the target was removed.
 func (s *Stay) left() bool {
 	return s.route != nil && s.route.Err() != nil || s.target.life.Err() != nil
 }
 
-// Killed reports whether what kills the exchange's target has ended the
-// exchange too.
+// Killed reports whether the exchange must end immediately: its target, or with
+// a Stay its Forwarder, was killed.
 func (a *Attempts) Killed() bool {
 	if a.stay != nil {
 		return a.f.Killed()
@@ -74,7 +74,7 @@ func (a *Attempts) Killed() bool {
 	return a.Target.Killed()
 }
 
-// IsEventStream reports whether res is of server-sent events.
+// IsEventStream reports whether res is a stream of server-sent events.
 func IsEventStream(res *h1.Response) bool {
 	for _, f := range res.Fields {
 		if header.EqualFold(f.Name, "content-type") {

@@ -14,15 +14,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// A Sticky is a cookie by which a client comes back to its target. Its value is
-// a keyed hash of the target's address: nobody learns the address from it, or
-// can make one.
+// A Sticky is a cookie by which a client returns to its target. Its value is a
+// keyed hash of the target's address: without the key, it cannot be made and
+// does not disclose the address.
 type Sticky struct {
-	Cookie string // its name
-	// the same in all processes that serve the same clients; nil means one of
-	// this process alone
+	Cookie string // name of the cookie
+	// must be the same in all processes that serve the same clients; nil means
+	// a random key
 	Key    []byte
-	MaxAge time.Duration // 0 means until the client ends
+	MaxAge time.Duration // 0 means a session cookie
 }
 
 // minStickyKey is the shortest key that cannot be guessed.
@@ -49,19 +49,18 @@ func (s *Sticky) check() error {
 func (s *Sticky) compile() {
 	if s != nil && s.Key == nil {
 		s.Key = make([]byte, sha256.Size)
-		rand.Read(s.Key) // never fails, crypto/rand says
+		rand.Read(s.Key) // never fails, see crypto/rand
 	}
 }
 
-// token is the value of the cookie for the target with that key.
+// token returns the value of the cookie for the target with that key.
 func (s *Sticky) token(key string) string {
 	h := hmac.New(sha256.New, s.Key)
 	h.Write([]byte(key))
 	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
 
-// fields are what a client is told that token stands for its target: in plain
-// HTTP, and over TLS.
+// fields returns the Set-Cookie fields with token, for plain HTTP and for TLS.
 func (s *Sticky) fields(token string) [2]h1.Field {
 	c := http.Cookie{Name: s.Cookie, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(s.MaxAge / time.Second)}
 	plain := c.String()
@@ -69,9 +68,8 @@ func (s *Sticky) fields(token string) [2]h1.Field {
 	return [2]h1.Field{fieldOf("Set-Cookie", plain), fieldOf("Set-Cookie", c.String())}
 }
 
-// stick makes the set know the tokens of its targets. A lookup in the map takes
-// as long whatever was guessed, for all that can be seen: who guesses does not
-// know where a token differs.
+// stick fills in the tokens of the set's targets. The time of a map lookup does
+// not show a client where its guess differs from a token.
 func (s *set) stick(c *Sticky) {
 	if c == nil {
 		return
@@ -82,8 +80,8 @@ func (s *set) stick(c *Sticky) {
 	}
 }
 
-// PreferBytes notes the target that the cookie of a.Asked stands for, in the
-// fast lane.
+// PreferBytes notes the target that the cookie of a.Asked names, in the fast
+// lane.
 func (a *Attempts) PreferBytes() {
 	if set, ok := a.Asked.replaced("Cookie"); ok {
 		if set != nil {
@@ -115,8 +113,8 @@ func (a *Attempts) PreferOf(q *http.Request) {
 	}
 }
 
-// back returns the position of the target that the client was at before, which
-// is counted in, or -1 when it is unknown or cannot be had.
+// back counts the attempt in at the client's preferred target and returns its
+// position, or -1 when it is unknown or unavailable.
 func (a *Attempts) back(now time.Time) int {
 	if !a.known || a.set.endpoints[a.preferred].Weight == 0 && a.set.weighted {
 		return -1
@@ -128,11 +126,11 @@ func (a *Attempts) back(now time.Time) int {
 	return a.preferred
 }
 
-// hsts is the field of RFC 6797, which clients heed over TLS only.
+// hsts is the field of RFC 6797, which clients obey over TLS only.
 const hsts = "Strict-Transport-Security"
 
-// AppendOwn appends the fields that the proxy itself adds to the head of a
-// response.
+// AppendOwn appends the fields that the proxy itself adds to a response: HSTS
+// and the sticky cookie.
 func (a *Attempts) AppendOwn(dst []h1.Field, scheme string) []h1.Field {
 	if a.f.HSTS != "" && scheme == "https" {
 		dst = append(dst, fieldOf(hsts, a.f.HSTS))
@@ -153,8 +151,8 @@ func (a *Attempts) AddOwn(h http.Header, scheme string) {
 	}
 }
 
-// cookie is the field by which the client will come back to Target, or nil if
-// it will anyway.
+// cookie returns the field that makes the client return to Target, or nil if
+// the client has that cookie already.
 func (a *Attempts) cookie(scheme string) *h1.Field {
 	if a.f.Sticky == nil || a.known && a.set.targets[a.preferred] == a.Target {
 		return nil

@@ -20,40 +20,40 @@ import (
 	"github.com/hostproxy/hostproxy/internal/pool"
 )
 
-// A Target is one address that serves. Its counters may be read at any time.
+// A Target is one address to forward to. Its counters may be read at any time.
 type Target struct {
-	// as it appears in records: host:port, or the URL when it is not plain http
-	// or has a path
+	// as in records: host:port, or the URL when it is not plain http or has a
+	// path
 	Name string
 	URL  *url.URL // not to be changed
 
-	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil when another one is used
+	Pool *pool.Pool // of the built-in HTTP/1.1 client; nil with another client
 
-	Face any // what Config.Show made of it
+	Face any // made by Config.Show
 
 	Span                                // within the Forwarder's
 	key     string                      // of its endpoint
 	token   string                      // of the sticky cookie
-	cookies [2]h1.Field                 // that set it: in plain HTTP, and over TLS
-	probe   func(context.Context) error // whether it serves
-	// put before the path of a request, Prefix.Add included; without a final
+	cookies [2]h1.Field                 // Set-Cookie with the token: for plain HTTP, and over TLS
+	probe   func(context.Context) error // the readiness check; no error means ready
+	// prefix of the path of a request; includes Prefix.Add, without a final
 	// slash
 	Base    string
-	client  Doer        // for what speaks HTTP/1.1
+	client  Doer        // for requests over HTTP/1.1
 	h2      Doer        // for requests that need HTTP/2, such as gRPC; nil without
-	shares  bool        // exchanges share connections of ours: HTTP/2
-	refuses atomic.Bool // HTTP/1.1, by ALPN: h2 is for all requests
+	shares  bool        // exchanges share our connections, by HTTP/2
+	refuses atomic.Bool // it refuses HTTP/1.1 by ALPN; then h2 gets all requests
 	node    *balance.Node
 	monitor *health.Monitor // nil when the target is always up
 
-	retired atomic.Bool  // exchanges to come are not for it
+	retired atomic.Bool  // it gets no new exchanges
 	streams atomic.Int64 // upgraded connections
-	// streams that stay when the target goes: upgraded connections and event
-	// streams
+	// streams that stay when the target is removed: upgraded connections and
+	// event streams
 	staying  atomic.Int64
-	failures latency.Counter   // of attempts, on the target's side
-	faults   latency.Counter   // answers of 500 and above
-	latency  latency.Histogram // of answers, from the attempt's start to the head
+	failures latency.Counter   // failed attempts, on the target's side
+	faults   latency.Counter   // responses with status 500 and above
+	latency  latency.Histogram // of responses, from the attempt's start to the head
 	born     time.Time
 }
 
@@ -90,7 +90,7 @@ func (f *Forwarder) newTarget(e *Endpoint) *Target {
 	t.monitor = f.newMonitor(t)
 	t.probe = f.Probe.asks(f, t, func(ctx context.Context) error {
 		if c.Transport != nil {
-			return nil // who knows where it goes
+			return nil // where it connects to is unknown
 		}
 		nc, err := dial(ctx)
 		if err != nil {
@@ -122,16 +122,17 @@ func (t *Target) Health() health.Status { return t.monitor.Status() }
 // Failures returns how many attempts have failed on the target's side.
 func (t *Target) Failures() uint64 { return t.failures.Total() }
 
-// Answers returns how many attempts were answered, and how long the heads of
-// the answers took of late, as quantiles.
+// Answers returns how many attempts had a response, and the quantiles qs of the
+// time to the response's head, over recent attempts.
 func (t *Target) Answers(qs ...float64) (n uint64, took []time.Duration) {
 	return t.latency.Count(), t.latency.Quantiles(time.Now(), qs...)
 }
 
-// Streams returns how many of them are upgraded connections.
+// Streams returns how many of the attempts in flight are upgraded connections.
 func (t *Target) Streams() int64 { return t.streams.Load() }
 
-// retire lets what t has begun come to its end, and keeps no connection.
+// retire lets exchanges at t finish, and closes its connections as they become
+// idle.
 func (t *Target) retire() {
 	t.retired.Store(true)
 	t.drain()
@@ -145,16 +146,16 @@ func (t *Target) retire() {
 }
 
 // closeRest closes the connections that were busy when t retired, once they are
-// not: http.Transport would keep them.
+// idle: http.Transport would keep them.
 func (t *Target) closeRest() {
 	next := t.closeRest
 	if t.InFlight() == 0 {
-		next = t.close // once more, when it has noticed the end of the last stream
+		next = t.close // once more, when the transport has noticed the end of the last stream
 	}
 	time.AfterFunc(exchange.SweepInterval, next)
 }
 
-// close closes the connections that carry no exchange.
+// close closes idle connections.
 func (t *Target) close() {
 	t.client.CloseIdleConnections()
 	if t.h2 != nil {
@@ -162,7 +163,7 @@ func (t *Target) close() {
 	}
 }
 
-// address returns where to dial: network and address.
+// address returns the network and the address to dial.
 func (e *Endpoint) address() (network, addr string) {
 	u := e.URL
 	if u.Scheme == "unix" {
@@ -181,7 +182,8 @@ func (e *Endpoint) address() (network, addr string) {
 	return "tcp", net.JoinHostPort(u.Hostname(), port)
 }
 
-// dialer returns what connects to e. A panic in the user's Dial is its error.
+// dialer returns the func that connects to e. A panic of the user's Dial
+// becomes an error.
 func dialer(e *Endpoint, c *Config) func(context.Context) (net.Conn, error) {
 	network, addr := e.address()
 	own := (&net.Dialer{Timeout: c.DialTimeout}).DialContext
@@ -219,16 +221,16 @@ func http2TLS() *http.Protocols {
 	return &p
 }
 
-// Servers of gRPC close a connection on which a client pings more often than
-// every five minutes while they have nothing to say (gRPC proposal A8). A peer
-// that has died is found earlier by TCP, where the system lets us ask for that.
+// A gRPC server closes a connection if the client pings it more often than
+// every five minutes while the server sends nothing (gRPC proposal A8). TCP
+// finds a dead peer earlier, where the system supports that.
 const (
 	pingInterval = 5*time.Minute + 30*time.Second
 	silence      = 45 * time.Second
 )
 
-// newTransport returns an http.Transport that always connects by dial, whatever
-// the request's host is.
+// newTransport returns an http.Transport that always connects by dial,
+// regardless of the request's host.
 func newTransport(dial func(context.Context) (net.Conn, error), c *Config, protocols func() *http.Protocols) *http.Transport {
 	var conf *tls.Config
 	if c.TLS != nil {

@@ -11,29 +11,30 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// An Endpoint is what a target is made of.
+// An Endpoint describes a target.
 type Endpoint struct {
 	URL    *url.URL // not to be changed
-	Addr   string   // host:port to dial instead of the URL's; "" means that
+	Addr   string   // host:port to dial; "" means the URL's
 	Weight int      // share of the exchanges; 0 means none, unless all are 0
 }
 
-// key tells endpoints apart.
+// key returns a string that identifies the endpoint.
 func (e *Endpoint) key() string { return e.URL.String() + " " + e.Addr }
 
-// A set is who serves at one time, and how they are chosen. It is immutable: an
-// exchange takes one when it begins, and stays with it.
+// A set has the targets at one time, and how they are chosen. It is immutable.
+// An exchange takes the current one, and looks for a newer one before each
+// attempt.
 type set struct {
 	endpoints []Endpoint
-	targets   []*Target // of the same positions
+	targets   []*Target // at the positions of their endpoints
 	choice    *balance.Set
-	tokens    map[string]int // positions by the value of the sticky cookie
+	tokens    map[string]int // positions by value of the sticky cookie
 	weighted  bool           // some targets have a weight
 	fast      bool           // every target is reached by the built-in HTTP/1.1 client
 }
 
-// newSet returns the set of es. Targets that old has are taken over, with what
-// is known of them. The error names every bad endpoint.
+// newSet returns the set of es. It takes over old's targets for the same
+// endpoints, with their health and counters. The error names all bad endpoints.
 func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 	known := make(map[string]*Target)
 	if old != nil {
@@ -41,7 +42,7 @@ func (f *Forwarder) newSet(es []Endpoint, old *set) (*set, error) {
 			known[t.key] = t
 		}
 	}
-	s := &set{endpoints: es, fast: len(es) > 0} // without targets the handler lane waits for some
+	s := &set{endpoints: es, fast: len(es) > 0} // without targets, the handler lane waits for some
 	var errs []error
 	seen := make(map[string]int, len(es))
 	for i := range es {
@@ -94,7 +95,7 @@ func (e *Endpoint) check() error {
 	return nil
 }
 
-// candidates are the targets as the policy sees them.
+// candidates returns the targets in the form that the policy needs.
 func (s *set) candidates() []balance.Candidate {
 	s.weighted = slices.ContainsFunc(s.endpoints, func(e Endpoint) bool { return e.Weight > 0 })
 	cs := make([]balance.Candidate, len(s.targets))
@@ -107,13 +108,14 @@ func (s *set) candidates() []balance.Candidate {
 	return cs
 }
 
-// Targets returns the targets in the order of their endpoints. It is not to be
-// changed.
+// Targets returns the targets in the order of their endpoints. The caller must
+// not change the slice.
 func (f *Forwarder) Targets() []*Target { return f.set.Load().targets }
 
-// A Span is how long something carries exchanges: streams end politely when its
-// life is over, and everything else once it is killed. It knows the one that it
-// lies within, and is not known by it: nothing is left of a target that went.
+// A Span is the time for which a Forwarder or a target carries exchanges.
+// Streams end politely when its life is over, and all exchanges end once it is
+// killed. It points to the Span around it, which does not point back: so a
+// removed target can be freed.
 type Span struct {
 	within *Span // nil for the outermost
 	life   context.Context
@@ -129,14 +131,14 @@ func newSpan(within *Span) Span {
 	return s
 }
 
-// Ending reports whether streams must end politely.
+// Ending reports whether streams must end politely now.
 func (s *Span) Ending() bool { return s.life.Err() != nil || s.within != nil && s.within.Ending() }
 
-// Killed reports whether what is in flight must end at once.
+// Killed reports whether exchanges in flight must end immediately.
 func (s *Span) Killed() bool { return s.kill.Err() != nil || s.within != nil && s.within.Killed() }
 
-// Bind calls end once the span or one around it ends, and cut once it is
-// killed. The returned function undoes it.
+// Bind calls end once the life of s or of a Span around it is over, and cut
+// once one is killed. The returned function undoes that.
 func (s *Span) Bind(end, cut func()) (unbind func()) {
 	life, kill := context.AfterFunc(s.life, end), context.AfterFunc(s.kill, cut)
 	outer := func() {}

@@ -13,22 +13,22 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A timekeeper ends a round trip of somebody else's transport that takes too
-// long to connect or, behind the request, to answer. What the transport tells
-// by httptrace, and the end of the request's body, are when the times begin.
+// A timekeeper ends a round trip of the user's transport that takes too long to
+// connect or, after the request is sent, to respond. The times begin at the
+// transport's calls of httptrace and at the end of the request's body.
 type timekeeper struct {
 	t      transport
 	cancel context.CancelCauseFunc
 
 	mu    sync.Mutex
 	timer *time.Timer
-	body  bool // some of it is still to be read
+	body  bool // a part of the request's body is still to be read
 	over  bool
 }
 
-// bounded is RoundTrip within the limits of t. A transport that does not heed
-// the context of its request is left alone, and its response closed when it
-// comes.
+// bounded is RoundTrip within the limits of t. If the transport ignores the
+// context of its request, bounded returns without it, and closes the response
+// when it comes.
 func (t transport) bounded(req *http.Request) (*http.Response, error) {
 	parent := req.Context()
 	ctx, cancel := context.WithCancelCause(parent)
@@ -65,13 +65,13 @@ func closeResponse(res *http.Response) {
 	}
 }
 
-// dialing begins the time to connect.
+// dialing starts the time to connect.
 func (k *timekeeper) dialing() {
 	k.set(k.t.dialTimeout, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded})
 }
 
-// asking begins the time for the response, unless there is a body to be read
-// yet.
+// asking starts the time for the response, unless a part of the body is still
+// to be read.
 func (k *timekeeper) asking() {
 	k.mu.Lock()
 	body := k.body
@@ -83,7 +83,7 @@ func (k *timekeeper) asking() {
 	k.set(k.t.headerTimeout, os.ErrDeadlineExceeded)
 }
 
-// asked begins the time for the response.
+// asked notes that the request is sent, and starts the time for the response.
 func (k *timekeeper) asked() {
 	k.mu.Lock()
 	k.body = false
@@ -109,7 +109,7 @@ func (k *timekeeper) end() {
 	k.set(0, nil)
 }
 
-// A timedBody tells its timekeeper of its end.
+// A timedBody tells its timekeeper when it was read or closed.
 type timedBody struct {
 	io.ReadCloser
 	k *timekeeper

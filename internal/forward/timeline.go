@@ -6,28 +6,29 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A timeline fills in the Timeline of a record, if it is wanted. Its memory is
-// taken for many attempts at once, and never used again: a record may be kept.
+// A timeline fills in the Timeline of a record, if that is wanted. It allocates
+// memory for many attempts at once, and never reuses it, since a record may be
+// kept.
 type timeline struct {
 	wanted bool
-	now    int           // position of the attempt that goes on, or went on last
-	beside int           // position of the one beside it
-	dialed time.Duration // what the record said of dials before it
+	now    int           // position of the current or latest attempt
+	beside int           // position of the attempt beside it
+	dialed time.Duration // the record's Dial before that attempt
 
-	room []exchange.Attempt // for what is to come
-	size int                // of the latest piece of room
+	room []exchange.Attempt // for the Timelines of next records
+	size int                // size of the latest allocation
 }
 
-// attemptsAtOnce is the size of the largest piece of room.
+// attemptsAtOnce is the size of the largest allocation.
 const attemptsAtOnce = 64
 
-// Timed makes the record of the exchange to come list its attempts.
+// Timed makes the record of the next exchange list its attempts.
 func (a *Attempts) Timed() { a.timeline.wanted = true }
 
-// emptied is l without what it knows of an exchange.
+// emptied returns l without its data about an exchange.
 func (l *timeline) emptied() timeline { return timeline{room: l.room, size: l.size} }
 
-// begin notes that an attempt begins, and returns its position.
+// begin adds the attempt t, and returns its position.
 func (l *timeline) begin(rec *exchange.Record, t exchange.Attempt) int {
 	if rec.Timeline == nil {
 		if len(l.room) == 0 {
@@ -40,19 +41,19 @@ func (l *timeline) begin(rec *exchange.Record, t exchange.Attempt) int {
 	return len(rec.Timeline) - 1
 }
 
-// next notes that the next attempt at the record's target begins; retry if
-// another one has ended.
+// next adds an attempt at the record's target. retry says that it follows a
+// failed one.
 func (l *timeline) next(rec *exchange.Record, retry bool, now time.Time) {
 	if !l.wanted {
 		return
 	}
 	if !retry {
-		rec.EndAttempts(now) // of another upstream, behind the same handler
+		rec.EndAttempts(now) // of another upstream, called by the same handler
 	}
 	l.now, l.dialed = l.begin(rec, exchange.Attempt{Target: rec.Target, Retry: retry, Start: now}), rec.Dial
 }
 
-// fork notes that an attempt at target begins beside the one that goes on.
+// fork adds an attempt at target beside the current one.
 func (l *timeline) fork(rec *exchange.Record, target string, now time.Time) {
 	if l.wanted {
 		l.connected(rec)
@@ -60,13 +61,13 @@ func (l *timeline) fork(rec *exchange.Record, target string, now time.Time) {
 	}
 }
 
-// connected notes how long the attempt that goes on took to connect.
+// connected notes how long the current attempt took to connect.
 func (l *timeline) connected(rec *exchange.Record) {
 	rec.Timeline[l.now].Dial += rec.Dial - l.dialed
 	l.dialed = rec.Dial
 }
 
-// answered notes what the attempt that goes on has heard.
+// answered notes the outcome of the current attempt.
 func (l *timeline) answered(rec *exchange.Record, o *Outcome) {
 	if !l.wanted {
 		return
@@ -80,7 +81,7 @@ func (l *timeline) answered(rec *exchange.Record, o *Outcome) {
 	}
 }
 
-// end notes why an attempt has ended now.
+// end notes that attempt i ends now, and why.
 func (l *timeline) end(rec *exchange.Record, i int, why *exchange.Failure) {
 	if l.wanted {
 		t := &rec.Timeline[i]
@@ -88,8 +89,8 @@ func (l *timeline) end(rec *exchange.Record, i int, why *exchange.Failure) {
 	}
 }
 
-// Dialed notes how long the attempt that goes on took to connect, if that is
-// not in the record yet.
+// Dialed notes how long the current attempt took to connect. The record must
+// not contain that yet.
 func (a *Attempts) Dialed(d time.Duration) {
 	a.rec.Dial += d
 	if a.timeline.wanted {
@@ -97,8 +98,7 @@ func (a *Attempts) Dialed(d time.Duration) {
 	}
 }
 
-// ForkDialed notes how long the attempt beside the one that goes on took to
-// connect.
+// ForkDialed notes how long the attempt beside the current one took to connect.
 func (a *Attempts) ForkDialed(d time.Duration) {
 	if a.timeline.wanted {
 		a.rec.Timeline[a.timeline.beside].Dial = d

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-// The target of the first attempt has gone meanwhile.
+// The target of the first attempt is removed meanwhile.
 func TestARetryBehindAChangeOfTargetsIsOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}}, Retry: forward.Retry{Attempts: 3}})

@@ -5,11 +5,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// Trailers obey what the fields of a head obey: what is forbidden, what
-// Connection nominates, and what an Edit removes or sets does not pass.
+// Trailers follow the rules for the fields of a head: those that are forbidden,
+// named by Connection, or removed or set by an Edit do not pass.
 
 // AppendRequestEnd appends the last chunk of a request with the trailers that
-// may pass; hop is as for AppendRequest. The trailers stay as they are: the
+// may pass; hop is as for AppendRequest. It does not change trailers, since the
 // request may be sent again.
 func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.Hop) []byte {
 	dst = append(dst, "0\r\n"...)
@@ -21,8 +21,8 @@ func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.
 	return append(dst, "\r\n"...)
 }
 
-// AppendTrailers appends those of a response's trailers that may pass. named is
-// what AppendNominated made of its head.
+// AppendTrailers appends the trailers of a response that may pass. named is the
+// result of AppendNominated for its head.
 func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Field {
 	for i := range trailers {
 		if fd := &trailers[i]; header.PassesTrailer(e.ResponseHeader.drops, fd.Name, named) {
@@ -32,8 +32,8 @@ func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Fi
 	return dst
 }
 
-// AppendNominated appends the values of Connection in res, as one list. The
-// head is gone when the trailers come.
+// AppendNominated appends the values of Connection in res, as one list. It
+// keeps them for the trailers, which arrive when the head is gone.
 func AppendNominated(dst []byte, res *h1.Response) []byte {
 	if !res.Nominates {
 		return dst

@@ -8,31 +8,31 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-// The fields of a response that name paths.
+// The fields of a response that contain paths.
 const (
 	location        = "Location"
 	contentLocation = "Content-Location"
 	setCookie       = "Set-Cookie"
 )
 
-// A translation makes of the paths of a target those that its clients know.
+// A translation turns the paths of a target into those of its clients.
 //
 // Hot path: no locks, no allocation once the destination has room.
 type translation struct {
-	inner string   // what the target's paths begin with; "" if that is all paths
-	outer string   // what the clients' paths begin with in its place
-	own   *url.URL // the target's
-	hosts []string // of the proxy, as clients name it
+	inner string   // prefix of the target's paths; "" matches all paths
+	outer string   // prefix of the clients' paths in its place
+	own   *url.URL // the target's URL
+	hosts []string // the proxy's hosts, as clients write them
 }
 
 func (e *Encoder) newTranslation(t *Target, hosts []string) translation {
 	return translation{inner: t.Base, outer: e.Prefix.Strip, own: t.URL, hosts: hosts}
 }
 
-// appendReference appends a URI reference as clients have to read it, and
-// reports whether that differs. A path or a URL of the target's own becomes a
-// path, and in a URL of the proxy only the path changes. URLs of others stay,
-// as do relative references.
+// appendReference appends a URI reference in the form for clients, and reports
+// whether that differs. An absolute path, or a URL of the target itself,
+// becomes a path for clients. In a URL of the proxy only the path changes.
+// Other URLs and relative references stay.
 func (m *translation) appendReference(dst []byte, ref string) ([]byte, bool) {
 	path, own := ref, false
 	if scheme, authority, rest := splitURL(ref); authority != "" {
@@ -58,7 +58,7 @@ func (m *translation) appendReference(dst []byte, ref string) ([]byte, bool) {
 	dst = append(dst, before...)
 	at := len(dst)
 	dst, known := m.appendPath(dst, path)
-	// would name a host
+	// two slashes would begin a host
 	if !known || before == "" && len(dst) > at+1 && (dst[at+1] == '/' || dst[at+1] == '\\') {
 		return dst[:start], false
 	}
@@ -66,9 +66,9 @@ func (m *translation) appendReference(dst []byte, ref string) ([]byte, bool) {
 	return dst, string(dst[start:]) != ref
 }
 
-// appendPath appends the path of a client for one of the target's, and reports
-// whether there is one. A path that begins as those of clients do is one
-// already: the target has heeded X-Forwarded-Prefix.
+// appendPath appends the client's path for one of the target's, and reports
+// whether there is one. A path that has the clients' prefix already stays: the
+// target has obeyed X-Forwarded-Prefix.
 func (m *translation) appendPath(dst []byte, path string) ([]byte, bool) {
 	switch {
 	case m.outer != "" && routes.Below(path, m.outer):
@@ -99,8 +99,8 @@ func splitURL(ref string) (scheme, authority, rest string) {
 	return scheme, rest[:end], rest[end:]
 }
 
-// public reports whether a URL leads to the proxy, by one of the hosts. Whether
-// by HTTP or HTTPS is not known to every target.
+// public reports whether a URL leads to the proxy, by one of its hosts. HTTP
+// and HTTPS both count, since a target may not know which one clients use.
 func (m *translation) public(scheme, authority string) bool {
 	for _, host := range m.hosts {
 		if host != "" && isWeb(scheme) && sameAuthority(scheme, authority, host) {
@@ -122,21 +122,21 @@ func (m *translation) isOwn(scheme, authority string) bool {
 	return (scheme == "" || strings.EqualFold(scheme, own)) && sameAuthority(own, authority, m.own.Host)
 }
 
-// isWeb reports whether a scheme is one of HTTP's, or is left to the client.
+// isWeb reports whether a scheme is http or https, or empty.
 func isWeb(scheme string) bool {
 	return scheme == "" || strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https")
 }
 
-// sameAuthority reports whether a URL's authority is that of a host with or
-// without a port. A default port counts as no port.
+// sameAuthority reports whether a URL's authority is that host. A default port
+// counts as no port.
 func sameAuthority(scheme, authority, host string) bool {
-	if header.EqualFold(authority, host) { // most are
+	if header.EqualFold(authority, host) { // the usual case
 		return true
 	}
 	return header.EqualFold(withoutPort(authority, scheme), withoutPort(host, scheme))
 }
 
-// withoutPort cuts off the default port of the scheme.
+// withoutPort removes the default port of the scheme.
 func withoutPort(authority, scheme string) string {
 	port := ":80"
 	if strings.EqualFold(scheme, "https") {
@@ -145,10 +145,10 @@ func withoutPort(authority, scheme string) string {
 	return strings.TrimSuffix(authority, port)
 }
 
-// appendCookie appends the value of a Set-Cookie with its Path as clients know
-// it, and reports whether that differs. A cookie for all paths of the target is
-// for all paths that clients know it by. One whose name begins with __Host- has
-// to keep its Path.
+// appendCookie appends the value of a Set-Cookie with its Path in the form for
+// clients, and reports whether that differs. A cookie for all paths of the
+// target becomes one for all paths with the clients' prefix. A cookie named
+// __Host-… has to keep its Path.
 func (m *translation) appendCookie(dst []byte, cookie string) ([]byte, bool) {
 	if len(cookie) >= len(hostPrefix) && strings.EqualFold(cookie[:len(hostPrefix)], hostPrefix) {
 		return dst, false
@@ -184,11 +184,11 @@ func (m *translation) appendCookie(dst []byte, cookie string) ([]byte, bool) {
 	return dst, string(dst[start:]) != cookie
 }
 
-// hostPrefix begins the names of cookies whose Path has to be "/".
+// hostPrefix begins the names of cookies whose Path must be "/".
 const hostPrefix = "__Host-"
 
-// appendScope appends the Path of a cookie as clients know it, and reports
-// whether there is one.
+// appendScope appends the clients' form of a cookie's Path, and reports whether
+// there is one.
 func (m *translation) appendScope(dst []byte, path string) ([]byte, bool) {
 	if !strings.HasPrefix(path, "/") {
 		return dst, false

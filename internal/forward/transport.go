@@ -14,18 +14,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-// A transport lets an http.RoundTripper be a Doer.
+// A transport makes an http.RoundTripper a Doer.
 type transport struct {
 	http.RoundTripper
-	foreign       bool          // the user's: it is bounded from outside
-	dialTimeout   time.Duration // of a foreign one; 0 means none
-	headerTimeout time.Duration // likewise, from the end of the request to the response
+	foreign       bool          // it is the user's: a timekeeper limits it
+	dialTimeout   time.Duration // limit for a foreign one; 0 means none
+	headerTimeout time.Duration // the same, from the end of the request to the response
 }
 
 var errNoResponse = errors.New("Upstream.Transport returned no response with a body and no error: return one of them")
 
-// Do implements Doer. It contains what a user's RoundTripper may do wrong,
-// since probes and hedges call it on goroutines where a panic ends the program.
+// Do implements Doer. It turns faults and panics of a user's RoundTripper into
+// errors: probes and hedges call it on goroutines where a panic would end the
+// program.
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
 	defer exchange.Contain("Transport", &err)
 	var wrote atomic.Bool
@@ -52,28 +53,28 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 	return nil, ae
 }
 
-// Unseen reports whether err of net/http's client of HTTP/2 says that the
-// target has refused the request unseen, so that any request may be sent again
-// (RFC 9113, 8.7). The client has no other word for it, and the same one for
-// PROTOCOL_ERROR, with which targets end what they have served. If its text
-// changes, nothing is sent again.
+// Unseen reports whether err, from net/http's HTTP/2 client, says that the
+// target has not processed the request, so that any request may be sent again
+// (RFC 9113, 8.7). Only the text of the error shows that. With PROTOCOL_ERROR
+// it does not count, since targets also end requests with it that they have
+// served. If net/http changes its text, no request is sent again.
 func Unseen(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "cannot retry err [") &&
 		(strings.Contains(text, "graceful shutdown GOAWAY]") || strings.Contains(text, "REFUSED_STREAM; received from peer]"))
 }
 
-// earlyResponses passes the interim responses of an attempt on. A transport may
-// tell of them on a goroutine of its own, also when it has given the attempt
-// up: then whoever gets them has gone on.
+// earlyResponses passes on the interim responses of an attempt. A transport may
+// deliver them on its own goroutine, even after it has given up the attempt:
+// then they must be dropped.
 type earlyResponses struct {
-	mu    sync.Mutex // held while one is passed on
+	mu    sync.Mutex // held while a response is passed on
 	pass  func(int, http.Header) error
 	ended bool
 }
 
-// got is httptrace.ClientTrace.Got1xxResponse. A panic of what the response is
-// written to is the attempt's failure.
+// got implements httptrace.ClientTrace.Got1xxResponse. A panic of the
+// ResponseWriter fails the attempt.
 func (e *earlyResponses) got(status int, h textproto.MIMEHeader) (err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -86,15 +87,16 @@ func (e *earlyResponses) got(status int, h textproto.MIMEHeader) (err error) {
 
 var errEnded = errors.New("the attempt has ended")
 
-// end drops those that are still to come. It waits for the one that is passed
-// on.
+// end drops interim responses from now on. It waits for one that is being
+// passed on.
 func (e *earlyResponses) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ended = true
 }
 
-// CloseIdleConnections passes the call on where it is understood.
+// CloseIdleConnections calls the RoundTripper's method of that name, if it has
+// one.
 func (t transport) CloseIdleConnections() {
 	if c, ok := t.RoundTripper.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

@@ -14,13 +14,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A Wake starts targets that sleep when an exchange needs them, and stops them
-// when none has needed them for a while.
+// A Wake starts sleeping targets when an exchange needs them, and stops them
+// after a while without exchanges.
 type Wake struct {
 	Start     func(context.Context) error
-	Stop      func(context.Context) error // nil if they fall asleep by themselves
-	Timeout   time.Duration               // of each of the two
-	IdleAfter time.Duration               // without an exchange, until Stop; 0 means never
+	Stop      func(context.Context) error // nil if targets fall asleep by themselves
+	Timeout   time.Duration               // limit of each call of Start and Stop
+	IdleAfter time.Duration               // time without an exchange until Stop; 0 means never
 	Failed    func(what string, err error)
 }
 
@@ -40,39 +40,40 @@ func (w *Wake) check() error {
 	return nil
 }
 
-// A waker knows whether the targets of a Forwarder sleep.
+// A waker starts and stops the targets of a Forwarder, and knows whether they
+// sleep.
 //
 // Hot path: while they are awake, an exchange costs two counters.
 type waker struct {
 	*Wake
 	f *Forwarder
 
-	users atomic.Int64 // exchanges at the targets, plus asleep while they sleep
-	last  atomic.Int64 // when there was none left, in Unix nanoseconds
+	users atomic.Int64 // exchanges at the targets; asleep is added while they sleep
+	last  atomic.Int64 // when the last exchange left, in Unix nanoseconds
 
 	mu     sync.Mutex    // guards what follows
-	now    *phase        // nil if neither Start nor Stop runs
-	failed error         // of the last Start
-	again  time.Time     // Start is not called before
-	poked  chan struct{} // closed when those that wait have to look again
+	now    *phase        // the running Start or Stop; nil if none runs
+	failed error         // error of the last Start
+	again  time.Time     // Start is not called before this time
+	poked  chan struct{} // closed when waiting exchanges have to check again
 	idle   *time.Timer
 	passed bool // another process uses the targets
 }
 
-// asleep is what users has more while the targets sleep.
+// asleep is added to users while the targets sleep.
 const asleep = -1 << 40
 
-// A phase is one call of Start or Stop. Both end before the next one begins.
+// A phase is one call of Start or Stop. It ends before the next one begins.
 type phase struct {
 	stops bool
 	over  chan struct{} // closed at the end, or when the time is up
-	late  bool          // the time is up, and the call still runs
-	err   error         // why those that wait go without; to be read once over is closed
-	waits int64         // exchanges that wait for its end
-	woke  bool          // it has waked the targets, which count those as users
+	late  bool          // the time is up, but the call still runs
+	err   error         // why waiting exchanges fail; read it once over is closed
+	waits int64         // exchanges that wait for the end
+	woke  bool          // it has waked the targets, and users includes waits
 }
 
-// Sleep states, as they are shown.
+// Sleep states, as the status page shows them.
 const (
 	stateAsleep   = "asleep"
 	stateWaking   = "waking"
@@ -97,18 +98,19 @@ func (w *waker) enter() bool {
 	return false
 }
 
-// leave undoes enter.
+// leave counts an exchange out.
 func (w *waker) leave() {
 	if w.users.Add(-1) == 0 {
 		w.last.Store(time.Now().UnixNano())
 	}
 }
 
-// awake reports whether the targets are awake. A nil waker's always are.
+// awake reports whether the targets are awake. With a nil waker they always
+// are.
 func (w *waker) awake() bool { return w == nil || w.users.Load() >= 0 }
 
-// busy keeps the targets from falling asleep until the returned function is
-// called.
+// busy keeps targets that are awake from falling asleep until the returned
+// function is called.
 func (w *waker) busy() (done func()) {
 	if w == nil || !w.enter() {
 		return func() {}
@@ -116,7 +118,7 @@ func (w *waker) busy() (done func()) {
 	return w.leave
 }
 
-// poke lets those that wait look again whether they have to.
+// poke makes waiting exchanges check again whether they have to wait.
 func (w *waker) poke() {
 	if w == nil {
 		return
@@ -127,7 +129,7 @@ func (w *waker) poke() {
 	w.poked = make(chan struct{})
 }
 
-// state is what to show of the targets; "" if they are awake.
+// state returns the sleep state of the targets, or "" if they are awake.
 func (w *waker) state() string {
 	if w.awake() {
 		return ""
@@ -143,7 +145,7 @@ func (w *waker) state() string {
 	return stateWaking
 }
 
-// Why exchanges that needed sleeping targets did not reach them.
+// Why exchanges did not reach sleeping targets.
 var (
 	errAsleep   = errors.New("asleep")
 	errExited   = errors.New("the hook has ended its goroutine: want it to return")
@@ -151,7 +153,7 @@ var (
 	errStopLate = errors.New("the targets are falling asleep, and Wake.Stop has taken longer than Wake.Timeout")
 )
 
-// A wakeError is why Start has failed.
+// A wakeError says why Start failed.
 type wakeError struct{ err error }
 
 // Error implements error.
@@ -160,12 +162,12 @@ func (e *wakeError) Error() string { return "waking the targets failed: " + e.er
 // Unwrap returns the cause.
 func (e *wakeError) Unwrap() error { return e.err }
 
-// wakePause is how long Start is not called again after it has failed.
+// wakePause is the time after a failed Start until the next call.
 const wakePause = time.Second
 
-// next returns what an exchange that needs the targets has to wait for, and
-// begins it if need be. It returns no phase if they are awake; settle must
-// follow if there is one.
+// next returns the phase for which an exchange has to wait, and begins one if
+// none runs. It returns no phase if the targets are awake, or with an error.
+// After a phase, settle must follow.
 func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,9 +184,9 @@ func (w *waker) next() (p *phase, poked <-chan struct{}, err error) {
 	return w.now, w.poked, nil
 }
 
-// settle ends the wait of an exchange for p, and reports whether it is counted
-// in since p has waked the targets: they cannot fall asleep again before it
-// comes to them.
+// settle ends the wait of an exchange for p. It reports whether p has waked the
+// targets: then the exchange is counted in already, so that they cannot fall
+// asleep before it reaches them.
 func (w *waker) settle(p *phase) (in bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -194,8 +196,8 @@ func (w *waker) settle(p *phase) (in bool) {
 	return p.woke
 }
 
-// refusal is why an exchange does not wait for targets that sleep, nil if it
-// does. w.mu is held.
+// refusal returns why an exchange may not wait for sleeping targets, or nil if
+// it may. w.mu is held.
 func (w *waker) refusal(now time.Time) error {
 	switch {
 	case w.now != nil && w.now.late:
@@ -206,7 +208,7 @@ func (w *waker) refusal(now time.Time) error {
 	return nil
 }
 
-// foresee returns the state of the targets, and why an exchange would not wait
+// foresee returns the state of the targets, and why an exchange could not wait
 // for them now.
 func (w *waker) foresee(now time.Time) (state string, err error) {
 	if state = w.state(); state == "" {
@@ -240,22 +242,22 @@ func (w *waker) wake(ctx context.Context) error {
 	return nil
 }
 
-// begin begins a phase, on a goroutine that ends with it. w.mu is held.
+// begin begins a phase, on its own goroutine. w.mu is held.
 func (w *waker) begin(stops bool) {
 	w.now = &phase{stops: stops, over: make(chan struct{})}
 	go w.run(w.now)
 }
 
-// run carries out a phase.
+// run runs a phase to its end.
 func (w *waker) run(p *phase) {
 	life, what, call := w.f.kill, "Wake.Start", w.start
-	if p.stops { // and whatever runs has to be stopped, behind the Forwarder's end too
+	if p.stops { // running targets have to be stopped even after the Forwarder's end
 		life, what, call = context.Background(), "Wake.Stop", w.stop
 	}
 	ctx, cancel := context.WithTimeout(life, w.Timeout)
 	defer cancel()
 	onTime := context.AfterFunc(ctx, func() { w.expire(p) })
-	err := errExited // until it returns
+	err := errExited // until call returns
 	defer func() {
 		onTime()
 		if err != nil && w.Failed != nil {
@@ -266,13 +268,13 @@ func (w *waker) run(p *phase) {
 	err = call(ctx)
 }
 
-// start wakes the targets, and returns when one of them serves.
+// start wakes the targets, and returns when one of them is ready.
 func (w *waker) start(ctx context.Context) (err error) {
 	if err := contained(ctx, "Wake.Start", w.Start); err != nil {
 		return err
 	}
 	for _, t := range w.f.Targets() {
-		t.monitor.Restarted(time.Now()) // nobody checks it before it serves
+		t.monitor.Restarted(time.Now()) // health checks may begin only after it is ready
 	}
 	for {
 		ts := w.f.Targets()
@@ -285,9 +287,9 @@ func (w *waker) start(ctx context.Context) (err error) {
 	}
 }
 
-// stop lets the targets sleep.
+// stop puts the targets to sleep.
 func (w *waker) stop(ctx context.Context) error {
-	w.f.background.stop() // what sleeps is not down
+	w.f.background.stop() // checks would find sleeping targets down
 	for _, t := range w.f.Targets() {
 		t.close()
 	}
@@ -297,13 +299,13 @@ func (w *waker) stop(ctx context.Context) error {
 	return contained(ctx, "Wake.Stop", w.Stop)
 }
 
-// contained calls a hook.
+// contained calls a hook, and turns a panic into an error.
 func contained(ctx context.Context, name string, hook func(context.Context) error) (err error) {
 	defer exchange.Contain(name, &err)
 	return hook(ctx)
 }
 
-// expire lets those go that wait for p, whose time is up.
+// expire ends the waits for p, whose time is up.
 func (w *waker) expire(p *phase) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -316,8 +318,8 @@ func (w *waker) expire(p *phase) {
 	close(p.over)
 }
 
-// end notes that p has ended with err. A Start that was late has waked the
-// targets all the same.
+// end notes that p has ended with err. A Start that succeeds late has waked the
+// targets too.
 func (w *waker) end(p *phase, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -343,13 +345,13 @@ func (w *waker) end(p *phase, err error) {
 	}
 }
 
-// look lets the targets sleep if no exchange has needed them for IdleAfter, and
-// looks again later otherwise.
+// look puts the targets to sleep if no exchange has needed them for IdleAfter;
+// otherwise it looks again later.
 func (w *waker) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	left := w.IdleAfter
-	if !w.awake() || w.passed { // of late
+	if !w.awake() || w.passed { // meanwhile
 		return
 	}
 	if w.users.Load() == 0 {
@@ -362,8 +364,8 @@ func (w *waker) look() {
 	w.begin(true)
 }
 
-// PassOn leaves it to another process, which has taken over, to let the targets
-// sleep: that this one does not need them says nothing any more.
+// PassOn ends the calls of Stop by this process, since another process has
+// taken over: its exchanges may need the targets.
 func (f *Forwarder) PassOn() {
 	if f.waker == nil {
 		return
@@ -374,18 +376,18 @@ func (f *Forwarder) PassOn() {
 }
 
 // Asleep notes that the targets have stopped by themselves: the next exchange
-// wakes them. What is in flight goes on.
+// wakes them. Exchanges in flight go on.
 func (f *Forwarder) Asleep() error {
 	if f.waker == nil {
 		return errors.New("Upstream.Asleep requires Upstream.Wake: set it")
 	}
 	if f.waker.fallAsleep() {
-		f.background.cancel() // the caller may be a hook that a check has called
+		f.background.cancel() // without a wait: the caller may be a hook that a health check called
 	}
 	return nil
 }
 
-// fallAsleep reports whether the targets were awake.
+// fallAsleep notes that the targets sleep, and reports whether they were awake.
 func (w *waker) fallAsleep() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -399,8 +401,8 @@ func (w *waker) fallAsleep() bool {
 	return true
 }
 
-// anyServes reports whether one of the targets serves: it answers the health
-// check, or takes a connection, and is not down.
+// anyServes reports whether one of the targets is ready: it answers the health
+// check, or accepts a connection, and is not down.
 func (f *Forwarder) anyServes(ctx context.Context, ts []*Target) bool {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
@@ -421,12 +423,12 @@ func (f *Forwarder) anyServes(ctx context.Context, ts []*Target) bool {
 	return false
 }
 
-// probePatience is how long a target that was waked may take to show that it
-// serves, before it is asked again.
+// probePatience limits one probe of a target that was waked, before the next
+// one.
 const probePatience = 2 * time.Second
 
-// mayStart begins the work in the background, unless it has to wait for targets
-// that sleep: without it no target would be found, or be up.
+// mayStart begins the background work. While the targets sleep it does so only
+// if no target could be found, or be up, without that work.
 func (f *Forwarder) mayStart() {
 	if f.waker.awake() || f.Discover != nil || f.Health != nil && f.Health.Check.StartDown {
 		f.background.start()
@@ -468,7 +470,7 @@ func (a *Attempts) rouse() *exchange.Failure {
 	return nil
 }
 
-// heldUp waits for the end of p, if not too many wait already.
+// heldUp waits for the end of p, unless too many exchanges wait already.
 func (a *Attempts) heldUp(p *phase, poked <-chan struct{}) error {
 	defer a.f.waiting.Add(-1)
 	if a.f.waiting.Add(1) > a.f.maxAsleep() {
@@ -493,11 +495,11 @@ func (a *Attempts) heldUp(p *phase, poked <-chan struct{}) error {
 	})
 }
 
-// maxAsleep is how many exchanges wait for targets that sleep.
+// maxAsleep returns how many exchanges may wait for sleeping targets.
 func (f *Forwarder) maxAsleep() int64 { return int64(cmp.Or(f.MaxQueue, maxHeld)) }
 
-// unawake is the failure of an exchange whose targets cannot be waked, because
-// of err.
+// unawake returns the failure of an exchange whose targets cannot be waked,
+// because of err.
 func (a *Attempts) unawake(err error) *exchange.Failure {
 	fail := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 		RetryAfter: wakePause, Err: err}

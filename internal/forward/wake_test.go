@@ -21,15 +21,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// A sleeper is an upstream that sleeps, and what its hooks have been told.
+// A sleeper is an upstream with sleeping targets, and the calls of its hooks.
 type sleeper struct {
 	f             *forward.Forwarder
 	starts, stops atomic.Int64
 	logged        atomic.Int64
 }
 
-// newSleeper returns one whose start and stop, which may be nil, take as long
-// as they like.
+// newSleeper returns a sleeper with these hooks. change edits its Config; nil
+// does not.
 func newSleeper(t *testing.T, start, stop func(context.Context) error, change func(*forward.Config)) *sleeper {
 	t.Helper()
 	s := new(sleeper)
@@ -51,7 +51,7 @@ func newSleeper(t *testing.T, start, stop func(context.Context) error, change fu
 // none is a hook that does nothing.
 func none(context.Context) error { return nil }
 
-// takes returns a hook that takes so long.
+// takes returns a hook that takes this long.
 func takes(d time.Duration) func(context.Context) error {
 	return func(context.Context) error { <-time.NewTimer(d).C; return nil }
 }
@@ -61,7 +61,7 @@ type visitor struct {
 	forward.Attempts
 	rec  exchange.Record
 	gone chan struct{}
-	slow time.Duration // how long it takes to notice the end of a wait
+	slow time.Duration // how long the visitor takes to notice the end of a wait
 }
 
 // Await implements forward.Party.
@@ -76,7 +76,7 @@ func (v *visitor) Await(wait func(<-chan struct{}) error) error {
 // Place implements forward.Party.
 func (v *visitor) Place(*forward.Forwarder) *exchange.Failure { return nil }
 
-// visit begins an exchange at f, which comes to its target or fails.
+// visit begins an exchange at f, which reaches its target or fails.
 func visit(f *forward.Forwarder) (*visitor, *exchange.Failure) {
 	v := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}}
 	v.Take(f)
@@ -84,7 +84,7 @@ func visit(f *forward.Forwarder) (*visitor, *exchange.Failure) {
 }
 
 // visits begins n exchanges at once, and returns their failures when all of
-// them have got somewhere.
+// them have reached a target or failed.
 func visits(f *forward.Forwarder, n int) []*exchange.Failure {
 	all := make([]*exchange.Failure, n)
 	var wg sync.WaitGroup
@@ -99,7 +99,7 @@ func visits(f *forward.Forwarder, n int) []*exchange.Failure {
 	return all
 }
 
-// state is what the status page says.
+// state is the sleep state on the status page.
 func (s *sleeper) state() string {
 	var r status.Route
 	s.f.Describe(&r)
@@ -141,7 +141,7 @@ func TestTargetsFallAsleepOnceNobodyNeedsThem(t *testing.T) {
 		time.Sleep(time.Hour)
 		assert.Zero(t, s.stops.Load(), "an exchange is in flight")
 		long.End()
-		for range 5 { // each one begins the minute anew
+		for range 5 { // each one restarts the minute
 			time.Sleep(50 * time.Second)
 			v, fail := visit(s.f)
 			require.Nil(t, fail)
@@ -210,7 +210,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 						assert.Equal(t, time.Second, fail.RetryAfter)
 					}
 					synctest.Wait()
-					fail := visits(s.f, 1)[0] // at once: it has just failed
+					fail := visits(s.f, 1)[0] // immediately, since Start has just failed
 					require.NotNil(t, fail)
 					assert.Equal(t, tt.status, fail.Status)
 					assert.ErrorContains(t, fail.Err, tt.why)
@@ -223,7 +223,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 	}
 }
 
-// A Start that does not heed its context costs one goroutine, and no second
+// A Start that ignores its context costs one goroutine, and prevents a second
 // Start.
 func TestAStartThatHangsHoldsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -242,7 +242,7 @@ func TestAStartThatHangsHoldsNobody(t *testing.T) {
 		}
 		assert.Zero(t, time.Since(began), "these do not wait")
 		assert.EqualValues(t, 1, s.starts.Load())
-		time.Sleep(time.Hour) // it has waked them after all, and they have fallen asleep again
+		time.Sleep(time.Hour) // Start has waked them in the end, and they have fallen asleep again
 		assert.EqualValues(t, 1, s.stops.Load())
 		assert.Equal(t, "asleep", s.state())
 	})
@@ -291,7 +291,7 @@ func TestAClientThatLeavesWaitsNoLonger(t *testing.T) {
 		assert.Equal(t, exchange.StatusClientClosed, fail.Status)
 		assert.Equal(t, exchange.SideClient, fail.Side)
 		assert.Equal(t, time.Second, v.rec.Queue)
-		time.Sleep(10 * time.Second) // the others find them awake
+		time.Sleep(10 * time.Second) // the others find the targets awake
 		assert.Equal(t, "", s.state())
 		time.Sleep(5 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
@@ -329,8 +329,8 @@ func TestTheQueueBoundsThoseThatWaitForAStart(t *testing.T) {
 	})
 }
 
-// Pause holds exchanges back before they wake anything, and Maintain answers
-// those that wait.
+// Pause holds exchanges before they wake the targets, and Maintain answers
+// waiting ones.
 func TestPauseAndMaintainHoldWhileTheTargetsSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(10*time.Second), none, nil)
@@ -382,8 +382,7 @@ func TestADrainWaitsForThoseThatWait(t *testing.T) {
 	})
 }
 
-// A deploy in the middle keeps the targets awake, and goes on whether they
-// sleep or not.
+// A deploy keeps awake targets awake, and works with sleeping ones too.
 func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(5*time.Second), none, nil)
@@ -418,8 +417,8 @@ func TestReadyWakesTheTargets(t *testing.T) {
 	})
 }
 
-// Of targets that have stopped by themselves the next exchange knows, and those
-// in flight count on.
+// After targets have stopped by themselves, the next exchange wakes them, and
+// those in flight still count.
 func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)
@@ -464,8 +463,8 @@ func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
 	})
 }
 
-// Exchanges come and go while the targets fall asleep all the time: none of
-// them meets one that sleeps.
+// Exchanges come and go while the targets fall asleep all the time: no exchange
+// reaches a sleeping target.
 func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 	var awake atomic.Bool
 	s := newSleeper(t, func(context.Context) error {
@@ -495,8 +494,8 @@ func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 	assert.Greater(t, s.starts.Load(), int64(1))
 }
 
-// Who has waited for a Start is in flight from its end on, however long it
-// takes to come to the targets.
+// An exchange that waited for Start is in flight from its end on, however long
+// it takes to reach the targets.
 func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)
@@ -510,7 +509,7 @@ func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
 		late := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}, slow: time.Minute - time.Second}
 		late.Take(s.f)
 		time.Sleep(time.Minute + time.Second)
-		time.AfterFunc(500*time.Millisecond, func() { close(late.gone) }) // leaves before the end
+		time.AfterFunc(500*time.Millisecond, func() { close(late.gone) }) // while it waits
 		assert.NotNil(t, late.Begin(&late.rec, late))
 		late.End()
 		time.Sleep(2 * time.Minute)

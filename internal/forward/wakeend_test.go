@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What runs has to be stopped, also behind the end of the upstream: Stop has
-// all of its time.
+// Running targets have to be stopped even after the end of the upstream: Stop
+// has its full time.
 func TestADrainTakesNoTimeFromStop(t *testing.T) {
 	for name, before := range map[string]time.Duration{"drained before Stop": time.Second, "drained during Stop": 61 * time.Second} {
 		t.Run(name, func(t *testing.T) {

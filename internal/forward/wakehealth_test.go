@@ -28,8 +28,8 @@ func (p *process) RoundTrip(*http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Header: make(http.Header), Body: http.NoBody}, nil
 }
 
-// What was known of targets before they were started says nothing of them after
-// it, however they came to sleep.
+// Health from before a start does not count after it, no matter how the targets
+// fell asleep.
 func TestTargetsThatWereDownAreWaked(t *testing.T) {
 	for name, fails := range map[string]bool{"found down by checks": false, "left alone by the breaker": true} {
 		for how, stops := range map[string]bool{"which stop by themselves": false, "which are stopped": true} {
@@ -69,8 +69,8 @@ func TestTargetsThatWereDownAreWaked(t *testing.T) {
 	}
 }
 
-// A hook that is told that a target is down may say that it sleeps: nothing
-// waits for itself.
+// A hook that is called since a target is down may call Asleep: that does not
+// deadlock.
 func TestAHookThatIsToldOfATargetMaySayThatItSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := new(process)

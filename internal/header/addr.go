@@ -48,8 +48,8 @@ func validPort[T Text](s T) bool {
 }
 
 // parseIPv4 reads four decimal octets without leading zeros. [netip.ParseAddr]
-// does too, but its error keeps the string, so that each call with bytes
-// allocates.
+// does that too, but its error keeps the string, so each call with bytes would
+// allocate.
 func parseIPv4[T Text](s T) (netip.Addr, bool) {
 	var octets [4]byte
 	for n := range octets {
@@ -90,7 +90,7 @@ func parseIPv6[T Text](s T) (netip.Addr, bool) {
 	var (
 		ip   [16]byte
 		n    int  // bytes of ip that are set
-		gap  = -1 // where "::" stands in ip
+		gap  = -1 // position of "::" in ip
 		tail bool // an IPv4 tail was read
 	)
 	if len(s) >= 2 && s[0] == ':' && s[1] == ':' {
@@ -104,7 +104,7 @@ func parseIPv6[T Text](s T) (netip.Addr, bool) {
 		if len(s) == 0 {
 			break
 		}
-		if s = s[1:]; len(s) == 0 { // the colon parseGroup left
+		if s = s[1:]; len(s) == 0 { // the colon that parseGroup left
 			return netip.Addr{}, false
 		}
 		if s[0] == ':' {
@@ -124,8 +124,8 @@ func parseIPv6[T Text](s T) (netip.Addr, bool) {
 	return netip.AddrFrom16(ip).Unmap(), true
 }
 
-// parseGroup reads one group of hex digits, or an IPv4 tail, into ip at n. What
-// is left is empty or begins with a colon.
+// parseGroup reads one group of hex digits, or an IPv4 tail, into ip at n. The
+// rest is empty or begins with a colon.
 func parseGroup[T Text](s T, ip *[16]byte, n int) (rest T, next int, tail, ok bool) {
 	value, end := 0, 0
 	for end < len(s) && end < 4 {

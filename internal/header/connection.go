@@ -5,29 +5,28 @@ import (
 	"strings"
 )
 
-// Options is what the members of a Connection field ask for (RFC 9110, 7.6.1).
+// Options are the options in a Connection field (RFC 9110, 7.6.1).
 type Options uint8
 
-// The members of a Connection field that are not known names of hop-by-hop
-// fields come together as OptionField.
+// Each member of a Connection field that nominates a field which would
+// otherwise pass sets OptionField.
 const (
-	OptionClose     Options = 1 << iota // close: this connection ends after the message
-	OptionKeepAlive                     // keep-alive: an HTTP/1.0 peer wants the connection to stay
-	OptionUpgrade                       // upgrade: the Upgrade field counts
-	// some other field is nominated: ask Nominated about each that is about to
-	// pass
+	OptionClose     Options = 1 << iota // close: the connection ends after the message
+	OptionKeepAlive                     // keep-alive: an HTTP/1.0 peer wants to keep the connection
+	OptionUpgrade                       // upgrade: the Upgrade field is valid
+	// another field is nominated: call Nominated for each field that would pass
 	OptionField
-	// the value is too long to be asked once per field: leave it to
+	// the value is too long for a call of Nominated per field: use
 	// RemoveHopByHop
 	OptionExcess
 )
 
-// maxNominating bounds a Connection value that [Nominated] is asked about:
-// fields times members is a peer's to choose.
+// maxNominating limits a Connection value for [Nominated], since the peer
+// chooses the number of fields times members.
 const maxNominating = 256
 
 // ConnectionOptions reads one Connection value. The caller ors the options of
-// several lines together, and takes several lines with OptionField for
+// several lines together. It must treat several lines with OptionField as
 // OptionExcess.
 //
 // Hot path: one pass over the value, no allocation.
@@ -54,9 +53,9 @@ func ConnectionOptions[T Text](value T) (o Options) {
 }
 
 // Nominated reports whether a Connection value names a field, which then must
-// not pass. Host, the framing fields and the forwarding family cannot be
-// nominated: a peer must not delete what the proxy regenerates, nor hide who a
-// trusted proxy spoke for.
+// not pass. Host, framing and forwarding fields cannot be nominated: a peer
+// must not delete fields that the proxy regenerates, nor hide the client of a
+// trusted proxy.
 //
 // Hot path: one pass over the value, no allocation.
 func Nominated[V, N Text](value V, name N) bool {
@@ -73,7 +72,7 @@ func Nominated[V, N Text](value V, name N) bool {
 	return false
 }
 
-// AcceptsTrailers reports whether a TE value holds "trailers", the only member
+// AcceptsTrailers reports whether a TE value has "trailers", the only member
 // that crosses the proxy.
 func AcceptsTrailers[T Text](value T) bool {
 	for rest := value; len(rest) > 0; {
@@ -85,14 +84,14 @@ func AcceptsTrailers[T Text](value T) bool {
 	return false
 }
 
-// RemoveHopByHop deletes from h what ends at this connection: the hop-by-hop
-// fields and whatever Connection nominates, in any case and on any number of
-// lines. It fits requests, responses and 1xx. A TE that holds "trailers" stays
-// as exactly that; who writes it to an HTTP/1.1 upstream adds "Connection: TE".
+// RemoveHopByHop deletes from h the hop-by-hop fields, and the fields that
+// Connection nominates, in any case and on any number of lines. It works for
+// requests, responses and 1xx. A TE with "trailers" becomes exactly "trailers";
+// when it is written to an HTTP/1.1 upstream, the caller adds "Connection: TE".
 //
-// Host, Content-Length and the forwarding family stay even when nominated; see
-// [Nominated]. The keys of h are in canonical form, as net/http makes them.
-// Call it before adding fields of one's own.
+// Host, Content-Length and forwarding fields stay even when nominated; see
+// [Nominated]. The keys of h must be in the canonical form of net/http. Call
+// RemoveHopByHop before you add fields.
 func RemoveHopByHop(h http.Header) {
 	trailers := false
 	for _, value := range h["Te"] {
@@ -111,10 +110,9 @@ func RemoveHopByHop(h http.Header) {
 	}
 }
 
-// Denominate does what Connection says of fields that would otherwise pass, and
-// leaves in Connection only what is about the connection itself: fields that
-// are added now cannot be taken out again by what the peer said. It writes to
-// the slice that it finds there.
+// Denominate deletes the fields that Connection nominates, and keeps only the
+// other members of Connection. So the peer's nominations cannot delete fields
+// that are added later. It writes to the slice of values in h.
 func Denominate(h http.Header) {
 	for i, value := range h["Connection"] {
 		removeNominated(h, value)
@@ -129,9 +127,9 @@ func Denominate(h http.Header) {
 	}
 }
 
-// CleanResponse removes from an upstream's answer, final or 1xx, what does not
-// cross the proxy: hop-by-hop fields as [RemoveHopByHop] does, TE as a whole,
-// and Alt-Svc, which speaks for the upstream's address and not for ours.
+// CleanResponse removes from an upstream's response, final or 1xx, the fields
+// that do not cross the proxy: hop-by-hop fields like [RemoveHopByHop], all of
+// TE, and Alt-Svc, which describes the upstream's address and not the proxy's.
 func CleanResponse(h http.Header) {
 	RemoveHopByHop(h)
 	delete(h, "Te")
@@ -139,9 +137,9 @@ func CleanResponse(h http.Header) {
 }
 
 // UpgradeProtocol returns the protocol that a request asks for or a 101 grants,
-// in lower case: the Upgrade field when it is one token and Connection says
-// "upgrade". Anything else is "": no upgrade, several protocols, or a version
-// (RFC 9110, 7.8).
+// in lower case: the value of Upgrade if it is one token and Connection has
+// "upgrade". It returns "" for no upgrade, several protocols, or a protocol
+// with a version (RFC 9110, 7.8).
 func UpgradeProtocol(h http.Header) string {
 	var options Options
 	for _, value := range h["Connection"] {
@@ -158,8 +156,8 @@ func UpgradeProtocol(h http.Header) string {
 	return strings.ToLower(protocol)
 }
 
-// OmitUserAgent keeps a missing User-Agent missing: net/http's Transport
-// invents one unless the field is there and empty.
+// OmitUserAgent keeps a missing User-Agent missing: net/http's Transport adds
+// its own unless the field is there and empty.
 func OmitUserAgent(h http.Header) {
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = []string{""}
@@ -176,12 +174,11 @@ func removeNominated(h http.Header, value string) {
 	}
 }
 
-// nominable reports whether a Connection member with the name of a field of
-// class c changes what happens to that field.
+// nominable reports whether Connection can nominate a field of class c.
 func nominable(c Class) bool { return c&(HopByHop|Host|Framing|Forwarding) == 0 }
 
 // nextMember returns the first member of a comma-separated list, without white
-// space around it, and what follows.
+// space around it, and the rest of the list.
 func nextMember[T Text](list T) (member, rest T) {
 	for i := range len(list) {
 		if list[i] == ',' {

@@ -64,8 +64,8 @@ func TestNominated(t *testing.T) {
 	}
 }
 
-// forwarding.md, Headers: hop-by-hop fields and whatever Connection names are
-// removed. Behaviours: TestReverseProxyStripHeadersPresentInConnection,
+// forwarding.md, Headers: hop-by-hop fields, and fields that Connection names,
+// are removed. Behaviours: TestReverseProxyStripHeadersPresentInConnection,
 // TestReverseProxyStripEmptyConnection.
 func TestRemoveHopByHop(t *testing.T) {
 	tests := []struct {
@@ -158,9 +158,9 @@ func TestOmitUserAgent(t *testing.T) {
 	assert.NotContains(t, wire.String(), "User-Agent")
 }
 
-// FuzzRemoveHopByHop holds: what Connection names is gone, what it does not
-// name stays, doing it twice is doing it once, and the byte form decides the
-// same.
+// FuzzRemoveHopByHop checks that fields which Connection names are removed and
+// others stay, that a second call changes nothing, and that the functions for
+// bytes decide the same.
 func FuzzRemoveHopByHop(f *testing.F) {
 	f.Add("close, x-foo", " X-Bar\t,", "X-Foo", "x-bar", "trailers")
 	f.Add("", ",,", "Keep-Alive", "X-Forwarded-For", "gzip, trailers")

@@ -6,38 +6,39 @@ import (
 	"slices"
 )
 
-// A Hop is what the proxy tells an upstream about the connection a request came
-// on.
+// A Hop describes the connection of a request for the forwarding fields.
 type Hop struct {
 	Peer    Peer
 	Client  netip.Addr // from ClientIP; invalid if unknown
-	Scheme  string     // "http" or "https", as the peer spoke to us
-	Version string     // of HTTP, as the peer spoke it, for Via: "1.1", "2.0"
-	Name    string     // what the proxy calls itself in Via; "" means no Via
-	Trusted bool       // Peer.TrustedBy: what the peer said is kept
-	RFC7239 bool       // add Forwarded as well
-	ID      RequestID  // takes the place of the peer's own
-	Prefix  string     // of the path, which the upstream does not see; "" if it sees the whole path
+	Scheme  string     // of the peer's connection: "http" or "https"
+	Version string     // of the peer's HTTP, for Via: "1.1", "2.0"
+	Name    string     // the proxy's name in Via; "" means no Via
+	Trusted bool       // Peer.TrustedBy: the peer's forwarding fields are kept
+	RFC7239 bool       // add Forwarded too
+	ID      RequestID  // replaces the peer's own
+	// part of the path that the upstream does not see; "" if it sees the whole
+	// path
+	Prefix string
 
-	Set []Replacement // likewise
+	Set []Replacement // replace the peer's own
 }
 
-// A RequestID is a header that carries the identifier of a request. The zero
-// value is none.
+// A RequestID is a header with the identifier of a request. The zero value
+// means none.
 type RequestID struct{ Name, Value string }
 
-// Received is what a peer said in its own forwarding fields. The zero value is
-// nothing. For and Prefix keep their room across Reset.
+// Received has the values of a peer's forwarding fields. The zero value is
+// empty. For and Prefix keep their memory across Reset.
 type Received[T Text] struct {
 	For    []T // the X-Forwarded-For values, in order
-	Prefix []T // the X-Forwarded-Prefix values, likewise
+	Prefix []T // the X-Forwarded-Prefix values, in order
 
 	proto, host   T
 	protos, hosts int
 }
 
-// Note keeps the value of a field of class c if it is one of the forwarding
-// fields that matter.
+// Note keeps the value of a field of class c if it is a forwarding field that
+// the proxy uses.
 //
 // Hot path: no allocation once For and Prefix have room.
 func (r *Received[T]) Note(c Class, value T) {
@@ -55,15 +56,15 @@ func (r *Received[T]) Note(c Class, value T) {
 	}
 }
 
-// Reset forgets everything but the room.
+// Reset removes all values, but keeps the memory.
 func (r *Received[T]) Reset() {
 	clear(r.For)
 	clear(r.Prefix)
 	*r = Received[T]{For: r.For[:0], Prefix: r.Prefix[:0]}
 }
 
-// Scheme returns the client's scheme, "https" or "http", as a trusted peer says
-// it, or else scheme.
+// Scheme returns the client's scheme that a trusted peer has sent, "https" or
+// "http", or otherwise scheme.
 func (r *Received[T]) Scheme(scheme string) string {
 	switch r.saidProto() {
 	case "https", "wss":
@@ -74,8 +75,8 @@ func (r *Received[T]) Scheme(scheme string) string {
 	return scheme
 }
 
-// Host returns the host that the client asked for as a trusted peer says it, or
-// else host.
+// Host returns the client's host that a trusted peer has sent, or otherwise
+// host.
 func (r *Received[T]) Host(host T) T {
 	if r.hosts == 1 {
 		if said := trim(r.host); plausibleHost(said) {
@@ -85,7 +86,7 @@ func (r *Received[T]) Host(host T) T {
 	return host
 }
 
-// saidProto is the single valid X-Forwarded-Proto, or "".
+// saidProto returns the X-Forwarded-Proto if it is a single valid one, or "".
 func (r *Received[T]) saidProto() string {
 	if r.protos == 1 {
 		said := trim(r.proto)
@@ -99,9 +100,9 @@ func (r *Received[T]) saidProto() string {
 }
 
 // Drops reports whether a request field of class c is not copied to the
-// upstream: the hop-by-hop and framing fields, the aliases, and of the
-// forwarding family everything from an untrusted peer, and from a trusted one
-// what [AppendForwarded] writes anew.
+// upstream: hop-by-hop and framing fields, aliases, all forwarding fields of an
+// untrusted peer, and those of a trusted peer that [AppendForwarded] writes
+// anew.
 func (p *Hop) Drops(c Class) bool {
 	switch {
 	case c&(HopByHop|Framing|Alias) != 0:
@@ -112,24 +113,25 @@ func (p *Hop) Drops(c Class) bool {
 	return !p.Trusted || c&Rewritten != 0 || c&ForwardedPrefix != 0 && p.Prefix != ""
 }
 
-// SetForwarded makes the forwarding fields of an outgoing request ours. The
-// peer's copies are dropped, aliases and unknown X-Forwarded-* fields included;
-// from a trusted peer the unknown ones stay. Then are set, where known:
+// SetForwarded replaces the forwarding fields of an outgoing request by the
+// proxy's. It drops the peer's fields, including aliases and unknown
+// X-Forwarded-* fields; a trusted peer's unknown ones stay. Then it sets, where
+// known:
 //
 //   - X-Forwarded-For: a trusted peer's list, then the peer;
 //   - X-Forwarded-Proto, X-Forwarded-Host: a trusted peer's single valid value,
-//     else the hop's scheme and host;
+//     otherwise the hop's scheme and host;
 //   - X-Forwarded-Prefix, with p.Prefix: a trusted peer's list, then that
 //     prefix;
 //   - X-Real-Ip: the client;
 //   - Forwarded (RFC 7239), with p.RFC7239: the client with that host and
-//     proto, then the peer. An incoming Forwarded is never believed, so that
-//     the two families cannot disagree;
-//   - Via, appended to what is there.
+//     proto, then the peer. An incoming Forwarded is never used, so that the
+//     two families cannot disagree;
+//   - Via, appended to existing values.
 //
-// host is the request's Host as it came; one that has bytes no host has is left
-// out. SetForwarded replaces the values of h, and does not write to the slices
-// it finds there.
+// host is the request's Host as received; it is left out if it has bytes that
+// no host has. SetForwarded replaces values in h, but does not write to the
+// slices in it.
 func SetForwarded(h http.Header, p *Hop, host string) {
 	var received Received[string]
 	for name, values := range h {
@@ -166,9 +168,9 @@ func SetForwarded(h http.Header, p *Hop, host string) {
 }
 
 // AppendForwarded appends the fields that [SetForwarded] sets as header lines,
-// each with its CRLF. received is what the caller noted from the request, and
-// may be nil; it counts only from a trusted peer. No line ever holds a control
-// byte of the peer's.
+// each with its CRLF. received has the values that the caller noted from the
+// request, and may be nil; it is used only from a trusted peer. No line has a
+// control byte from the peer.
 //
 // Hot path: no allocation once dst has room.
 func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) []byte {
@@ -176,7 +178,7 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 		received = new(Received[T])
 	}
 	f := forwarded[T]{hop: p, host: host, received: received}
-	for i := range ourFields { // not the value: range would copy the array
+	for i := range ourFields { // by index: by value, range would copy the array
 		before := len(dst)
 		dst = append(append(dst, ourFields[i]...), ": "...)
 		value := len(dst)
@@ -194,7 +196,8 @@ func AppendForwarded[T Text](dst []byte, p *Hop, host T, received *Received[T]) 
 func AppendNames(dst []string) []string { return append(dst, ourFields[:]...) }
 
 // Passes returns how many members of a Via value name the proxy (RFC 9110,
-// 7.6.3): protocol, name, and a comment if there is one. It allocates nothing.
+// 7.6.3). A member is a protocol, a name, and maybe a comment. Passes allocates
+// nothing.
 func Passes[T Text](value T, name string) int {
 	n := 0
 	for len(value) > 0 {
@@ -246,22 +249,21 @@ const (
 	fieldCount
 )
 
-// ourFields holds the canonical names. Read-only.
+// ourFields has the canonical names. Read-only.
 var ourFields = [fieldCount]string{
 	ourFor: "X-Forwarded-For", ourProto: "X-Forwarded-Proto", ourHost: "X-Forwarded-Host",
 	ourPrefix: "X-Forwarded-Prefix", ourRealIP: "X-Real-Ip", ourForwarded: "Forwarded", ourVia: "Via",
 }
 
-// forwarded holds what decides the values of our fields: the one place for both
-// renderings.
+// forwarded computes the values of our fields, in one place for both lanes.
 type forwarded[T Text] struct {
 	hop      *Hop
 	host     T
 	received *Received[T]
 }
 
-// appendValue appends the value of a field, or nothing if the field is not
-// sent.
+// appendValue appends the value of a field. It appends nothing if the field is
+// not sent.
 func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 	switch field {
 	case ourFor:
@@ -286,8 +288,8 @@ func (f *forwarded[T]) appendValue(dst []byte, field ourField) []byte {
 	return dst
 }
 
-// appendFor appends the list of a trusted peer on one line, because many an
-// upstream reads only the first, and the peer.
+// appendFor appends a trusted peer's list, and the peer, on one line, because
+// many upstreams read only the first line.
 func (f *forwarded[T]) appendFor(dst []byte) []byte {
 	start := len(dst)
 	if f.hop.Trusted {
@@ -299,9 +301,8 @@ func (f *forwarded[T]) appendFor(dst []byte) []byte {
 	return dst
 }
 
-// appendPrefix appends the list of a trusted peer on one line, and the prefix
-// that this proxy has removed. An upstream puts them together, from left to
-// right.
+// appendPrefix appends a trusted peer's list, and the prefix that this proxy
+// has removed, on one line. An upstream joins them from left to right.
 func (f *forwarded[T]) appendPrefix(dst []byte) []byte {
 	if f.hop.Prefix == "" {
 		return dst
@@ -324,7 +325,7 @@ func appendLines[T Text](dst []byte, lines []T) []byte {
 	return dst
 }
 
-// proto returns the scheme the client used, as far as known.
+// proto returns the client's scheme, as far as known.
 func (f *forwarded[T]) proto() string {
 	if f.hop.Trusted {
 		if said := f.received.saidProto(); said != "" {
@@ -334,7 +335,7 @@ func (f *forwarded[T]) proto() string {
 	return f.hop.Scheme
 }
 
-// effectiveHost returns the host the client asked for, as far as known, or
+// effectiveHost returns the host that the client asked for, as far as known, or
 // nothing.
 func (f *forwarded[T]) effectiveHost() T {
 	host := f.host
@@ -347,8 +348,8 @@ func (f *forwarded[T]) effectiveHost() T {
 	return host[:0]
 }
 
-// appendRFC7239 appends the elements for the client and, if there is someone in
-// between, the peer.
+// appendRFC7239 appends the elements for the client and, if it is not the
+// client itself, the peer.
 func (f *forwarded[T]) appendRFC7239(dst []byte) []byte {
 	dst = appendNode(append(dst, "for="...), f.hop.Client)
 	if host := f.effectiveHost(); len(host) > 0 {
@@ -364,7 +365,7 @@ func (f *forwarded[T]) appendRFC7239(dst []byte) []byte {
 	return dst
 }
 
-// appendNode appends an address as RFC 7239, 6 wants it.
+// appendNode appends an address in the form of RFC 7239, 6.
 func appendNode(dst []byte, addr netip.Addr) []byte {
 	switch {
 	case !addr.IsValid():
@@ -394,7 +395,8 @@ func appendAddr(dst []byte, addr netip.Addr) []byte {
 	return addr.AppendTo(dst)
 }
 
-// appendComma separates what follows from the list that begins at start.
+// appendComma appends a separator, unless the list that begins at start is
+// empty.
 func appendComma(dst []byte, start int) []byte {
 	if len(dst) == start {
 		return dst
@@ -402,13 +404,12 @@ func appendComma(dst []byte, start int) []byte {
 	return append(dst, ", "...)
 }
 
-// maxHost bounds a host with its port: a name of 253 bytes with a trailing dot,
+// maxHost limits a host with its port: a name of 253 bytes with a trailing dot,
 // a colon and five digits.
 const maxHost = 260
 
-// plausibleHost reports whether s holds only bytes of a host name, an IP
-// address or a port. It is a check against injection; whether it is a host is
-// the router's to say.
+// plausibleHost reports whether s has only bytes of a host name, an IP address
+// or a port. It prevents injection; the router decides whether s is a host.
 func plausibleHost[T Text](s T) bool {
 	if len(s) == 0 || len(s) > maxHost {
 		return false
@@ -424,7 +425,7 @@ func plausibleHost[T Text](s T) bool {
 	return true
 }
 
-// printable reports whether s holds no control byte.
+// printable reports whether s has no control byte.
 func printable[T Text](s T) bool {
 	for i := range len(s) {
 		if b := s[i]; b < ' ' && b != '\t' || b == 0x7f {

@@ -30,8 +30,8 @@ func hop(t testing.TB, remote string, xff []string) *header.Hop {
 	}
 }
 
-// fields makes a header of "Name: value" lines, keys as they are spelled by
-// net/http.
+// fields makes a header of "Name: value" lines, with keys as net/http spells
+// them.
 func fields(lines ...string) http.Header {
 	h := http.Header{}
 	for _, line := range lines {
@@ -41,8 +41,8 @@ func fields(lines ...string) http.Header {
 	return h
 }
 
-// fastLane renders what the fast lane sends upstream for a request with these
-// fields.
+// fastLane returns the lines that the fast lane sends upstream for a request
+// with these fields.
 func fastLane(t testing.TB, p *header.Hop, host string, lines []string) http.Header {
 	t.Helper()
 	var (
@@ -76,7 +76,7 @@ func fastLane(t testing.TB, p *header.Hop, host string, lines []string) http.Hea
 	return http.Header(h)
 }
 
-// fullLane is the same in the handler lane.
+// fullLane is fastLane for the handler lane.
 func fullLane(p *header.Hop, host string, lines []string) http.Header {
 	h := fields(lines...)
 	header.RemoveHopByHop(h)
@@ -84,10 +84,10 @@ func fullLane(p *header.Hop, host string, lines []string) http.Header {
 	return h
 }
 
-// forwarding.md, Headers: X-Forwarded-For, -Proto, -Host and X-Real-IP are set
-// by us; an untrusted peer's copies are dropped first, a trusted one's appended
-// to. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port, -Prefix),
-// aliases, Connection-named fields.
+// forwarding.md, Headers: the proxy sets X-Forwarded-For, -Proto, -Host and
+// X-Real-IP. It drops an untrusted peer's fields first, and appends to a
+// trusted one's. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port,
+// -Prefix), aliases, Connection-named fields.
 func TestForwardedFields(t *testing.T) {
 	spoofed := []string{
 		"X-Forwarded-For: 1.1.1.1", "X-Forwarded-For: 2.2.2.2", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example", "X-Real-Ip: 1.1.1.1",
@@ -230,7 +230,7 @@ func TestSetForwardedDoesNotWriteToTheSlicesItFinds(t *testing.T) {
 	assert.Equal(t, []string{"1.1.1.1", ""}, xff[:2])
 	assert.Equal(t, []string{"1.0 fred", "1.1 hostproxy"}, h["Via"])
 
-	// the shared backing array must not show through
+	// the shared array must not be written to
 	h["X-Forwarded-For"] = append(h["X-Forwarded-For"], "overflow")
 	assert.Equal(t, []string{"https"}, h["X-Forwarded-Proto"])
 }
@@ -254,8 +254,8 @@ func TestReceivedResetForgets(t *testing.T) {
 	assert.Equal(t, header.AppendForwarded(nil, p, []byte("x"), nil), header.AppendForwarded(nil, p, []byte("x"), &r))
 }
 
-// FuzzForwarded holds the lanes together, whatever the peer sends, and holds
-// that an untrusted peer changes nothing.
+// FuzzForwarded checks that both lanes do the same, whatever the peer sends,
+// and that an untrusted peer changes nothing.
 func FuzzForwarded(f *testing.F) {
 	f.Add(trusted, "example.com", "1.1.1.1, junk", "http", "other:80", "X_Forwarded_For", "x", "x-forwarded-for")
 	f.Add(untrusted, "[::1]:80", "", "https, http", "", "X-Forwarded-Port", "443", "close, x-forwarded-port")
@@ -264,7 +264,7 @@ func FuzzForwarded(f *testing.F) {
 		switch header.Classify(name) & (header.Host | header.TE | header.Framing | header.Connection) {
 		case 0:
 		default:
-			t.Skip() // each lane has its own way with these
+			t.Skip() // each lane treats these in its own way
 		}
 		values := []*string{&xff, &proto, &xfh, &value, &connection}
 		for _, v := range values {
@@ -309,8 +309,8 @@ func TestAppendForwardedDoesNotAllocate(t *testing.T) {
 	assert.Contains(t, string(buf), "X-Forwarded-For: 2001:db8::7, 10.0.0.1\r\n")
 }
 
-// The handler lane shares one string and one slice among our fields: they, and
-// the lists of h, are all it allocates.
+// The handler lane uses one string and one slice for all our fields. It
+// allocates only these and the lists of h.
 func TestSetForwardedAllocatesLittle(t *testing.T) {
 	p := hop(t, untrusted, nil)
 	h := http.Header{}

@@ -1,15 +1,15 @@
-// Package header decides which fields cross the proxy, and what it says about
-// itself in fields of its own.
+// Package header decides which fields cross the proxy, and writes the proxy's
+// own fields.
 //
-// One table of names drives both lanes: the handler lane's [http.Header] and
-// the fast lane's byte slices. Everything here is a pure function; nothing
-// waits and nothing is kept.
+// Both lanes use the same table of names: the handler lane for [http.Header],
+// the fast lane for byte slices. All functions are pure: they wait for nothing
+// and keep nothing.
 //
 //   - header.go: the table of names
 //   - connection.go, trailer.go: hop-by-hop fields and trailers
 //   - forwarded.go: the forwarding family and Via
-//   - replace.go: fields in place of the peer's own
-//   - peer.go, addr.go: who is a trusted peer, and the client behind it
+//   - replace.go: fields that replace the peer's own
+//   - peer.go, addr.go: trusted peers, and the client behind them
 //   - cookie.go: one cookie
 package header
 
@@ -24,28 +24,27 @@ import (
 // read buffer in the fast lane.
 type Text interface{ ~string | ~[]byte }
 
-// Class is what the proxy has to know about a field, by its name alone. Zero
-// means an ordinary field that passes.
+// Class is all that the proxy has to know about a field, decided by its name.
+// Zero means an ordinary field that passes.
 type Class uint16
 
-// The first six say what happens to a field, the others which one it is where a
-// lane acts on it.
+// The first six say what happens to a field. The others identify fields on
+// which a lane acts.
 const (
-	// ends at each connection (RFC 9110, 7.6.1), the proxy credentials
-	// included, as in httputil
+	// ends at each connection (RFC 9110, 7.6.1); includes proxy credentials, as
+	// in httputil
 	HopByHop Class = 1 << iota
 	Framing        // Content-Length and Transfer-Encoding: regenerated, never copied
-	// Forwarded, X-Real-IP and everything that begins with X-Forwarded-: only a
-	// trusted peer may say it
+	// Forwarded, X-Real-IP and all fields that begin with X-Forwarded-:
+	// accepted only from a trusted peer
 	Forwarding
-	// of the Forwarding family: what [AppendForwarded] writes anew for every
-	// peer
+	// the Forwarding fields that [AppendForwarded] writes anew for every peer
 	Rewritten
-	// spelled so that a CGI-like upstream takes it for one of the above
+	// a spelling that a CGI-like upstream reads as one of the above
 	// (X_Forwarded_For): always dropped
 	Alias
-	// has no business in a trailer section; see [ForbiddenTrailer] for the
-	// whole rule
+	// not allowed in a trailer section; see [ForbiddenTrailer] for the whole
+	// rule
 	NoTrailer
 
 	Host
@@ -61,13 +60,13 @@ const (
 	ForwardedPrefix // X-Forwarded-Prefix: written anew for every peer by a Hop with a Prefix
 )
 
-// fields is the table, in lower case. Read-only.
+// fields is the table of names, in lower case. Read-only.
 var fields = [...]struct {
 	name  string
 	class Class
 }{
 	{"connection", HopByHop | NoTrailer | Connection},
-	// a reserved name: "Connection: close" would nominate it (RFC 9112, 9.6)
+	// reserved, since "Connection: close" would nominate it (RFC 9112, 9.6)
 	{"close", HopByHop | NoTrailer},
 	{"keep-alive", HopByHop | NoTrailer},
 	{"proxy-connection", HopByHop | NoTrailer},
@@ -115,15 +114,15 @@ var fields = [...]struct {
 	{"www-authenticate", NoTrailer},
 }
 
-// The prefixes that stand for families of names.
+// Prefixes of families of names.
 const (
 	forwardedPrefix = "x-forwarded-"
 	contentPrefix   = "content-"
 	ifPrefix        = "if-"
 )
 
-// index finds a name in fields: open addressing, 0 for an empty slot, else the
-// position plus one. Read-only.
+// index is a hash table of fields with open addressing: 0 for an empty slot,
+// otherwise the position plus one. Read-only.
 var index = func() (slots [256]uint8) {
 	for i := range fields {
 		slot := slotOf(fields[i].name)
@@ -135,8 +134,8 @@ var index = func() (slots [256]uint8) {
 	return slots
 }()
 
-// fold maps a byte of a name to lower case, and whatever is neither letter nor
-// digit to '-', as CGI does. Read-only.
+// fold maps a byte of a name to lower case, and any byte that is neither letter
+// nor digit to '-', like CGI. Read-only.
 var fold = func() (t [256]byte) {
 	for i := range t {
 		switch b := byte(i); {
@@ -151,8 +150,7 @@ var fold = func() (t [256]byte) {
 	return t
 }()
 
-// Classify returns what the proxy has to know about a field, without regard to
-// the case of its name.
+// Classify returns the Class of a field name, regardless of case.
 //
 // Hot path: one probe of a table for most names, no allocation.
 func Classify[T Text](name T) Class {
@@ -178,11 +176,11 @@ func Classify[T Text](name T) Class {
 	return Forwarding | NoTrailer
 }
 
-// ForbiddenTrailer reports whether a field may not pass in a trailer section,
+// ForbiddenTrailer reports whether a field must not pass in a trailer section,
 // in either direction: framing, routing, authentication, cookies, response
-// control, conditions (If-*), hop-by-hop and forwarding fields, and the
-// Content-* family but for Content-Digest, which is made for trailers (RFC
-// 9110, 6.5.1; RFC 9530, 6.5).
+// control, conditions (If-*), hop-by-hop and forwarding fields, and Content-*
+// fields except Content-Digest, which is made for trailers (RFC 9110, 6.5.1;
+// RFC 9530, 6.5).
 func ForbiddenTrailer[T Text](name T) bool {
 	switch {
 	case Classify(name)&NoTrailer != 0, hasPrefix(name, ifPrefix):
@@ -197,9 +195,9 @@ func ForbiddenTrailer[T Text](name T) bool {
 // 9110, 5.1), not empty.
 func ValidName(name string) bool { return httpguts.ValidHeaderFieldName(name) }
 
-// CheckName returns an error unless k is the name of an end-to-end field, whose
-// value nobody but the handlers around us and the targets has an interest in.
-// The error begins with field.
+// CheckName returns an error unless k is the name of an end-to-end field, which
+// matters only to handlers and targets and not to the proxy. The error begins
+// with field.
 func CheckName(field, k string) error {
 	if !ValidName(k) || Classify(k)&(HopByHop|Framing|Host) != 0 {
 		return fmt.Errorf("%s: %q is not allowed: want the name of a header, but not Host and no framing or hop-by-hop header such as Content-Length or Connection", field, k)
@@ -207,12 +205,12 @@ func CheckName(field, k string) error {
 	return nil
 }
 
-// ValidValue reports whether value may be written as a field value: no control
-// byte but the tab, so no CR, LF or NUL.
+// ValidValue reports whether value may be written as a field value: it has no
+// control byte except the tab, so no CR, LF or NUL.
 func ValidValue(value string) bool { return httpguts.ValidHeaderFieldValue(value) }
 
-// Drop deletes from h every field that a CGI-like upstream takes for the one of
-// that name, whatever its case and separators.
+// Drop deletes from h every field that a CGI-like upstream reads as the one of
+// that name, regardless of case and separators.
 func Drop(h http.Header, name string) {
 	for k := range h {
 		if SameVariable(k, name) {
@@ -221,7 +219,7 @@ func Drop(h http.Header, name string) {
 	}
 }
 
-// SameVariable reports whether two names are one CGI variable.
+// SameVariable reports whether two names become the same CGI variable.
 func SameVariable[A, B Text](a A, b B) bool {
 	if len(a) != len(b) {
 		return false
@@ -234,15 +232,15 @@ func SameVariable[A, B Text](a A, b B) bool {
 	return true
 }
 
-// slotOf hashes a name that is not empty by its length and ends, the same for
-// every spelling.
+// slotOf hashes a non-empty name by its length, first and last byte, the same
+// for every spelling.
 func slotOf[T Text](name T) uint8 {
 	first, last := fold[name[0]], fold[name[len(name)-1]]
 	return uint8(len(name))*29 + first*7 + last*3
 }
 
-// hasPrefix reports whether name begins with prefix once folded. prefix is
-// folded already.
+// hasPrefix reports whether the folded name begins with prefix, which is folded
+// already.
 func hasPrefix[T Text](name T, prefix string) bool {
 	if len(name) < len(prefix) {
 		return false
@@ -265,7 +263,7 @@ func aliased[T Text](name T) bool {
 	return false
 }
 
-// aliasOf returns the class of a field that only looks like one of class c.
+// aliasOf returns the class of an alias of a field of class c.
 func aliasOf(c Class) Class {
 	if c&(HopByHop|Framing|Forwarding) != 0 {
 		return Alias | NoTrailer
@@ -273,7 +271,7 @@ func aliasOf(c Class) Class {
 	return c & NoTrailer
 }
 
-// EqualFold reports whether a and b are the same without regard to ASCII case.
+// EqualFold reports whether a and b are equal regardless of ASCII case.
 func EqualFold[A, B Text](a A, b B) bool {
 	if len(a) != len(b) {
 		return false

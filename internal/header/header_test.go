@@ -11,8 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-// want is the decision by map, written down independently of the table.
-// NoTrailer is tested by itself.
+// want has the expected classes, written independently of the table. NoTrailer
+// has its own test.
 var want = map[string]header.Class{
 	"connection":          header.HopByHop | header.Connection,
 	"close":               header.HopByHop,
@@ -39,10 +39,10 @@ var want = map[string]header.Class{
 	"alt-svc":             header.AltSvc,
 }
 
-// decide is what Classify must say of a name, but for NoTrailer.
+// decide returns what Classify must return for a name, except NoTrailer.
 func decide(name string) header.Class {
 	lower := asciiLower(name)
-	folded := []byte(lower) // CGI knows bytes, not letters of several
+	folded := []byte(lower) // CGI folds bytes, not multi-byte letters
 	for i, b := range folded {
 		if !('a' <= b && b <= 'z' || '0' <= b && b <= '9') {
 			folded[i] = '-'
@@ -150,7 +150,7 @@ func TestForbiddenTrailer(t *testing.T) {
 	}
 }
 
-// forwarding.md, Framing: no CR or LF can be written into a header.
+// forwarding.md, Framing: a header cannot contain CR or LF.
 func TestValidNameAndValue(t *testing.T) {
 	for _, name := range []string{"", "a b", "a:", "a\r", "a\n", "a\x00", "ä"} {
 		assert.False(t, header.ValidName(name), "%q", name)

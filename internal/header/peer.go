@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// A Peer is who sits at the other end of a connection. The zero Peer is unknown
-// and never trusted.
+// A Peer is the other end of a connection. The zero Peer is unknown and never
+// trusted.
 type Peer struct {
 	Addr netip.Addr // without zone, IPv4 unmapped; invalid if the peer has no address
-	Unix bool       // the peer came over a unix socket
+	Unix bool       // the peer is connected by a unix socket
 }
 
 // PeerOf returns the peer with the remote address of a connection.
@@ -28,9 +28,9 @@ func PeerOf(remote net.Addr) Peer {
 
 // ParsePeer reads an [net/http.Request.RemoteAddr]: "192.0.2.1:80",
 // "[2001:db8::1%eth0]:80", either without a port, or a unix socket's path or
-// "@". Anything else is the zero Peer, "" included: a client of a unix socket
-// that has no name looks like that on some systems, and only [PeerOf] can tell
-// it from a request without a connection.
+// "@". Anything else becomes the zero Peer, including "". A client of a unix
+// socket has that address on some systems; only [PeerOf] can tell it from a
+// request without a connection.
 func ParsePeer(remote string) Peer {
 	if strings.HasPrefix(remote, "@") || strings.HasPrefix(remote, "/") {
 		return Peer{Unix: true}
@@ -39,10 +39,10 @@ func ParsePeer(remote string) Peer {
 	return Peer{Addr: addr}
 }
 
-// TrustedBy reports whether the peer's forwarding fields count: its address is
-// in one of the prefixes. A unix peer is a process of this machine and is
-// trusted where 127.0.0.1 or ::1 is. IPv4 prefixes are written as such: a
-// prefix of IPv4-mapped IPv6 addresses holds nobody.
+// TrustedBy reports whether the peer's forwarding fields are used: its address
+// is in one of the prefixes. A unix peer is a process on this machine; it is
+// trusted if 127.0.0.1 or ::1 is. IPv4 prefixes must be written as IPv4: a
+// prefix of IPv4-mapped IPv6 addresses matches no peer.
 func (p Peer) TrustedBy(trusted []netip.Prefix) bool {
 	if p.Unix {
 		return within(trusted, netip.AddrFrom4([4]byte{127, 0, 0, 1})) || within(trusted, netip.IPv6Loopback())
@@ -50,20 +50,20 @@ func (p Peer) TrustedBy(trusted []netip.Prefix) bool {
 	return within(trusted, p.Addr)
 }
 
-// maxHops bounds how many X-Forwarded-For entries are looked at, maxNode how
-// long one may be.
+// maxHops limits how many X-Forwarded-For entries are read, and maxNode the
+// length of one.
 const (
 	maxHops = 32
 	maxNode = 80
 )
 
-// ClientIP returns who a request is from: the peer, unless it is trusted; then
-// the right-most address in the X-Forwarded-For lines xff that is not, or the
-// left-most if all are. Entries may be IPv4 or IPv6, with a port, with
-// brackets, with a zone; empty ones are skipped. The walk stops at the last
-// good address before an entry that is no address, and after 32 entries. The
-// result is without zone, IPv4 unmapped, and invalid only if no address is
-// known.
+// ClientIP returns the client's address of a request. That is the peer's, if
+// the peer is not trusted. Otherwise it is the right-most untrusted address in
+// the X-Forwarded-For lines xff, or the left-most address if all are trusted.
+// Entries may be IPv4 or IPv6, with port, brackets or zone; empty ones are
+// skipped. At an entry that is no address, and after 32 entries, the last
+// address so far is the result. The result has no zone, IPv4 is unmapped, and
+// it is invalid only if no address is known.
 //
 // Hot path: no allocation.
 func ClientIP[T Text](peer Peer, trusted []netip.Prefix, xff []T) netip.Addr {
@@ -95,8 +95,8 @@ func ClientIP[T Text](peer Peer, trusted []netip.Prefix, xff []T) netip.Addr {
 }
 
 // lastMember returns the last member of a comma-separated list, without white
-// space around it, and what precedes it. A member longer than maxNode is cut,
-// which no address survives.
+// space around it, and the list before it. A member longer than maxNode is cut,
+// and is then not a valid address.
 func lastMember[T Text](list T) (member, rest T) {
 	for i := len(list) - 1; i >= 0; i-- {
 		if list[i] == ',' {
@@ -109,7 +109,7 @@ func lastMember[T Text](list T) (member, rest T) {
 	return trim(list), list[:0]
 }
 
-// within reports whether one of the prefixes holds addr. It is false for an
+// within reports whether one of the prefixes contains addr. It is false for an
 // invalid address.
 func within(prefixes []netip.Prefix, addr netip.Addr) bool {
 	for _, p := range prefixes {

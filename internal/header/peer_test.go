@@ -22,7 +22,7 @@ func prefixes(t testing.TB, list ...string) (out []netip.Prefix) {
 	return out
 }
 
-// addr reads an address; "" is the invalid one.
+// addr reads an address; "" means the invalid one.
 func addr(s string) netip.Addr {
 	if s == "" {
 		return netip.Addr{}
@@ -157,9 +157,9 @@ func TestClientIP(t *testing.T) {
 	}
 }
 
-// FuzzClientIP holds: an address inside trusted is the answer only if no
-// address left of it was to be had, and what is right of the answer is trusted
-// throughout.
+// FuzzClientIP checks that the result is a trusted address only if there is no
+// usable address left of it, and that all addresses right of the result are
+// trusted.
 func FuzzClientIP(f *testing.F) {
 	f.Add("10.0.0.1:1", "198.51.100.1, 10.0.0.2", "10.0.0.3")
 	f.Add("@", "[2001:db8::1]:80,::ffff:10.1.1.1", "1.2.3.4:5")
@@ -184,7 +184,7 @@ func FuzzClientIP(f *testing.F) {
 			}
 			at := reference(entry)
 			if len(entries[i]) > 70 || hops > 28 || !at.IsValid() {
-				return // near the bounds the table decides; garbage ends the walk
+				return // the table tests the limits; an invalid entry ends the walk
 			}
 			want = at
 			if !(header.Peer{Addr: at}).TrustedBy(trusted) {
@@ -213,7 +213,7 @@ func reference(s string) netip.Addr {
 	return a.WithZone("").Unmap()
 }
 
-// FuzzParsePeer holds: an address is read as net/netip reads it, or not at all.
+// FuzzParsePeer checks that an address is read as by net/netip, or not at all.
 func FuzzParsePeer(f *testing.F) {
 	for _, seed := range []string{
 		"192.0.2.1:80", "[2001:db8::1%eth0]:80", "::", "::1", "1::", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8",
@@ -228,8 +228,8 @@ func FuzzParsePeer(f *testing.F) {
 			require.True(t, s[0] == '@' || s[0] == '/')
 			return
 		}
-		// net/netip takes more: bytes without end, a bracket in a zone, any
-		// number of zeros before a port.
+		// net/netip accepts more: any length, a bracket in a zone, any number
+		// of zeros before a port.
 		stricter := len(s) > 80 || strings.Count(s, "]") > 1 || strings.Contains(s, ":0")
 		if !stricter || peer.Addr.IsValid() {
 			require.Equal(t, reference(s), peer.Addr)

@@ -2,14 +2,14 @@ package header
 
 import "net/http"
 
-// A Replacement is a header that takes the place of the peer's own, in every
-// spelling that CGI reads alike.
+// A Replacement is a header that replaces the peer's own, in every spelling
+// that CGI reads as the same.
 type Replacement struct {
 	Name, Value string
-	Gone        bool // there is no header of that name
+	Gone        bool // the header is removed
 }
 
-// Replaces reports whether one of rs takes the place of a field of that name.
+// Replaces reports whether one of rs replaces a field of that name.
 func Replaces[N Text](rs []Replacement, name N) bool {
 	for i := range rs {
 		if SameVariable(rs[i].Name, name) {

@@ -1,7 +1,7 @@
 package header
 
-// PassesTrailer reports whether a trailer of that name crosses the proxy in a
-// message of which an edit drops the fields with the names in drops. named are
+// PassesTrailer reports whether a trailer of that name crosses the proxy. drops
+// are the names of the fields that an edit drops from the message, and named
 // the values of Connection in its head.
 //
 // Hot path: no allocation.
@@ -17,7 +17,7 @@ func PassesTrailer[N, V Text](drops []string, name N, named ...V) bool {
 	return true
 }
 
-// Matches reports whether a CGI-like target takes name for one of names.
+// Matches reports whether a CGI-like target reads name as one of names.
 func Matches[N Text](names []string, name N) bool {
 	for _, k := range names {
 		if SameVariable(k, name) {

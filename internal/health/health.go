@@ -1,12 +1,11 @@
-// Package health knows whether a target can be sent exchanges: what checks and
-// exchanges said of it, and what follows.
+// Package health decides whether a target can get exchanges, from the results
+// of health checks and of exchanges.
 //
 // A [Monitor] is the state machine of one target. It has no clock and no I/O:
-// those who have seen something tell it, and it takes the target's balance.Node
-// out of service and back. [Watch] is the loop that checks a target in the
-// meantime.
+// callers report results to it, and it takes the target's balance.Node out of
+// service and back. [Watch] is the loop that checks a target.
 //
-//   - health.go: what is configured
+//   - health.go: the configuration
 //   - monitor.go: the state of a target
 //   - watch.go: the loop
 package health
@@ -19,21 +18,21 @@ import (
 	"time"
 )
 
-// A State is what a target is good for.
+// A State says whether a target serves.
 type State string
 
 // The states of a target.
 const (
 	Up       State = "up"
 	Down     State = "down"      // checks failed
-	Open     State = "open"      // exchanges failed; it is left alone for a while
-	HalfOpen State = "half-open" // a few exchanges try whether it is back
+	Open     State = "open"      // exchanges failed; the target gets none for a while
+	HalfOpen State = "half-open" // a few trial exchanges test whether it has recovered
 )
 
-// A Status is the state of a target and how it came to it.
+// A Status is the state of a target, with its reason and time.
 type Status struct {
 	State  State
-	Reason string // "" when nothing has ever happened
+	Reason string // "" before the first change
 	Since  time.Time
 }
 
@@ -42,44 +41,44 @@ type Status struct {
 type Config struct {
 	Check   Check
 	Breaker Breaker
-	// in which a target that comes back grows into its share; 0 means at once
+	// time in which a recovered target's share grows to the whole; 0 means
+	// immediately
 	SlowStart time.Duration
 
-	// Changed is told each change of a target's state, in order. It may be
-	// called on any goroutine. A panic in it is lost.
+	// Changed is called for each change of a target's state, in order, on any
+	// goroutine. A panic in it is ignored.
 	Changed func(target any, s Status)
 }
 
-// A Check says what follows from checks.
+// A Check configures health checks.
 type Check struct {
-	Interval  time.Duration // between checks, give or take a tenth; 0 means that nobody checks
+	Interval  time.Duration // between checks, varied by up to a tenth; 0 disables checks
 	Timeout   time.Duration // of one check
-	Rise      int           // successes in a row that bring a target back
-	Fall      int           // failures in a row that take it out
-	StartDown bool          // a target is down until its first checks succeeded
+	Rise      int           // successes in a row that bring a target up
+	Fall      int           // failures in a row that take it down
+	StartDown bool          // a target is down until its first checks succeed
 }
 
-// A Breaker says what follows from exchanges.
+// A Breaker configures what failed exchanges do.
 type Breaker struct {
-	Failures     int           // consecutive ones that open it; 0 disables this criterion
-	FailureRatio float64       // of failures within Window that opens it; 0 disables this criterion
-	Window       time.Duration // over which FailureRatio counts
+	Failures     int           // failures in a row that open it; 0 disables it
+	FailureRatio float64       // share of failures within Window that opens it; 0 disables it
+	Window       time.Duration // time over which FailureRatio counts
 	MinRequests  int           // exchanges within Window below which FailureRatio does not count
-	// an answer that takes longer counts as a failure; 0 means that none does
+	// a slower response counts as a failure; 0 disables this
 	Slow time.Duration
-	// how long it stays open; twice as long each time in a row, up to MaxFor
+	// how long it stays open; doubles each time in a row, up to MaxFor
 	OpenFor time.Duration
-	Trials  int // exchanges at once while it is half-open
+	Trials  int // exchanges in flight while it is half-open
 }
 
-// MaxFor bounds how long a breaker stays open.
+// MaxFor limits how long a breaker stays open.
 const MaxFor = 5 * time.Minute
 
 // on reports whether exchanges can open the breaker.
 func (b *Breaker) on() bool { return b.Failures > 0 || b.FailureRatio > 0 }
 
-// Validate returns all that is wrong with c as one error that names the fields,
-// or nil.
+// Validate returns all faults of c as one error that names the fields, or nil.
 func (c *Config) Validate() error {
 	var faults []error
 	fault := func(wrong bool, format string, args ...any) {
@@ -109,7 +108,7 @@ func (c *Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// Defaults fills in what is 0 and may not be.
+// Defaults sets the default of each field that is 0 and must not be.
 func (c *Config) Defaults() {
 	k, b := &c.Check, &c.Breaker
 	k.Timeout, k.Rise, k.Fall = cmp.Or(k.Timeout, 5*time.Second), cmp.Or(k.Rise, 1), cmp.Or(k.Fall, 3)

@@ -11,39 +11,39 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-// A Monitor is what is known of one target's health. A nil Monitor is that of a
-// target that is always up. Its methods may be called concurrently.
+// A Monitor has the health of one target. With a nil Monitor the target is
+// always up. Its methods may be called concurrently.
 //
-// Hot path: while all is well, Admit is one load, and Report of a success one
-// load more, or one addition with Breaker.FailureRatio.
+// Hot path: while the breaker is closed, Admit is one load, and Report of a
+// success is one load more, or one addition with Breaker.FailureRatio.
 type Monitor struct {
 	config *Config
 	node   *balance.Node
 	target any // for Changed
 
-	alert  atomic.Bool  // all is not well: the breaker is not closed
+	alert  atomic.Bool  // the breaker is not closed
 	streak atomic.Int64 // failures in a row
 	total  atomic.Int64 // exchanges since windowAt
 	status atomic.Pointer[Status]
 
 	mu       sync.Mutex // guards what follows
-	down     string     // why checks object; "" when they do not
-	run      int        // checks in a row that say otherwise
+	down     string     // reason of the last failed check; "" while the target is up for checks
+	run      int        // checks in a row that contradict down
 	breaker  State      // Up, Open or HalfOpen
 	why      string     // why the breaker is not closed
-	until    time.Time  // when an open one is to be half open
-	opened   int        // how often it opened in a row
-	trials   int        // exchanges under way while it is half open
-	triedAt  time.Time  // when the last of them began
-	failed   int64      // exchanges since windowAt
+	until    time.Time  // when an open breaker becomes half-open
+	opened   int        // how often it has opened in a row
+	trials   int        // exchanges in flight while it is half-open
+	triedAt  time.Time  // when the last trial began
+	failed   int64      // failures since windowAt
 	windowAt time.Time
 	past     []Status // the latest changes of the state, the oldest first
-	events   []Status // not yet told
+	events   []Status // not yet passed to Changed
 	telling  bool
 }
 
-// New returns the Monitor of target, at now. c must be valid and not change;
-// node is the Monitor's to suspend and resume.
+// New returns the Monitor of target, at now. c must be valid and must not
+// change. Only the Monitor may suspend and resume node.
 func New(c *Config, node *balance.Node, target any, now time.Time) *Monitor {
 	m := &Monitor{config: c, node: node, target: target, breaker: Up, windowAt: now}
 	m.status.Store(&Status{State: Up, Since: now})
@@ -63,8 +63,8 @@ func (m *Monitor) Status() Status {
 	return *m.status.Load()
 }
 
-// keptChanges is how many changes of its state a Monitor remembers, and
-// keptReason how many bytes of their reasons.
+// keptChanges is how many changes of state a Monitor remembers, and keptReason
+// how many bytes of each reason.
 const (
 	keptChanges = 5
 	keptReason  = 300
@@ -81,22 +81,22 @@ func (m *Monitor) Changes() []Status {
 	return slices.Clone(m.past)
 }
 
-// remember keeps a change in place of the oldest. m.mu is held.
+// remember keeps a change, and drops the oldest if there are too many. m.mu is
+// held.
 func (m *Monitor) remember(s Status) {
 	if len(m.past) == keptChanges {
 		m.past = slices.Delete(m.past, 0, 1)
 	}
 	if len(s.Reason) > keptReason {
-		// copied: it may be a part of something large
+		// a copy: the reason may be a part of a large string
 		s.Reason = strings.ToValidUTF8(s.Reason[:keptReason], "") + "…"
 	}
 	m.past = append(m.past, s)
 }
 
 // Admit reports whether an exchange may go to the target at now. If so, Report
-// or Release must follow. While the breaker is half open, what has said nothing
-// for as long as the breaker stays open at first is taken for lost: others may
-// try.
+// or Release must follow. While the breaker is half-open, trials without a
+// result after Breaker.OpenFor count as lost, and others may begin.
 func (m *Monitor) Admit(now time.Time) bool {
 	if m == nil || !m.alert.Load() {
 		return true
@@ -142,7 +142,7 @@ func (m *Monitor) admits(now time.Time) bool {
 	return true
 }
 
-// Report tells that an exchange has failed, or was answered after latency.
+// Report notes that an exchange has failed, or had a response after latency.
 func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	if m == nil || !m.config.Breaker.on() {
 		return
@@ -171,8 +171,7 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	}
 }
 
-// Release tells that an exchange ended in a way that says nothing of the
-// target.
+// Release notes that an exchange ended without a result about the target.
 func (m *Monitor) Release() {
 	if m == nil || !m.alert.Load() {
 		return
@@ -182,8 +181,8 @@ func (m *Monitor) Release() {
 	m.trials = max(0, m.trials-1)
 }
 
-// Abandon tells that an exchange was given up, without an answer after latency:
-// what is too slow for the breaker has failed.
+// Abandon notes that an exchange was given up, without a response after
+// latency. It counts as a failure if that is too slow for the breaker.
 func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
 	if m != nil && m.config.Breaker.Slow > 0 && latency > m.config.Breaker.Slow {
 		m.Report(now, fmt.Errorf("no response after %v", latency.Round(time.Millisecond)), 0)
@@ -192,11 +191,11 @@ func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
 	m.Release()
 }
 
-// succeeded closes a breaker that is half open. m.mu is held.
+// succeeded closes a half-open breaker. m.mu is held.
 func (m *Monitor) succeeded(now time.Time) {
 	m.streak.Store(0)
 	if m.breaker != HalfOpen {
-		return // it was sent before the breaker opened
+		return // the exchange began before the breaker opened
 	}
 	m.breaker, m.opened, m.failed, m.windowAt = Up, 0, 0, now
 	m.total.Store(0)
@@ -205,7 +204,8 @@ func (m *Monitor) succeeded(now time.Time) {
 	m.serve(now)
 }
 
-// hasFailed opens the breaker if there were enough failures. m.mu is held.
+// hasFailed counts a failure, and opens the breaker if there were enough. m.mu
+// is held.
 func (m *Monitor) hasFailed(now time.Time, failure error) {
 	b := &m.config.Breaker
 	streak := m.streak.Add(1)
@@ -226,8 +226,8 @@ func (m *Monitor) hasFailed(now time.Time, failure error) {
 	}
 }
 
-// inARow says why that many failures, of which failure is the last, open the
-// breaker.
+// inARow returns the reason for opening the breaker after that many failures in
+// a row; failure is the last.
 func inARow(streak int64, failure error) string {
 	if streak == 1 {
 		return fmt.Sprintf("1 failure: %v", failure)
@@ -246,7 +246,7 @@ func (m *Monitor) open(now time.Time, why string) {
 	m.serve(now)
 }
 
-// Probed tells how a check ended.
+// Probed notes the result of a check.
 func (m *Monitor) Probed(now time.Time, err error) {
 	if m == nil {
 		return
@@ -278,8 +278,8 @@ func (m *Monitor) Probed(now time.Time, err error) {
 	m.serve(now)
 }
 
-// Restarted tells that the target was started anew: what was known of it counts
-// no longer. With StartDown, checks have to find it up all the same.
+// Restarted notes that the target was started anew: it becomes up, and the
+// breaker is closed. With StartDown, checks still have to find it up.
 func (m *Monitor) Restarted(now time.Time) {
 	if m == nil {
 		return
@@ -302,7 +302,8 @@ func (m *Monitor) Restarted(now time.Time) {
 	m.serve(now)
 }
 
-// serve takes the node out of service, or back. m.mu is held.
+// serve takes the node out of service or back, as the state requires. m.mu is
+// held.
 func (m *Monitor) serve(now time.Time) {
 	switch {
 	case m.down != "":
@@ -314,7 +315,7 @@ func (m *Monitor) serve(now time.Time) {
 	}
 }
 
-// note makes the state what follows from the objections. m.mu is held.
+// note updates the status from down and the breaker. m.mu is held.
 func (m *Monitor) note(now time.Time, reason string) {
 	s := Status{State: m.breaker, Reason: reason, Since: now}
 	if m.down != "" {
@@ -334,7 +335,7 @@ func (m *Monitor) note(now time.Time, reason string) {
 	m.status.Store(&s)
 }
 
-// tell calls Changed for what has happened, in order.
+// tell calls Changed for each event, in order.
 func (m *Monitor) tell() {
 	for {
 		m.mu.Lock()
@@ -353,7 +354,7 @@ func (m *Monitor) tell() {
 }
 
 func (m *Monitor) call(s Status) {
-	// the hook's own fault; the target's state does not depend on it
+	// a fault of the hook, on which the target's state does not depend
 	defer func() { _ = recover() }()
 	m.config.Changed(m.target, s)
 }

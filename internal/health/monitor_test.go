@@ -19,14 +19,13 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// noon is when stories begin.
+// noon is the time at which stories begin.
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// errBad is what goes wrong.
+// errBad is the error of failed exchanges and checks.
 var errBad = errors.New("bad")
 
-// A rig is a monitor with its node, and a clock that stands still unless it is
-// moved.
+// A rig is a monitor with its node, and a clock that only play moves.
 type rig struct {
 	*health.Monitor
 	t      testing.TB
@@ -48,10 +47,10 @@ func newRig(t testing.TB, c health.Config) *rig {
 	return r
 }
 
-// play carries out a story: f an exchange that fails, s one that succeeds, l
-// one whose client leaves, a an admission that stays, F and S checks that fail
-// and succeed, R a restart, and digits move the clock by so many seconds. It
-// returns what was refused.
+// play plays a story. f is an exchange that fails, s one that succeeds, l one
+// whose client disconnects, and a one that stays in flight. F and S are checks
+// that fail and succeed, R is a restart, and a digit moves the clock by so many
+// seconds. It returns how many exchanges were refused.
 func (r *rig) play(story string) (refused int) {
 	for _, c := range story {
 		switch c {
@@ -113,7 +112,7 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"not in a row", health.Config{Breaker: breaker}, "ffsffsff", health.Up, true, 0},
 		{"clients that leave are no failures", health.Config{Breaker: breaker}, "fflllll", health.Up, true, 0},
 		{"nobody is let in", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
-		// until somebody asks
+		// until the next exchange
 		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0},
 		{"one is let in", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
 		{"another one after it left", health.Config{Breaker: breaker}, "fff5la", health.HalfOpen, true, 0},
@@ -236,8 +235,8 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 	assert.NoError(t, new(health.Config).Validate())
 }
 
-// Whatever happens in whatever order from many sides, the node is in service
-// when nothing objects, and nothing is lost.
+// After many concurrent reports in any order, the node is in service if neither
+// checks nor the breaker object, and no event is lost.
 func TestManyReportAtOnce(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, OpenFor: time.Second, FailureRatio: 0.9}})
 	var all sync.WaitGroup
@@ -269,7 +268,7 @@ func TestManyReportAtOnce(t *testing.T) {
 	}
 	all.Wait()
 	r.now = noon.Add(time.Hour)
-	r.play("S1s") // checks object no more; the breaker's time is over, and its trial succeeds
+	r.play("S1s") // checks succeed; the breaker's time is over, and its trial succeeds
 	assert.Equal(t, health.Up, r.Status().State)
 	assert.False(t, r.node.Suspended(r.now))
 	for i, e := range r.events[1:] {

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// Watch calls probe at the intervals of m's Config, the first time at once, and
-// tells m how each call ended. It returns when ctx is done. A probe that takes
-// longer than Timeout has failed, as has one that panics; the next one begins
-// only when it has returned.
+// Watch calls probe at the intervals of m's Config, the first time immediately,
+// and reports each result to m. It returns when ctx is done. A probe fails if
+// it panics, or returns an error, such as that of its context after Timeout.
+// The next probe begins only when it has returned.
 func Watch(ctx context.Context, m *Monitor, probe func(context.Context) error) {
 	k := &m.config.Check
 	timer := time.NewTimer(0)
@@ -24,14 +24,14 @@ func Watch(ctx context.Context, m *Monitor, probe func(context.Context) error) {
 		}
 		err := attempt(ctx, k.Timeout, probe)
 		if ctx.Err() != nil {
-			return // cut short: it says nothing of the target
+			return // cut short: no result about the target
 		}
 		m.Probed(time.Now(), err)
 		timer.Reset(jitter(k.Interval))
 	}
 }
 
-// attempt calls probe within its bounds.
+// attempt calls probe with its timeout, and turns a panic into an error.
 func attempt(ctx context.Context, patience time.Duration, probe func(context.Context) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -47,7 +47,7 @@ func attempt(ctx context.Context, patience time.Duration, probe func(context.Con
 	return err
 }
 
-// jitter returns d give or take a tenth, so that many targets are not all
+// jitter returns d varied by up to a tenth, so that many targets are not all
 // checked at once.
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)

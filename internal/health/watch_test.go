@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/health"
 )
 
-// watch runs Watch in a bubble of its own time for d.
+// watch runs Watch for d in a bubble with its own time.
 func watch(t *testing.T, c health.Config, d time.Duration, probe func(context.Context) error) health.Status {
 	t.Helper()
 	c.Defaults()

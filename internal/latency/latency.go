@@ -1,8 +1,7 @@
-// Package latency counts how long things take, and says what most, nearly all
-// and the slowest of them took of late.
+// Package latency counts durations, and estimates quantiles of the recent ones.
 //
 //   - latency.go: durations, and their quantiles
-//   - recent.go: durations by doublings, and events, in the same windows
+//   - recent.go: durations by doublings, and rare events, in the same windows
 package latency
 
 import (
@@ -12,43 +11,41 @@ import (
 	"time"
 )
 
-// Buckets are log-linear: below 1.024 µs one each 128 ns, above that eight to
-// each doubling. The middle of a bucket is at most 1/16 away from whatever is
-// in it.
+// Buckets are log-linear: one per 128 ns below 1.024 µs, and eight per doubling
+// above that. The middle of a bucket differs from its durations by at most
+// 1/16.
 const (
 	unit      = 7 // 1<<unit ns is the width of the narrowest bucket
-	steps     = 3 // 1<<steps buckets to each doubling
+	steps     = 3 // 1<<steps buckets per doubling
 	maxBits   = 40
 	buckets   = (maxBits - unit - steps + 1) << steps
-	windowLog = 6 // 1<<windowLog seconds make a window
+	windowLog = 6 // a window has 1<<windowLog seconds
 )
 
-// Max is about the longest duration that a Histogram tells from a longer one,
-// 17 minutes.
+// Max is about the longest duration that a Histogram distinguishes: 17 minutes.
 const Max = 1<<maxBits - 1<<(maxBits-steps-2)
 
 // A Histogram counts durations in 2 KB, and estimates their quantiles within
-// 6.25 % from 1 µs to 17 minutes; longer ones count as Max, negative ones as 0.
-// The estimates are of the last one to two minutes: counters fill one window of
-// 64 seconds while the one before is kept, and what is older is forgotten.
+// 6.25 % from 1 µs to 17 minutes; longer durations count as Max, negative ones
+// as 0. The estimates are for the last one to two minutes: the current window
+// of 64 seconds and the one before are kept, and older ones are forgotten.
 //
 // The zero value is empty and ready. All methods may be called concurrently. A
 // Histogram must not be copied.
 type Histogram struct {
 	// Hot path: Record loads turn and adds to one bucket; no locks, no
-	// allocation.
-	// Number of the window that is filling, shifted left by one, and its index
-	// in windows
+	// allocation. The number of the current window, shifted left by one, plus
+	// its index in windows
 	turn    atomic.Uint64
-	turning atomic.Bool   // somebody empties a window, others go on with the old one
-	past    atomic.Uint64 // how many durations were forgotten
+	turning atomic.Bool   // a goroutine empties a window; others still use the old one
+	past    atomic.Uint64 // number of forgotten durations
 	windows [2]window
 }
 
 // A window has room for 4 billion durations per bucket, 67 million a second.
 type window [buckets]atomic.Uint32
 
-// Record counts d, which ended at now. Times are those of the wall clock, and
+// Record counts d, which ended at now. now is a time of the wall clock; times
 // may be out of order by up to a minute.
 func (h *Histogram) Record(now time.Time, d time.Duration) {
 	h.windows[h.current(now)][bucket(d)].Add(1)
@@ -65,9 +62,9 @@ func (h *Histogram) Count() uint64 {
 	return n
 }
 
-// Quantiles returns for each q in qs the least duration that a share of at
-// least q of the recent durations does not exceed: 0 is the shortest, 0.5 the
-// median, 1 the longest. It returns zeros if there are none.
+// Quantiles returns the q-quantile of the recent durations for each q in qs: 0
+// is the shortest, 0.5 the median, 1 the longest. It returns zeros if there are
+// none.
 func (h *Histogram) Quantiles(now time.Time, qs ...float64) []time.Duration {
 	h.current(now)
 	var counts [buckets]uint64
@@ -93,19 +90,19 @@ func quantiles(counts *[buckets]uint64, total uint64, qs []float64) []time.Durat
 	return all
 }
 
-// current returns the index of the window of now, after turning to it if it is
-// new.
+// current returns the index of the window of now. It turns to that window first
+// if it is new.
 func (h *Histogram) current(now time.Time) uint64 {
 	turn, number := h.turn.Load(), number(now)
-	// One number back is somebody who took the time just before the turn.
+	// One number back: the caller took the time just before the turn.
 	if behind := turn>>1 - number; behind <= 1 {
 		return turn & 1
 	}
 	return h.advance(number)
 }
 
-// advance turns to the window of that number. The one before stays if it is the
-// neighbour.
+// advance turns to the window of that number. The old window is kept if it is
+// the one just before.
 func (h *Histogram) advance(number uint64) uint64 {
 	if !h.turning.CompareAndSwap(false, true) {
 		return h.turn.Load() & 1
@@ -115,7 +112,7 @@ func (h *Histogram) advance(number uint64) uint64 {
 	old, next := turn&1, turn&1^1
 	switch ahead := number - turn>>1; ahead {
 	case 0, math.MaxUint64:
-		return old // somebody was faster
+		return old // another goroutine was faster
 	case 1:
 		h.forget(next)
 		h.turn.Store(number<<1 | next)
@@ -127,12 +124,12 @@ func (h *Histogram) advance(number uint64) uint64 {
 	return next
 }
 
-// forget empties a window. What a slow goroutine adds to it meanwhile is not
-// lost, it shows as recent.
+// forget empties a window. Durations that a slow goroutine adds meanwhile are
+// not lost: they count as recent.
 func (h *Histogram) forget(index uint64) {
 	for b := range h.windows[index] {
-		// Past first, as an account that is a little ahead is better than one
-		// that runs backwards.
+		// past first, so that Count may be too high for a moment, but never
+		// decreases.
 		if n := h.windows[index][b].Load(); n > 0 {
 			h.past.Add(uint64(n))
 			h.windows[index][b].Add(-n)
@@ -140,8 +137,7 @@ func (h *Histogram) forget(index uint64) {
 	}
 }
 
-// number returns the number of the window that now falls into, counted from
-// 1970.
+// number returns the number of the window of now, counted from 1970.
 func number(now time.Time) uint64 { return uint64(now.Unix()) >> windowLog }
 
 // bucket returns the index of the bucket of d.

@@ -68,7 +68,7 @@ func TestWhatIsOldIsForgottenButCounted(t *testing.T) {
 		h.Record(noon.Add(time.Duration(i)*time.Minute), time.Millisecond)
 	}
 	assert.InEpsilon(t, float64(time.Millisecond), float64(half(9*time.Minute)), 0.07)
-	h.Record(noon.Add(9*time.Minute-time.Second), time.Millisecond) // somebody who was slow
+	h.Record(noon.Add(9*time.Minute-time.Second), time.Millisecond) // a slow caller
 	assert.EqualValues(t, 12, h.Count())
 }
 

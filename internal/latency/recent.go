@@ -8,22 +8,22 @@ import (
 // Doublings is how many counts a Spread has.
 const Doublings = buckets >> steps
 
-// A Spread counts durations by doublings: the count at i is of durations below
-// Limit(i), and not below Limit(i-1). The last count is of all longer ones too.
+// A Spread counts durations by doublings: the count at i is for durations below
+// Limit(i), but not below Limit(i-1). The last count includes all longer ones.
 type Spread [Doublings]uint64
 
 // Limit returns the duration below which a Spread counts at i: 1.024 µs at 0,
-// and twice as long for each further one.
+// doubled at each further position.
 func Limit(i int) time.Duration { return 1 << (unit + steps + i) }
 
-// A Recent is what a Histogram says of the time of a Span, and the count ever.
+// A Recent has the durations of a Histogram during a Span, and the total count.
 type Recent struct {
 	Ever, Count uint64
 	Spread      Spread
 	Quantiles   []time.Duration // as Histogram.Quantiles returns them
 }
 
-// Recent returns all of that by one look at h.
+// Recent returns a Recent of h.
 func (h *Histogram) Recent(now time.Time, qs ...float64) (r Recent) {
 	h.current(now)
 	r.Ever = h.past.Load()
@@ -41,25 +41,25 @@ func (h *Histogram) Recent(now time.Time, qs ...float64) (r Recent) {
 	return r
 }
 
-// Span returns how long ago the recent durations began at most, seen at now: 64
-// to 128 seconds. A Histogram and a Counter have the same span.
+// Span returns how far back the recent durations go at most, at now: 64 to 128
+// seconds. It is the same for a Histogram and a Counter.
 func Span(now time.Time) time.Duration {
 	window := time.Second << windowLog
 	begun := time.Unix(int64(number(now))<<windowLog, 0)
 	return window + max(now.Sub(begun), 0)
 }
 
-// A Counter counts what is rare, such as failures, ever and of late. The zero
-// value is ready. Its methods may be called concurrently. A Counter must not be
-// copied.
+// A Counter counts rare events, such as failures, in total and recently. The
+// zero value is ready. Its methods may be called concurrently. A Counter must
+// not be copied.
 type Counter struct {
 	mu     sync.Mutex
 	total  uint64
-	number uint64    // of the window that is filling
-	counts [2]uint64 // in that window, and in the one before
+	number uint64    // number of the current window
+	counts [2]uint64 // in the current window, and in the one before
 }
 
-// Add counts one at now.
+// Add counts an event at now.
 func (c *Counter) Add(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -68,14 +68,14 @@ func (c *Counter) Add(now time.Time) {
 	c.counts[0]++
 }
 
-// Total returns what was ever counted.
+// Total returns the number of all events.
 func (c *Counter) Total() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.total
 }
 
-// Recent returns what was counted in the time that Span says.
+// Recent returns the number of events within Span.
 func (c *Counter) Recent(now time.Time) uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,8 +83,8 @@ func (c *Counter) Recent(now time.Time) uint64 {
 	return c.counts[0] + c.counts[1]
 }
 
-// turn moves to the window of now. Times just before it stay in the window that
-// is filling. c.mu is held.
+// turn moves to the window of now. A time in the window just before still
+// counts in the current one. c.mu is held.
 func (c *Counter) turn(now time.Time) {
 	switch n := number(now); n - c.number {
 	case 0, ^uint64(0): // the same, or one back

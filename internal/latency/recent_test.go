@@ -40,7 +40,7 @@ func TestASpanIsTheWindowBeforeAndWhatHasPassedOfThisOne(t *testing.T) {
 func TestACounterKnowsTheTotalAndWhatIsRecent(t *testing.T) {
 	var c latency.Counter
 	c.Add(start)
-	c.Add(start.Add(-time.Second)) // took the time just before
+	c.Add(start.Add(-time.Second)) // the caller took the time just before the turn
 	assert.EqualValues(t, 2, c.Recent(start.Add(63*time.Second)))
 	c.Add(start.Add(64 * time.Second))
 	assert.EqualValues(t, 3, c.Recent(start.Add(127*time.Second)))

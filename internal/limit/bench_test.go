@@ -9,14 +9,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// A bucketMap is what people write: a map of token buckets behind a lock. It
-// never forgets.
+// A bucketMap is the usual simple limiter: a map of token buckets with a lock.
+// It never forgets a client.
 type bucketMap struct {
 	mu sync.Mutex
 	m  map[netip.Addr]*mapBucket
 }
 
-// A mapBucket has tokens, ten more each second and twenty at most.
+// A mapBucket gets ten tokens per second, and has at most twenty.
 type mapBucket struct {
 	tokens float64
 	last   time.Time
@@ -55,7 +55,7 @@ func BenchmarkAllow(b *testing.B) {
 		}},
 		{"map", func() allow { return (&bucketMap{m: map[netip.Addr]*mapBucket{}}).allow }},
 	}
-	// Each goroutine walks its own way through the keys, by a full-period
+	// Each goroutine has its own sequence of keys, from a full-period
 	// generator.
 	walk := func(f allow, seed, mask uint32) func() {
 		now, x := time.Now(), seed

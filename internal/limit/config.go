@@ -9,40 +9,40 @@ import (
 	"time"
 )
 
-// Bounds of a Config.
+// Limits of a Config.
 const (
-	maxRate = 1e6                  // above, rounding the interval to nanoseconds shows
-	maxFill = 366 * 24 * time.Hour // times in nanoseconds have room for centuries
+	maxRate = 1e6                  // above it, the rounding of interval to nanoseconds matters
+	maxFill = 366 * 24 * time.Hour // times in nanoseconds do not overflow for centuries
 	maxKeys = 1 << 26              // 1 GiB
 )
 
-// A Config says what the share of each client is. Only Rate is required.
+// A Config says how many requests each client may make. Only Rate is required.
 type Config struct {
-	// Name stands for the limit in header fields, where it should be unique. It
-	// is printable ASCII without quotes and backslashes. "" means "default".
+	// Name names the limit in header fields, where it should be unique. It is
+	// printable ASCII without quotes and backslashes. "" means "default".
 	Name string
 
-	// Rate is the requests per second that each client may go on making, at
-	// most 1,000,000. It may be a fraction.
+	// Rate is how many requests per second each client may make in the long
+	// run, at most 1,000,000. It may be a fraction.
 	Rate float64
 
-	// Burst is the requests that a client that was quiet may make at once. 0
-	// means a second's worth, but at least 1. Burst / Rate is at most 366 days.
+	// Burst is how many requests a client may make at once after a pause. 0
+	// means the requests of a second, but at least 1. Burst / Rate is at most
+	// 366 days.
 	Burst int
 
-	// MaxKeys is about how many clients are told apart among those that have
-	// not got all their tokens back. It is rounded up to 8 times a power of
-	// two; 0 means 1,048,576, and the most is 67,108,864. When so many are
-	// short of tokens, newcomers share buckets with them; as chance decides who
-	// shares, one in twenty does with half as many. Sharing is felt by a
-	// newcomer only if the fullest of eight buckets has no token left, which
-	// takes a flood from more clients than MaxKeys that asks above MaxKeys ×
-	// Rate per second all together, or a Burst of 1.
+	// MaxKeys is about how many clients without a full bucket have a bucket of
+	// their own. It is rounded up to 8 times a power of two; 0 means 1,048,576,
+	// and the maximum is 67,108,864. When so many buckets are not full, new
+	// clients share them; since chance decides which, one new client in twenty
+	// shares already at half as many. A new client notices that only if the
+	// fullest of eight buckets has no token left. That requires a Burst of 1,
+	// or a flood from more clients than MaxKeys with more than MaxKeys × Rate
+	// requests per second together.
 	MaxKeys int
 }
 
-// Validate returns all that is wrong with c as one error, each fault with the
-// name of its field, or nil.
+// Validate returns all faults of c as one error that names the fields, or nil.
 func (c Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -64,16 +64,16 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// unprintable reports whether r needs an escape in a String (RFC 9651, 3.3.3),
-// or cannot be in one.
+// unprintable reports whether r requires an escape in a String (RFC 9651,
+// 3.3.3), or is not allowed in one.
 func unprintable(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }
 
 func (c Config) name() string { return cmp.Or(c.Name, "default") }
 func (c Config) burst() int   { return cmp.Or(c.Burst, int(math.Ceil(c.Rate))) }
 func (c Config) maxKeys() int { return cmp.Or(c.MaxKeys, 1<<20) }
 
-// interval returns the time in which one token comes, rounded up: a client may
-// get a little less than Rate, never more.
+// interval returns the time for one new token, rounded up: a client may get a
+// little less than Rate, but never more.
 func (c Config) interval() time.Duration { return time.Duration(math.Ceil(1e9 / c.Rate)) }
 
 // depth returns the time in which an empty bucket fills.

@@ -15,7 +15,7 @@ func TestAConfigMayBe(t *testing.T) {
 	tests := []struct {
 		about  string
 		config limit.Config
-		burst  int // that it allows at once
+		burst  int // requests that it allows at once
 	}{
 		{"a rate alone, with a second's worth at once", limit.Config{Rate: 25}, 25},
 		{"a fraction, rounded up for the burst", limit.Config{Rate: 2.5}, 3},

@@ -51,7 +51,7 @@ func TestTheFieldsOfADecision(t *testing.T) {
 	}
 }
 
-// A client that waits as long as Retry-After says, and then asks, is served.
+// A client that waits as long as Retry-After says is then served.
 func TestWhoWaitsForRetryAfterIsServed(t *testing.T) {
 	for _, rate := range []float64{0.01, 0.3, 1, 3, 7, 1000} {
 		l := newLimiter(t, limit.Config{Rate: rate, Burst: 1})

@@ -15,7 +15,7 @@ const million = 1_000_000
 // held returns the bytes of heap in use.
 func held() int64 {
 	runtime.GC()
-	runtime.GC() // what was in a sync.Pool lives through the first
+	runtime.GC() // objects in a sync.Pool survive the first one
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
@@ -33,7 +33,7 @@ func TestAQuietLimiterCostsLittle(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.about, func(t *testing.T) {
-			var many [100]*limit.Limiter // so that what else is allocated does not matter
+			var many [100]*limit.Limiter // so many that other allocations do not matter
 			before := held()
 			now := time.Now()
 			for i := range many {
@@ -60,9 +60,9 @@ func TestClientsThatAskRarelyNeedNoRoom(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
-// TestAFloodOfAMillionClients sends one request from each of a million networks
-// while a client that asks less than it may goes on, and another asks far more.
-// The first must not notice, and the second not gain.
+// TestAFloodOfAMillionClients sends one request from each of a million
+// networks. Meanwhile one client stays below its limit, and another is far
+// above it. The first must not notice the flood, and the second must not gain.
 func TestAFloodOfAMillionClients(t *testing.T) {
 	const rate, burst = 10, 20
 	tests := []struct {
@@ -104,9 +104,9 @@ func TestAFloodOfAMillionClients(t *testing.T) {
 	}
 }
 
-// TestAFloodAboveWhatALimiterHolds asks ten times what all buckets together
-// give. Then who is new is served with the same chance as the flood, the sum is
-// bounded, and it is over when the flood is.
+// TestAFloodAboveWhatALimiterHolds sends ten times the requests that all
+// buckets together allow. Then a new client has the same chance as the flood,
+// the total is limited, and all is normal when the flood ends.
 func TestAFloodAboveWhatALimiterHolds(t *testing.T) {
 	const (
 		maxKeys, rate, burst = 1024, 1, 5
@@ -121,7 +121,7 @@ func TestAFloodAboveWhatALimiterHolds(t *testing.T) {
 		if l.Allow(network(n), now).OK {
 			total++
 		}
-		// each of the good ones asks once per second
+		// each good client sends one request per second
 		if n%50 == 0 && l.Allow(network(1<<31+n/50%good), now).OK {
 			served++
 		}

@@ -7,11 +7,10 @@ import (
 )
 
 // An inFlight counts how many requests of each key are in flight, up to a
-// bound. Its memory is bounded by what is in flight: a key without requests
-// takes none.
+// limit. A key without requests takes no memory.
 //
-// Hot path: take and free each hold one lock of many for a look at a small map,
-// and allocate nothing while it does not grow.
+// Hot path: take and free each hold one lock of many for an access to a small
+// map, and allocate nothing while that does not grow.
 type inFlight struct {
 	most   int
 	counts [flightShards]flightShard
@@ -19,25 +18,26 @@ type inFlight struct {
 
 const (
 	flightShards = 64   // a power of two
-	keptKeys     = 1024 // a map that has held more is given up once it is empty: maps do not shrink
+	keptKeys     = 1024 // a map that has held more is dropped once empty: maps do not shrink
 )
 
-// A flightShard has the counts of a part of the keys.
+// A flightShard has the counts of some of the keys.
 type flightShard struct {
 	mu    sync.Mutex
 	n     map[uint64]int
 	large bool     // n has held more than keptKeys
-	_     [40]byte // to a cache line of its own
+	_     [40]byte // fills a cache line
 }
 
 func newInFlight(most int) *inFlight { return &inFlight{most: most} }
 
-// shard returns that of a key. Keys of clients differ in any of their bits.
+// shard returns the shard of a key. It mixes all bits of the key, since keys of
+// clients may differ in any.
 func (f *inFlight) shard(key uint64) *flightShard {
 	return &f.counts[key*0x9e37_79b9_7f4a_7c15>>58&(flightShards-1)]
 }
 
-// take counts a request in, unless so many are in flight that there is no room.
+// take counts a request in, unless the limit is reached.
 func (f *inFlight) take(key uint64) bool {
 	s := f.shard(key)
 	s.mu.Lock()
@@ -54,15 +54,15 @@ func (f *inFlight) take(key uint64) bool {
 	return true
 }
 
-// Pauses of takeSoon, which doubles them: 6 ms in all.
+// Pauses of takeSoon, which doubles them: 6 ms in total.
 const (
 	firstPause = 50 * time.Microsecond
 	lastPause  = 64 * firstPause
 )
 
-// takeSoon is take that waits a little for room. A place is given back when the
-// client has its response already, so its next request may come too early. Over
-// HTTP/2, that happened to one in ten.
+// takeSoon is take that waits a little for room. A place is given back after
+// the client got its response, so its next request may arrive too early. Over
+// HTTP/2, one in ten did.
 func (f *inFlight) takeSoon(key uint64) bool {
 	for pause := firstPause; !f.take(key); pause *= 2 {
 		if pause > lastPause {
@@ -88,7 +88,7 @@ func (f *inFlight) free(key uint64) {
 	}
 }
 
-// of returns how many requests of a key are in flight.
+// of returns how many requests of key are in flight.
 func (f *inFlight) of(key uint64) int {
 	s := f.shard(key)
 	s.mu.Lock()
@@ -96,14 +96,13 @@ func (f *inFlight) of(key uint64) int {
 	return s.n[key]
 }
 
-// A Slot is the place of one request among those in flight. The zero Slot is
-// none.
+// A Slot is the place of one request in flight. The zero Slot is no place.
 type Slot struct {
 	of  *inFlight
 	key uint64
 }
 
-// Held reports whether s is a place at all.
+// Held reports whether s is a place.
 func (s Slot) Held() bool { return s.of != nil }
 
 // Free gives the place back. It must be called once.
@@ -116,10 +115,10 @@ func (s Slot) Free() {
 // textKey hashes text.
 func textKey(seed maphash.Seed, text string) uint64 { return maphash.String(seed, text) }
 
-// Slots are the places of one exchange, by one rule each.
+// Slots are the places of one exchange, each from another rule.
 type Slots []Slot
 
-// Free gives them back.
+// Free gives the places back.
 func (s Slots) Free() {
 	for _, slot := range s {
 		slot.Free()

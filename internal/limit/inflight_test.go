@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// named is what a request of a client counts for that names something.
+// named is the subject of a client's request with a text.
 func named(text string) limit.Subject {
 	return limit.Subject{Client: netip.MustParseAddr("192.0.2.1"), Text: text}
 }
@@ -66,7 +66,7 @@ func TestARuleBoundsWhatIsInFlightForEachKey(t *testing.T) {
 	assert.Equal(t, 2, r.InFlight(named("a")))
 }
 
-// A request that is refused by one of the two limits counts in neither.
+// A request that one of the two limits refuses counts in neither.
 func TestARefusedRequestIsNotInFlight(t *testing.T) {
 	r := newRule(t, limit.Spec{Config: limit.Config{Rate: 0.001, Burst: 2}, MaxInFlight: 1})
 	now := time.Now()
@@ -125,8 +125,8 @@ func TestKeysWithoutRequestsTakeNoMemory(t *testing.T) {
 	assert.True(t, r.Take(named("1"), time.Time{}).OK)
 }
 
-// The buckets of keys that an attacker invents are bounded as those of clients
-// are, and his own key gains nothing by them.
+// Keys that an attacker invents have limited buckets, as clients have, and the
+// attacker's own key gains nothing by them.
 func TestInventedKeysNeitherFillTheMemoryNorRefillABucket(t *testing.T) {
 	r := newRule(t, limit.Spec{Config: limit.Config{Rate: 0.001, Burst: 2, MaxKeys: 1024}})
 	now := time.Now()

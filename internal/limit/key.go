@@ -10,14 +10,14 @@ const (
 	sixTo4 = 0x2002 << 48      // 2002::/16, with the IPv4 address in the next 32 bits (RFC 3056, 2)
 )
 
-// Key returns the /64 that a client counts as. For an IPv4 address it is the
-// first one of the same address in 6to4, which belongs to the same client if to
-// anybody: so IPv4 and IPv6 share one key space without a collision.
+// Key returns the /64 as which a client counts. An IPv4 address counts as the
+// first /64 of its 6to4 prefix, which no other client can own. So IPv4 and IPv6
+// share one key space without collisions.
 //
-// NAT64's prefix is looked into because a server with only IPv6 sees all of the
-// IPv4 internet in that one /64.
+// For an address in the NAT64 prefix, the IPv4 address in it counts: an
+// IPv6-only server sees the whole IPv4 internet in that one /64.
 func Key(client netip.Addr) uint64 {
-	a := client.As16() // all zeroes for an invalid one, IPv4 mapped
+	a := client.As16() // all zeroes for an invalid address; IPv4 is mapped
 	prefix, rest := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
 	mapped := prefix == 0 && rest>>32 == 0xffff
 	translated := prefix == nat64 && rest>>32 == 0
@@ -27,8 +27,8 @@ func Key(client netip.Addr) uint64 {
 	return prefix
 }
 
-// standIn returns the address that stands for all that count as one client: an
-// IPv4 address, or the first of a /64.
+// standIn returns the address that represents all addresses that count as one
+// client: an IPv4 address, or the first of a /64.
 func standIn(client netip.Addr) netip.Addr {
 	k := Key(client)
 	if k>>48 == sixTo4>>48 && k&0xffff == 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// addr parses an address; "" is the invalid one.
+// addr parses an address; "" means the invalid one.
 func addr(s string) netip.Addr {
 	if s == "" {
 		return netip.Addr{}

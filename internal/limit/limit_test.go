@@ -21,7 +21,7 @@ func newLimiter(t testing.TB, c limit.Config) *limit.Limiter {
 	return l
 }
 
-// network returns an address of the /64 with number n.
+// network returns an address in the n-th /64.
 func network(n uint32) netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), 15: 1})
 }
@@ -80,8 +80,8 @@ func TestATimeBeforeNewCountsAsThatOfNew(t *testing.T) {
 	assert.False(t, l.Allow(network(1), early).OK)
 }
 
-// A bucket as one would write it naively: what it holds, in nanoseconds worth
-// of tokens, poured in as time passes.
+// A bucket is a naive token bucket. It holds nanoseconds worth of tokens, which
+// are added as time passes.
 type bucket struct {
 	level time.Duration
 	last  time.Time
@@ -119,10 +119,10 @@ func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
 			}
 			for range 20_000 {
 				now = now.Add(rand.N(tt.interval / time.Duration(len(clients)) * 2))
-				// some ask too much, some do not
+				// some clients exceed the limit, some do not
 				n := int(float64(len(clients)) * rand.Float64() * rand.Float64())
 				want, got := clients[n].allow(now, tt.interval, tt.depth), l.Allow(network(uint32(n)), now)
-				if got != want { // 100,000 times: require reflects
+				if got != want { // not require, which uses reflection: this runs 100,000 times
 					require.Equal(t, want, got)
 				}
 			}
@@ -130,7 +130,7 @@ func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
 	}
 }
 
-// requireShares checks the promise itself on the times of a client's allowed
+// requireShares checks the limit of Allow for the times of a client's allowed
 // requests, window by window.
 func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	t.Helper()
@@ -144,8 +144,8 @@ func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	}
 }
 
-// TestNobodyGetsMoreThanItsShare crowds small limiters and calls them with
-// times in any order, so that buckets give way, come back and move while
+// TestNobodyGetsMoreThanItsShare calls small limiters for many clients, with
+// times in any order, so that buckets are replaced, return, and move while
 // limiters grow.
 func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 	tests := []struct {
@@ -182,9 +182,9 @@ func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 	}
 }
 
-// TestALateClockDoesNotFillABucketThatGaveWay lets the buckets of some clients
-// give way as full, and asks for the same clients, when the limiter has grown,
-// by a clock by which they are not full yet.
+// TestALateClockDoesNotFillABucketThatGaveWay replaces the full buckets of some
+// clients. When the limiter has grown it calls Allow for them with an earlier
+// time, at which their buckets were not full yet.
 func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
 	const clients = 2000
 	c := limit.Config{Rate: 100, Burst: 3, MaxKeys: 1 << 15}
@@ -197,18 +197,18 @@ func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
 		}
 	}
 	for n := range uint32(clients) {
-		l.Allow(network(1<<20+n), full) // gives way
+		l.Allow(network(1<<20+n), full) // replaces a bucket
 	}
 	for n := range uint32(4 * clients) {
-		l.Allow(network(1<<21+n), start) // grows
+		l.Allow(network(1<<21+n), start) // grows the limiter
 	}
 	for n := range uint32(clients) {
 		require.False(t, l.Allow(network(n), start).OK, "client %d", n)
 	}
 }
 
-// FuzzShares reads calls as pairs of bytes, a client and a step in time: forth,
-// or back for the odd ones.
+// FuzzShares reads calls as pairs of bytes: a client, and a step in time, which
+// goes back if it is odd.
 func FuzzShares(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0})
 	f.Add([]byte{1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9, 0, 1, 0, 9, 0})
@@ -266,7 +266,7 @@ func TestConcurrentCallsDoNotMultiplyTokens(t *testing.T) {
 func TestAllowAllocatesNothing(t *testing.T) {
 	l := newLimiter(t, limit.Config{Rate: 1, Burst: 2, MaxKeys: 4096})
 	now := time.Now()
-	for n := range uint32(100_000) { // to its full size
+	for n := range uint32(100_000) { // until it has its full size
 		l.Allow(network(n), now)
 	}
 	n := uint32(1 << 20)

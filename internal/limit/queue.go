@@ -7,42 +7,42 @@ import (
 	"time"
 )
 
-// Why somebody did not get through a [Queue].
+// Why a caller did not get through a [Queue].
 var (
 	ErrQueueFull    = errors.New("queue is full")
 	ErrQueueTimeout = errors.New("waited too long in the queue")
 	ErrQueueLeft    = errors.New("client disconnected while queued")
 )
 
-// A Queue is where those wait, in the order of their arrival, who want
-// something that is used up. The fields must not change after first use; the
-// methods may be called concurrently.
+// A Queue lets callers wait for something that is used up, in the order of
+// their arrival. The fields must not change after first use; the methods may be
+// called concurrently.
 //
-// Hot path: while nobody waits, Do is one load and the caller's try, and Wake
-// one load.
+// Hot path: while the queue is empty, Do is one load and the caller's try, and
+// Wake is one load.
 type Queue struct {
-	Max  int           // who comes when so many wait is sent away
-	Wait time.Duration // for at most so long
+	Max  int           // callers that may wait; further ones fail
+	Wait time.Duration // longest wait of a caller
 
 	waiting atomic.Int64
-	mu      sync.Mutex // guards the line
+	mu      sync.Mutex // guards the queue
 	head    *waiter
 	tail    *waiter
 }
 
-// A waiter stands in the line.
+// A waiter is a caller in the queue.
 type waiter struct {
-	turn       chan struct{} // room for one: it is the first, and something may have become free
+	turn       chan struct{} // has room for one; gets a value when the waiter is first and may try
 	prev, next *waiter
 }
 
-// Len returns how many wait.
+// Len returns how many callers wait.
 func (q *Queue) Len() int { return int(q.waiting.Load()) }
 
-// Do calls try until it returns true: at once if nobody waits, else when it is
-// the caller's turn, and then at each Wake. It returns nil after try has
-// returned true, or one of the errors above; gone closes when the caller is to
-// leave.
+// Do calls try until it returns true: immediately if the queue is empty,
+// otherwise when the caller is first, and then at each Wake. It returns nil
+// after try has returned true, or one of the errors above. It stops waiting
+// when gone is closed.
 func (q *Queue) Do(gone <-chan struct{}, try func() bool) error {
 	if q.waiting.Load() == 0 && try() {
 		return nil
@@ -68,8 +68,8 @@ func (q *Queue) Do(gone <-chan struct{}, try func() bool) error {
 	}
 }
 
-// Wake lets the first that waits try again. It is to be called whenever
-// something has become free.
+// Wake lets the first waiter try again. It must be called whenever something
+// has become free.
 func (q *Queue) Wake() {
 	if q.waiting.Load() == 0 {
 		return
@@ -79,21 +79,21 @@ func (q *Queue) Wake() {
 	q.call()
 }
 
-// call tells the first that it is its turn. q.mu is held.
+// call tells the first waiter to try. q.mu is held.
 func (q *Queue) call() {
 	if q.head == nil {
 		return
 	}
 	select {
 	case q.head.turn <- struct{}{}:
-	default: // it knows
+	default: // it is told already
 	}
 }
 
-// join puts w at the end of the line, if there is room. Who is the first then
-// tries once more, w or another: whatever became free before it was counted was
-// told to nobody, and w may for a moment have held what the first then did not
-// get.
+// join puts w at the end of the queue, if there is room. In any case the first
+// waiter, w or another, tries once more: something may have become free before
+// w was counted, when Wake told no waiter; and w's own try may have held for a
+// moment what the first waiter then did not get.
 func (q *Queue) join(w *waiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -111,8 +111,8 @@ func (q *Queue) join(w *waiter) bool {
 	return true
 }
 
-// remove takes w out of the line. The next one tries in any case: it may be
-// that more than one thing has become free.
+// remove takes w out of the queue. If w was first, the next waiter tries, since
+// more than one thing may have become free.
 func (q *Queue) remove(w *waiter) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

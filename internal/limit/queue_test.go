@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-// tokens are what a queue is for.
+// tokens are the things that callers of a queue wait for.
 type tokens struct{ free atomic.Int64 }
 
 func (k *tokens) take() bool {
@@ -101,8 +101,8 @@ func TestWhoWaitsLeavesInTime(t *testing.T) {
 	})
 }
 
-// Something that becomes free while somebody is about to wait is not missed:
-// nobody would wake them.
+// A caller that is about to wait does not miss what becomes free: nothing would
+// wake it later.
 func TestNoWakeIsLost(t *testing.T) {
 	q, k := limit.Queue{Max: 1000, Wait: time.Minute}, tokens{}
 	k.free.Store(3)
@@ -127,8 +127,8 @@ func TestNoWakeIsLost(t *testing.T) {
 	assert.Zero(t, q.Len())
 }
 
-// A try that fails may for a moment hold what the first in line then does not
-// get, and the line has to hear of its end.
+// A try that fails may hold for a moment what the first waiter then does not
+// get. The queue has to be told when that is over.
 func TestATryThatFailsIsNotInTheWayForLong(t *testing.T) {
 	for name, room := range map[string]int{"and waits too": 2, "and finds the queue full": 1} {
 		t.Run(name, func(t *testing.T) {

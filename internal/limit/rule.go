@@ -9,15 +9,14 @@ import (
 	"time"
 )
 
-// A Spec is what a Rule is made of. Its Config may be zero if MaxInFlight is
-// not.
+// A Spec describes a Rule. Its Config may be zero if MaxInFlight is not.
 type Spec struct {
 	Config
 	By          By
-	MaxInFlight int // requests of each subject; 0 means no bound
+	MaxInFlight int // requests in flight of each subject; 0 means no limit
 }
 
-// rated reports whether requests are counted over time.
+// rated reports whether s limits requests over time.
 func (s *Spec) rated() bool { return s.Rate != 0 || s.MaxInFlight <= 0 }
 
 func (s *Spec) check() error {
@@ -34,16 +33,16 @@ func (s *Spec) check() error {
 	return errors.Join(errs...)
 }
 
-// A Rule is a limit and who decides on it.
+// A Rule is a limit with the limiter that decides.
 type Rule struct {
 	Spec
 	seed  maphash.Seed
-	own   *Limiter  // nil if somebody else decides, or if nothing is counted over time
-	ask   *foreign  // nil if nobody else decides
-	slots *inFlight // nil without a bound
+	own   *Limiter  // nil if a foreign limiter decides, or if there is no limit over time
+	ask   *foreign  // nil without a foreign limiter
+	slots *inFlight // nil without MaxInFlight
 }
 
-// NewRule returns the rule of s with a Limiter of its own.
+// NewRule returns the rule of s, with its own Limiter.
 func NewRule(s Spec) (*Rule, error) {
 	r, err := s.rule()
 	if err == nil && s.rated() {
@@ -55,7 +54,7 @@ func NewRule(s Spec) (*Rule, error) {
 	return r, nil
 }
 
-// rule returns the rule of s without what decides.
+// rule returns the rule of s without a limiter.
 func (s Spec) rule() (*Rule, error) {
 	if err := s.check(); err != nil {
 		return nil, err
@@ -67,24 +66,25 @@ func (s Spec) rule() (*Rule, error) {
 	return r, nil
 }
 
-// foreignPatience is how long a foreign limiter may think.
+// foreignPatience is how long a foreign limiter may take.
 const foreignPatience = time.Second
 
-// An AskFunc asks a foreign limiter about a subject: about the address that
-// stands for the client, an IPv4 address or the first of an IPv6 address's /64,
-// or about the digest of a text if that is not empty.
+// An AskFunc asks a foreign limiter about a subject. That is a client's
+// address: IPv4, or the first address of an IPv6 address's /64. If digest is
+// not empty, it is the digest of a text instead.
 type AskFunc func(ctx context.Context, client netip.Addr, digest string) (Decision, error)
 
-// A foreign limiter may be on another machine.
+// A foreign limiter is the program's; it may be on another machine.
 type foreign struct {
 	ask    AskFunc
 	failed func(error)
-	once   *Limiter // of what failed is told
+	once   *Limiter // limits the calls of failed
 }
 
-// NewForeignRule returns the rule of s with ask to decide. Its context is done
-// after a second, and it is waited for. Whom it fails for is let through:
-// failed is told why, at most once a second.
+// NewForeignRule returns the rule of s, on which ask decides. The context of
+// ask is done after a second, but requests wait until ask returns. If ask fails
+// the request is allowed, and failed is called with the error, at most once a
+// second.
 func NewForeignRule(s Spec, ask AskFunc, failed func(error)) (*Rule, error) {
 	r, err := s.rule()
 	if err == nil && !s.rated() {
@@ -101,8 +101,8 @@ func NewForeignRule(s Spec, ask AskFunc, failed func(error)) (*Rule, error) {
 	return r, nil
 }
 
-// allow consults f. If f fails, the request is allowed. A limiter that ends its
-// goroutine frees held.
+// allow consults f. If f fails, the request is allowed. If f ends the
+// goroutine, held is freed.
 func (f *foreign) allow(s Subject, now time.Time, held Slot) Decision {
 	returned := false
 	defer func() {
@@ -121,7 +121,7 @@ func (f *foreign) allow(s Subject, now time.Time, held Slot) Decision {
 	return d
 }
 
-// consult asks a foreign limiter. A panic in it is an error.
+// consult asks the foreign limiter. A panic in it becomes an error.
 func (f *foreign) consult(s Subject) (d Decision, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), foreignPatience)
 	defer cancel()
@@ -136,15 +136,15 @@ func (f *foreign) consult(s Subject) (d Decision, err error) {
 	return f.ask(ctx, standIn(s.Client), "")
 }
 
-// A Verdict is what becomes of a request.
+// A Verdict is the decision of a Rule on a request.
 type Verdict struct {
 	Decision
-	Full bool // refused because of what is in flight; the Decision is empty then
-	Slot Slot // of a request that is let through, to be freed at its end
+	Full bool // refused by MaxInFlight; then the Decision is empty
+	Slot Slot // of an allowed request; the caller frees it at the end
 }
 
-// Take counts a request of s in: in flight and, if there is room, over time.
-// Where there is none, it takes a few milliseconds to say so. It may be called
+// Take counts a request of s: in flight and, if there is room, over time.
+// Without room it waits a few milliseconds before it refuses. It may be called
 // concurrently.
 func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	key := r.key(s)
@@ -168,8 +168,8 @@ func (r *Rule) Take(s Subject, now time.Time) Verdict {
 	return v
 }
 
-// Peek is [Limiter.Peek]. False means that no limiter of ours decides: a
-// foreign one, which is not asked, or none.
+// Peek is [Limiter.Peek]. It returns false if r has no Limiter of its own: a
+// foreign limiter decides, which is not asked, or none.
 func (r *Rule) Peek(s Subject, now time.Time) (Decision, bool) {
 	if r.own == nil {
 		return Decision{}, false
@@ -180,8 +180,8 @@ func (r *Rule) Peek(s Subject, now time.Time) (Decision, bool) {
 // Foreign reports whether a foreign limiter decides.
 func (r *Rule) Foreign() bool { return r.ask != nil }
 
-// InFlight returns how many requests of s are in flight, if r has a bound for
-// them.
+// InFlight returns how many requests of s are in flight, or 0 if r does not
+// limit them.
 func (r *Rule) InFlight(s Subject) int {
 	if r.slots == nil {
 		return 0
@@ -189,8 +189,9 @@ func (r *Rule) InFlight(s Subject) int {
 	return r.slots.of(r.key(s))
 }
 
-// AppendFields appends the header lines that tell a refused client of v, each
-// with its CRLF. When another request will end is not known.
+// AppendFields appends the header lines of a refusal with v, each with its
+// CRLF. For v.Full, Retry-After is 1, since the end of other requests is not
+// known.
 func (r *Rule) AppendFields(b []byte, v Verdict) []byte {
 	if v.Full {
 		return append(b, "Retry-After: 1\r\n"...)

@@ -5,25 +5,25 @@ import (
 	"time"
 )
 
-// ways is how many buckets a set has: the keys fill one cache line, the times
-// the next.
+// ways is the number of buckets in a set: the keys fill one cache line, the
+// times the next.
 const ways = 8
 
-// A set holds the buckets of the keys that hash to it, each by the time when it
+// A set holds the buckets of keys that hash to it, each as the time when it
 // will be full.
 //
-// A key that is in no slot has a bucket that is full no later than any in the
-// set. That holds for a new set, and stays so because the bucket that is full
-// first is the one that gives way, and no time here ever decreases. Slots that
-// were never used come last and are full no later than the others, so that an
-// unused slot may be taken for one of key 0.
+// The bucket of a key that is in no slot is full no later than any bucket in
+// the set. That is true for a new set. It stays true because a new key replaces
+// the bucket that is full first, and no time in a set ever decreases. Slots
+// that were never used come last, and are full no later than the others, so
+// that an unused slot may be taken for one of key 0.
 type set struct {
 	keys [ways]uint64
 	full [ways]time.Duration
 }
 
-// slot returns the slot of key k, or the one that gives way to it: the first to
-// be full.
+// slot returns the slot of key k, or the one that k replaces: the first to be
+// full.
 func (t *set) slot(k uint64) int {
 	for i := range ways {
 		if t.keys[i] == k {
@@ -39,16 +39,16 @@ func (t *set) slot(k uint64) int {
 	return first
 }
 
-// A shard is a part of the sets with a lock of its own.
+// A shard is a part of the sets, with its own lock.
 type shard struct {
 	mu   sync.Mutex
-	last time.Duration // the latest time seen when a bucket gave way
+	last time.Duration // the latest time at which a bucket was replaced
 	sets []set         // a power of two; nil before the first use
-	_    [24]byte      // to a cache line of its own
+	_    [24]byte      // fills a cache line
 }
 
-// slot returns the set and the slot for key k with hash h. It makes the shard
-// larger rather than let a bucket give way that is not full. The caller holds
+// slot returns the set and the slot for key k with hash h. It grows the shard,
+// if it may, rather than replace a bucket that is not full. The caller holds
 // mu.
 func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
 	if s.sets == nil {
@@ -68,8 +68,8 @@ func (s *shard) slot(l *Limiter, k, h uint64, at time.Duration) (*set, int) {
 	}
 }
 
-// owed returns what the bucket of key k with hash h owes, without making room
-// for it. The caller holds mu.
+// owed returns the time until the bucket of key k with hash h is full, and
+// changes nothing. The caller holds mu.
 func (s *shard) owed(l *Limiter, k, h uint64, at time.Duration) time.Duration {
 	if s.sets == nil {
 		return 0
@@ -77,7 +77,7 @@ func (s *shard) owed(l *Limiter, k, h uint64, at time.Duration) time.Duration {
 	t := s.set(h)
 	i := t.slot(k)
 	if t.keys[i] != k && len(s.sets) < l.maxSets {
-		return 0 // there is room for a bucket of its own, which is full
+		return 0 // there is room for a new bucket, which is full
 	}
 	return max(t.full[i], at) - at
 }
@@ -87,9 +87,9 @@ func (s *shard) set(h uint64) *set {
 	return &s.sets[h>>32&uint64(len(s.sets)-1)]
 }
 
-// grow doubles the number of sets. Until the last time of growing only buckets
-// that were full gave way, so unused slots get the latest of those times, which
-// keeps the promise of set even if the clock of some callers is late.
+// grow doubles the number of sets. While a shard can grow, only full buckets
+// are replaced. Unused slots get the latest time at which one was, so that the
+// invariant of set holds even if the clocks of some callers are late.
 func (s *shard) grow(l *Limiter) {
 	old := s.sets
 	s.sets = make([]set, 2*len(old))

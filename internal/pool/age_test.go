@@ -1,7 +1,7 @@
 //go:build !portable
 
-// The clock of a bubble stands still while a goroutine reads a socket, as one
-// does there for each connection that is kept.
+// Not with the build tag portable: then a goroutine reads the socket of each
+// kept connection, and the clock of a bubble stands still meanwhile.
 
 package pool_test
 
@@ -17,7 +17,7 @@ import (
 )
 
 func TestConnectionsAgeOut(t *testing.T) {
-	ln := proxytest.Listen(t) // nobody needs to accept
+	ln := proxytest.Listen(t) // no accept is needed
 	for _, tt := range []struct {
 		name           string
 		idle, lifetime time.Duration

@@ -7,13 +7,12 @@ import (
 	"time"
 )
 
-// silent reports whether the target has chosen none of the protocols that it
-// was offered on c.
+// silent reports whether the target chose none of the protocols offered on c.
 func (c *Conn) silent() bool {
 	return c.tls != nil && len(c.pool.TLS.NextProtos) > 0 && c.tls.ConnectionState().NegotiatedProtocol == ""
 }
 
-// doubts reports whether it is to be found out what a silent target speaks.
+// doubts reports whether Open has to find out what a silent target speaks.
 func (p *Pool) doubts() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -22,34 +21,34 @@ func (p *Pool) doubts() bool {
 }
 
 // doubt notes that a silent target has closed a connection without a byte of
-// HTTP/1.1.
+// HTTP/1.1: the next Open finds out again what it speaks.
 func (p *Pool) doubt() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = time.Time{}
 }
 
-// How long a silent target has, besides a multiple of the time that it takes to
-// connect to it.
+// Time limits for a silent target. A multiple of the time to connect to it is
+// added.
 const (
-	offerTime  = time.Second            // to take a second connection
+	offerTime  = time.Second            // to accept a second connection
 	hangUpTime = 250 * time.Millisecond // to close one whose protocol it does not speak
 )
 
-// onlyHTTP2 reports whether the silent target of c speaks HTTP/2 alone. Most
-// such targets know no ALPN, and are to be taken as they are. But crypto/tls
-// lets clients in that offer http/1.1 to a server which names h2 alone:
-// net/http closes their connection then, unless it speaks HTTP/1.1 all the
-// same, as it does in httptest. took is how long c has taken to open.
+// onlyHTTP2 reports whether the silent target of c speaks only HTTP/2. Most
+// silent targets do not know ALPN, and speak HTTP/1.1. But a crypto/tls server
+// that names only h2 accepts clients that offer http/1.1. net/http then closes
+// their connection, unless it speaks HTTP/1.1 nevertheless, as in httptest.
+// took is the time in which c was opened.
 func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool {
-	// some targets serve one connection at a time
+	// limited, since some targets serve one connection at a time
 	bounded, cancel := context.WithTimeout(ctx, offerTime+4*took)
 	defer cancel()
 	conf := p.TLS.Clone()
 	conf.NextProtos = append([]string{"h2"}, conf.NextProtos...)
 	other, err := p.dial(bounded, conf)
 	if err != nil && bounded.Err() == nil {
-		return false // and is asked again
+		return false // the next Open tries again
 	}
 	if err == nil {
 		chosen := other.tls.ConnectionState().NegotiatedProtocol
@@ -64,9 +63,9 @@ func (p *Pool) onlyHTTP2(ctx context.Context, c *Conn, took time.Duration) bool 
 	return false
 }
 
-// hangsUp reports whether the target closes c, which nothing was sent on yet,
-// within that time. It waits in parts: a machine that stands still for a while,
-// and then finds a deadline passed, costs one of them.
+// hangsUp reports whether the target closes c within that time, before any
+// request was sent on it. It waits in parts: if the machine stands still until
+// a deadline has passed, that costs only one part.
 func (c *Conn) hangsUp(patience time.Duration) bool {
 	const parts = 8
 	err := os.ErrDeadlineExceeded

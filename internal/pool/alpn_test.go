@@ -18,9 +18,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// alpnPool returns a Pool that offers http/1.1 to a target which knows protos.
-// The target serves one connection at a time if so told. It hangs up on clients
-// that choose no protocol if it is picky. alpnPool counts the connections.
+// alpnPool returns a Pool that offers http/1.1 to a target which speaks protos,
+// and counts its connections. The target may serve one connection at a time. If
+// it is picky it closes connections without a chosen protocol.
 func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 	t.Helper()
 	server, roots := proxytest.TLS(t, "target.test")
@@ -60,7 +60,7 @@ func alpnPool(t *testing.T, k alpnKind) (p *pool.Pool, dials *atomic.Int64) {
 type alpnKind struct {
 	protos        []string
 	picky, single bool
-	silent        bool // it answers nothing
+	silent        bool // sends no answer
 }
 
 func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
@@ -68,7 +68,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 		what string
 		alpnKind
 		life  time.Duration
-		dials []int64 // after each Open
+		dials []int64 // number of dials after each Open
 		http2 bool
 	}{
 		{"chooses", alpnKind{protos: []string{"http/1.1", "h2"}}, 0, []int64{1, 2, 3}, false},
@@ -116,8 +116,8 @@ func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
 	}
 }
 
-// still is a connection of a machine that stands still while the first Read
-// with a deadline waits: it finds that passed.
+// still is a connection on a machine that stands still during the first Read
+// with a deadline, so that the deadline passes.
 type still struct {
 	net.Conn
 	armed, missed bool
@@ -147,7 +147,7 @@ func TestATargetThatHangsUpWhileTheMachineStandsStillSpeaksHTTP2Alone(t *testing
 	assert.ErrorIs(t, err, pool.ErrHTTP2)
 }
 
-// It may be one that hangs up late.
+// It may be a target that hangs up late.
 func TestATargetThatAnswersNothingIsOfferedHTTP2Again(t *testing.T) {
 	p, dials := alpnPool(t, alpnKind{silent: true})
 	for _, want := range []int64{2, 4} {

@@ -16,12 +16,12 @@ import (
 // BufferSize is how many unread bytes a Conn can hold.
 const BufferSize = 16 << 10
 
-// ErrBufferFull is returned by Fill when nothing of a full buffer was
+// ErrBufferFull is returned by Fill when the buffer is full and nothing was
 // discarded.
 var ErrBufferFull = errors.New("pool: buffer full")
 
-// buffers lends to connections that hold unread bytes. Shared by all pools: a
-// program may have thousands, most of them quiet.
+// buffers holds the buffers for connections with unread bytes. All pools share
+// it: a program may have thousands of pools, most of them quiet.
 var buffers = sync.Pool{New: func() any { return new([BufferSize]byte) }}
 
 // A Conn is a connection to a target, owned by one exchange at a time. One
@@ -34,26 +34,26 @@ type Conn struct {
 	pool  *Pool
 	tls   *tls.Conn // nil without TLS
 	born  time.Time
-	since time.Time // when it was kept; guarded by the pool
+	since time.Time // when it became idle; guarded by the pool
 
-	opener *proxyproto.Header // of the PROXY protocol; nil unless the pool keeps connections apart
+	opener *proxyproto.Header // PROXY header that it was opened with; nil without Pool.Apart
 
 	reused   bool
-	unproven bool    // kept, and not yet proven alive
-	unsure   bool    // the target has not said a byte, nor that it speaks HTTP/1.1
+	unproven bool    // was kept, and is not yet proven alive
+	unsure   bool    // the target has not sent a byte, and did not choose HTTP/1.1 by ALPN
 	splices  bool    // the system can splice from it
-	probe    [1]byte // what the proof must leave empty
+	probe    [1]byte // the buffer for the proof, which must read nothing
 
-	buf     *[BufferSize]byte // nil while there is nothing to hold
+	buf     *[BufferSize]byte // nil while no byte is unread
 	r, w    int               // buf[r:w] is unread
-	pending error             // ends the stream behind the unread bytes
+	pending error             // error that ends the stream after the unread bytes
 
-	// The operation that step carries out.
+	// The operation that step performs.
 	step   func(fd uintptr) bool // the method ready, kept so that raw.Read allocates nothing
-	out    []byte                // to be written first
-	sent   bool                  // all of it was
-	listen bool                  // to be read then
-	direct []byte                // where to read to; nil means buf
+	out    []byte                // bytes to write first
+	sent   bool                  // all of out was written
+	listen bool                  // read after that
+	direct []byte                // destination of the read; nil means buf
 	n      int                   // bytes read
 	err    error
 }
@@ -75,11 +75,11 @@ func (c *Conn) handshake(ctx context.Context, conf *tls.Config) error {
 	}
 	c.tls = tls.Client(&c.wire, conf)
 	err := c.tls.HandshakeContext(ctx)
-	c.wrote.Store(false) // not of a request
+	c.wrote.Store(false) // the bytes were not a request's
 	return err
 }
 
-// take makes a connection that is no longer kept ready for its next exchange.
+// take prepares a connection that was idle for its next exchange.
 func (c *Conn) take() {
 	c.unguard()
 	c.reused, c.unproven = true, true
@@ -87,13 +87,13 @@ func (c *Conn) take() {
 	c.state.Add(busy - idle)
 }
 
-// Reused reports whether the connection has carried an exchange before: then a
-// failure before the first response byte may just mean that the target closed
-// it in the meantime.
+// Reused reports whether the connection has carried an exchange before. If so,
+// a failure before the first response byte may only mean that the target has
+// closed it meanwhile.
 func (c *Conn) Reused() bool { return c.reused }
 
-// Wrote reports whether anything was given to the network in this exchange. Any
-// goroutine may ask.
+// Wrote reports whether any byte was written to the network in this exchange.
+// Any goroutine may call it.
 func (c *Conn) Wrote() bool { return c.wrote.Load() }
 
 // Sent reports whether the last Ask or Send has written all of its bytes.
@@ -103,16 +103,16 @@ func (c *Conn) Sent() bool { return c.sent }
 func (c *Conn) TLS() *tls.Conn { return c.tls }
 
 // Ask writes p, waits for the response and reads its first bytes into the
-// buffer. It is Send and Fill in one step, for requests that are small enough
-// to be taken by the socket at once.
+// buffer. It is Send and Fill in one step, for requests small enough for the
+// socket to take at once.
 func (c *Conn) Ask(p []byte) error {
 	c.out, c.sent, c.listen, c.direct = p, false, true, nil
 	return c.run()
 }
 
 // Send writes p, the beginning of a request, as Write does. On a connection
-// that was kept it first proves that the target has neither closed it nor sent
-// anything: otherwise it returns ErrStale and has written nothing.
+// that was kept it first checks that the target has neither closed it nor sent
+// anything. If it has, Send returns ErrStale and has written nothing.
 func (c *Conn) Send(p []byte) error {
 	c.out, c.sent, c.listen, c.direct = p, false, false, nil
 	return c.run()
@@ -121,7 +121,7 @@ func (c *Conn) Send(p []byte) error {
 // Write writes all of p.
 func (c *Conn) Write(p []byte) (int, error) { return c.stream().Write(p) }
 
-// stream is where the bytes of HTTP go.
+// stream returns the connection for the bytes of HTTP.
 func (c *Conn) stream() net.Conn {
 	if c.tls != nil {
 		return c.tls
@@ -159,8 +159,8 @@ func (c *Conn) Fill() error {
 	return c.run()
 }
 
-// Read reads buffered bytes or, when there are none, waits for some and reads
-// them straight into p.
+// Read reads buffered bytes or, if there are none, waits for some and reads
+// them directly into p.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.r < c.w {
 		n := copy(p, c.buf[c.r:c.w])
@@ -177,7 +177,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return c.n, err
 }
 
-// run carries out one operation. An early deadline restarts it where it was.
+// run performs one operation. After a deadline that expired early it continues
+// where it was.
 func (c *Conn) run() error {
 	c.n, c.err = 0, c.pending
 	for c.err == nil {
@@ -206,9 +207,9 @@ func (c *Conn) run() error {
 	return c.err
 }
 
-// ready is called by raw.Read: first at once, then whenever the socket may have
-// become readable, until it returns true. Bytes that arrive after the first
-// call began are never missed.
+// ready is called by raw.Read: first immediately, then whenever the socket may
+// have become readable, until it returns true. It never misses bytes that
+// arrive after the first call began.
 func (c *Conn) ready(fd uintptr) bool {
 	c.fd, c.inside = fd, true
 	done := c.advance()
@@ -234,15 +235,15 @@ func (c *Conn) advance() bool {
 		if !c.listen {
 			return true
 		}
-		if proven { // there was nothing to read, and no answer is that fast
+		if proven { // nothing was to be read before, and no answer is that fast
 			return false
 		}
 	}
 	return !c.listen || c.receive()
 }
 
-// receive reads what is there. It returns false to wait for more, holding no
-// buffer in the meantime unless that has unread bytes.
+// receive reads the bytes that are there. It returns false to wait for some. It
+// keeps no buffer meanwhile, unless that has unread bytes.
 func (c *Conn) receive() bool {
 	n, err := c.stream().Read(c.room())
 	if n == 0 && err == errAgain {
@@ -255,7 +256,8 @@ func (c *Conn) receive() bool {
 	return true
 }
 
-// block is the operation on a connection that cannot be asked without waiting.
+// block performs the operation on a connection that cannot be read without
+// waiting.
 func (c *Conn) block() {
 	if c.unproven {
 		c.unproven = false
@@ -290,18 +292,18 @@ func (c *Conn) room() []byte {
 	return c.buf[c.w:]
 }
 
-// took takes note of what a read returned.
+// took notes the results of a read.
 func (c *Conn) took(n int, err error) {
 	c.n = n
 	if c.direct == nil {
 		c.w += n
 	}
-	if err != errAgain { // behind data: part of a record, to be read on
+	if err != errAgain { // after data: part of a TLS record, to be completed by the next read
 		c.err = err
 	}
 }
 
-// release gives the buffer back; nothing in it may be needed any more.
+// release gives the buffer back. Its unread bytes are lost.
 func (c *Conn) release() {
 	c.r, c.w = 0, 0
 	if c.buf != nil {
@@ -310,10 +312,11 @@ func (c *Conn) release() {
 	}
 }
 
-// Put gives the connection back to be kept. The caller promises that the
-// request was sent and the response read to their ends, and that both sides
-// want to keep the connection. It is closed instead when it was aborted, holds
-// unread bytes, is too old or one too many, or could not be proven alive later.
+// Put gives the connection back to the pool. The caller guarantees that the
+// request is sent and the response read to its end, and that both sides want to
+// keep the connection. Put closes it instead if it was aborted, holds unread
+// bytes, is too old, exceeds the limit of the pool, or cannot be proven alive
+// later.
 func (c *Conn) Put() {
 	ok := c.r == c.w && c.pending == nil && c.provable()
 	c.release()
@@ -327,7 +330,7 @@ func (c *Conn) Put() {
 	}
 }
 
-// Close closes the connection at once. It may be called again.
+// Close closes the connection immediately. It may be called again.
 func (c *Conn) Close() error {
 	if c.unsure {
 		c.unsure = false
@@ -346,9 +349,9 @@ func (c *Conn) bye() {
 	c.wire.Conn.Close()
 }
 
-// Detach takes the connection out of the pool's hands, for a tunnel: it returns
-// the connection itself, without deadlines, and a copy of the bytes that were
-// read ahead. The Conn must not be used any more.
+// Detach removes the connection from the pool, for a tunnel. It returns the
+// connection itself, without deadlines, and a copy of the bytes that were read
+// ahead. The Conn must not be used afterwards.
 func (c *Conn) Detach() (net.Conn, []byte) {
 	var ahead []byte
 	if c.r < c.w {
@@ -362,19 +365,19 @@ func (c *Conn) Detach() (net.Conn, []byte) {
 	return c.wire.Conn, ahead
 }
 
-// A Lease names one use of a Conn. It can be kept after the Conn was put back
-// or closed.
+// A Lease identifies one use of a Conn. It may be kept after the Conn was put
+// back or closed.
 type Lease struct {
 	c   *Conn
 	gen uint64
 }
 
-// Lease returns the name of the current use.
+// Lease returns the Lease of the current use.
 func (c *Conn) Lease() Lease { return Lease{c, c.state.Load() &^ phase} }
 
-// Abort ends the use from another goroutine: whatever the owner is waiting for
-// fails with ErrAborted, and the connection will not be kept. It does nothing
-// when that use is over. Abort may be called again.
+// Abort ends the use from another goroutine: the owner's operation fails with
+// ErrAborted, and the connection is not kept. Abort does nothing when that use
+// is over. It may be called again.
 func (l Lease) Abort() {
 	if l.c != nil {
 		l.c.abort(l.gen)

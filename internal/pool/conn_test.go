@@ -72,7 +72,8 @@ func TestFillReportsTheEndAndAFullBuffer(t *testing.T) {
 	assert.Panics(t, func() { c.Discard(1) })
 }
 
-// An answer that came before the request, on a fresh connection, is an answer.
+// On a fresh connection, an answer that arrives before the request is an
+// answer.
 func TestATargetMayRefuseAtOnce(t *testing.T) {
 	ln := proxytest.Listen(t)
 	served := make(chan struct{})
@@ -105,16 +106,16 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 
 			_ = c.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
 			deadline = time.Now().Add(40 * time.Millisecond)
-			_ = c.SetReadDeadline(deadline) // later: not armed
+			_ = c.SetReadDeadline(deadline) // later: not set on the socket
 			require.ErrorIs(t, c.Fill(), os.ErrDeadlineExceeded)
 			assert.False(t, time.Now().Before(deadline), "an early expiry is looked into")
 
 			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
-			_ = c.SetReadDeadline(time.Now().Add(short)) // sooner: armed at once
+			_ = c.SetReadDeadline(time.Now().Add(short)) // sooner: set at once
 			require.ErrorIs(t, c.Fill(), os.ErrDeadlineExceeded)
 
 			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-			_ = c.SetReadDeadline(time.Time{}) // none: not armed either
+			_ = c.SetReadDeadline(time.Time{}) // none: not set either
 			timer := time.AfterFunc(short, c.Lease().Abort)
 			defer timer.Stop()
 			require.ErrorIs(t, c.Fill(), pool.ErrAborted)
@@ -122,7 +123,7 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 	}
 }
 
-// crypto/tls cannot go on after a write that timed out, so an early deadline
+// crypto/tls cannot continue after a write that timed out, so an early deadline
 // must not reach it.
 func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
@@ -174,7 +175,7 @@ func TestAbortWakesWhoeverWaits(t *testing.T) {
 	}
 }
 
-// An unwakeable connection panics when it is told to stop waiting.
+// An unwakeable connection panics when a deadline should wake it.
 type unwakeable struct{ net.Conn }
 
 func (c unwakeable) SetDeadline(t time.Time) error {
@@ -184,7 +185,7 @@ func (c unwakeable) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// Who aborts serves others, too.
+// The goroutine that aborts serves other exchanges too.
 func TestAbortOutlivesAConnectionThatPanics(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, func(nc net.Conn) { io.Copy(io.Discard, nc) })

@@ -6,27 +6,27 @@ import (
 	"time"
 )
 
-// A Pipe carries bytes from one socket to another within the kernel. It keeps
-// what the second one has not taken yet, so that a deadline in between loses
-// none.
+// A Pipe moves bytes from one socket to another within the kernel. It keeps the
+// bytes that the second socket has not taken yet, so a deadline loses none.
 type Pipe struct {
 	pipeEnds
 	held int   // bytes in it
-	room int   // bytes that may still come in
+	room int   // most bytes for fill to move
 	err  error // of the last system call
 
 	// Out moves bytes to a socket until the pipe is empty or the socket takes
-	// no more, and reports whether there is nothing left to wait for.
-	// syscall.RawConn.Write calls it.
+	// no more. It reports false to wait for the socket. syscall.RawConn.Write
+	// calls it.
 	Out func(fd uintptr) bool
 
 	in func(fd uintptr) bool
 }
 
-// maxHeld is how much a pipe asks the system to hold, as package net does.
+// maxHeld is the size of a pipe that is requested from the system, as in
+// package net.
 const maxHeld = 1 << 20
 
-// pipes keeps open ones; those that it drops are closed with their memory.
+// pipes keeps open pipes. When it drops one, a cleanup closes it.
 var pipes sync.Pool
 
 func takePipe() *Pipe {
@@ -36,7 +36,7 @@ func takePipe() *Pipe {
 	return newPipe()
 }
 
-// giveBack keeps the pipe, unless something is left in it.
+// giveBack keeps the pipe for reuse, or closes it if it is not empty.
 func (p *Pipe) giveBack() {
 	if p.held > 0 {
 		p.close()
@@ -49,7 +49,7 @@ func (p *Pipe) giveBack() {
 // Held returns how many bytes are in the pipe.
 func (p *Pipe) Held() int { return p.held }
 
-// Err returns how the last system call failed, or nil.
+// Err returns the error of the last system call, or nil.
 func (p *Pipe) Err() error { return p.err }
 
 // A Sink is a socket that SpliceTo writes to.
@@ -59,11 +59,10 @@ type Sink interface {
 	Pump(p *Pipe) error
 }
 
-// SpliceTo moves n bytes to dst without a visit to user space where the system
-// can do that, and returns how many dst has taken: fewer at the end of the
-// stream, none at all under TLS and where it cannot be done. It fails when the
-// target sends nothing for idle, unless that is zero; however slowly the bytes
-// come, they may. Buffered bytes must have been read before.
+// SpliceTo moves n bytes to dst within the kernel, and returns how many dst has
+// taken: fewer at the end of the stream, none under TLS and where the system
+// cannot do it. It fails when the target sends nothing for idle; zero means no
+// limit. There is no least rate. All buffered bytes must have been read before.
 func (c *Conn) SpliceTo(dst Sink, n int64, idle time.Duration) (moved int64, err error) {
 	if !c.splices || c.tls != nil || c.r < c.w || n <= 0 {
 		return 0, nil
@@ -91,8 +90,8 @@ func (c *Conn) SpliceTo(dst Sink, n int64, idle time.Duration) (moved int64, err
 	return moved, err
 }
 
-// drainTo waits for bytes of the target and moves them into p. At the end of
-// the stream, and where this cannot be done, there are none.
+// drainTo waits for bytes of the target and moves them into p. It moves none at
+// the end of the stream, and where the system cannot do this.
 func (c *Conn) drainTo(p *Pipe) error {
 	for {
 		err := c.raw.Read(p.in)

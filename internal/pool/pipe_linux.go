@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// canSplice: see splice(2).
+// canSplice says whether the system has splice(2).
 const canSplice = true
 
 // spliceNonblock is SPLICE_F_NONBLOCK.
@@ -19,13 +19,13 @@ type pipeEnds struct {
 	cleanup runtime.Cleanup
 }
 
-// newPipe opens a pipe; nil if there are no descriptors left.
+// newPipe opens a pipe, or returns nil if that fails.
 func newPipe() *Pipe {
 	var fds [2]int
 	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
 		return nil
 	}
-	// a smaller one does too
+	// if this fails, the pipe is smaller, and works too
 	_, _, _ = syscall.Syscall(syscall.SYS_FCNTL, uintptr(fds[0]), syscall.F_SETPIPE_SZ, maxHeld)
 	p := &Pipe{pipeEnds: pipeEnds{r: fds[0], w: fds[1]}}
 	p.in, p.Out = p.fill, p.drain
@@ -43,7 +43,7 @@ func (p *Pipe) close() {
 	closeEnds([2]int{p.r, p.w})
 }
 
-// fill moves what a socket has into the pipe, which is empty;
+// fill moves bytes from a socket into the pipe, which is empty.
 // syscall.RawConn.Read calls it until it reports true.
 func (p *Pipe) fill(fd uintptr) bool {
 	n, err := splice(int(fd), p.w, p.room)
@@ -68,7 +68,7 @@ func (p *Pipe) drain(fd uintptr) bool {
 	return true
 }
 
-// splice is splice(2), past interrupts.
+// splice calls splice(2), again after interrupts.
 func splice(from, to, n int) (int, error) {
 	for {
 		moved, err := syscall.Splice(from, nil, to, nil, n, spliceNonblock)
@@ -78,6 +78,6 @@ func splice(from, to, n int) (int, error) {
 	}
 }
 
-// unspliceable reports whether err says that the system does not do it for this
-// socket. Nothing has been moved then.
+// unspliceable reports whether err says that the system cannot splice from this
+// socket. No byte was moved then.
 func unspliceable(err error) bool { return err == syscall.EINVAL || err == syscall.ENOSYS }

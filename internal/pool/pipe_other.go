@@ -2,7 +2,7 @@
 
 package pool
 
-// canSplice: no other system moves bytes from socket to socket.
+// canSplice is false: other systems have no splice(2).
 const canSplice = false
 
 type pipeEnds struct{}

@@ -1,18 +1,18 @@
-// Package pool keeps the connections to one target: it dials them, lends them
-// out one exchange at a time, proves idle ones alive when they are taken, and
-// ages them out.
+// Package pool keeps the connections to one target: it dials them, lends each
+// to one exchange at a time, checks that idle ones are alive when they are
+// taken, and closes old ones.
 //
 // Hot path: one mutex for a few instructions in Take and Put, no goroutine per
-// connection, no buffer held by an idle or waiting connection, no allocation
-// for an exchange on a kept connection. Where sockets cannot be read without
-// waiting, an idle connection has a goroutine; see wire_other.go.
+// connection, no buffer in an idle or waiting connection, no allocation for an
+// exchange on a kept connection. Where sockets cannot be read without waiting,
+// an idle connection has a goroutine; see wire_other.go.
 //
 //   - pool.go: idle connections
 //   - conn.go: one connection, lent to one exchange
-//   - wire.go, wire_unix.go, wire_other.go: reads and writes that an abort or a
-//     deadline ends
-//   - pipe.go, pipe_linux.go, pipe_other.go: bodies within the kernel
-//   - alpn.go: targets that say nothing of what they speak
+//   - wire.go, wire_unix.go, wire_other.go: reads and writes with deadlines and
+//     aborts
+//   - pipe.go, pipe_linux.go, pipe_other.go: bodies moved within the kernel
+//   - alpn.go: TLS targets that choose no protocol
 package pool
 
 import (
@@ -36,57 +36,58 @@ const (
 )
 
 var (
-	// ErrStale says that a kept connection turned out to be closed, or to hold
-	// bytes nobody asked for. Nothing was written to it: take another.
+	// ErrStale says that a kept connection was closed by the target, or has
+	// bytes that no request asked for. Nothing was written to it: take another.
 	ErrStale = errors.New("the idle connection is no longer usable: the target closed it or sent unexpected bytes")
 
 	// ErrClosed is returned by Open after Close.
 	ErrClosed = errors.New("the connections to the target are closed")
 
-	// ErrHTTP2 says that a target speaks HTTP/2 and not what it was offered.
+	// ErrHTTP2 says that a target speaks HTTP/2, and none of the protocols
+	// offered.
 	ErrHTTP2 = errors.New("the target supports only HTTP/2")
 
-	// ErrAborted is returned by the operations of a Conn whose Lease was
-	// aborted.
+	// ErrAborted is returned by operations of a Conn whose Lease was aborted.
 	ErrAborted = errors.New("the proxy closed the connection to the target during the exchange")
 )
 
-// A HandshakeError is a TLS handshake that failed on an open connection.
+// A HandshakeError says that the TLS handshake on an open connection failed.
 type HandshakeError struct{ Err error }
 
-// Error returns the cause, named as a handshake.
+// Error returns the cause, with "handshake: " before it.
 func (e *HandshakeError) Error() string { return "handshake: " + e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// A Pool holds the connections to one target, all of the same TLS identity: it
-// must not serve two. The fields must not change after first use; the methods
-// may be called concurrently. It starts nothing before a connection is kept.
+// A Pool holds the connections to one target. They all have the same TLS
+// identity, so a Pool must not serve two. The fields must not change after
+// first use; the methods may be called concurrently. A Pool starts no timer
+// before it keeps a connection.
 type Pool struct {
 	Dial func(ctx context.Context) (net.Conn, error) // required; a TCP or unix connection
-	// nil means no TLS; ServerName must be set, and is never changed
+	// nil means no TLS; ServerName must be set
 	TLS *tls.Config
 
-	// Apart keeps the connections of clients apart: one is lent again only for
-	// the header of the PROXY protocol that the context of Open had. Dial sends
-	// it.
+	// Apart keeps the connections of clients apart: each is lent again only for
+	// the header of the PROXY protocol in its context of Open. Dial sends the
+	// header.
 	Apart bool
 
-	MaxIdle int // connections kept; 0 means DefaultMaxIdle, negative none
-	// unused connections close after it; 0 means DefaultIdleTimeout, negative
-	// never
+	MaxIdle int // idle connections to keep; 0 means DefaultMaxIdle, negative none
+	// idle connections are closed after it; 0 means DefaultIdleTimeout,
+	// negative never
 	IdleTimeout time.Duration
-	// older connections are not kept, so that moved names are found again; 0
-	// means DefaultLifetime, negative for ever
+	// older connections are not kept, so that new addresses of a name are
+	// found; 0 means DefaultLifetime, negative no limit
 	Lifetime time.Duration
 
 	mu      sync.Mutex
-	idle    []*Conn // the one kept last at the end
+	idle    []*Conn // the one kept most recently is last
 	timer   *time.Timer
 	armed   bool      // timer will call sweep
-	retired bool      // nothing is kept any more
-	closed  bool      // nor opened
+	retired bool      // no connection is kept any more
+	closed  bool      // no connection is opened any more
 	asked   time.Time // when onlyHTTP2 last found that the target speaks HTTP/1.1
 }
 
@@ -94,9 +95,9 @@ func (p *Pool) maxIdle() int               { return cmp.Or(p.MaxIdle, DefaultMax
 func (p *Pool) idleTimeout() time.Duration { return cmp.Or(p.IdleTimeout, DefaultIdleTimeout) }
 func (p *Pool) lifetime() time.Duration    { return cmp.Or(p.Lifetime, DefaultLifetime) }
 
-// Take returns the connection that was kept last, or nil if there is none. The
-// caller owns it until Put, Close or Detach. Its first Ask or Send proves it
-// alive, and fails with ErrStale if it is not.
+// Take returns the connection that was kept most recently, or nil if there is
+// none. The caller owns it until Put, Close or Detach. Its first Ask or Send
+// checks that it is alive, and fails with ErrStale if it is not.
 func (p *Pool) Take() *Conn {
 	p.mu.Lock()
 	last := len(p.idle) - 1
@@ -112,8 +113,8 @@ func (p *Pool) Take() *Conn {
 	return c
 }
 
-// TakeFor is Take of a connection that was opened for the same header, if p
-// keeps them apart.
+// TakeFor is Take; with Apart it takes only connections opened with the same
+// header.
 func (p *Pool) TakeFor(h *proxyproto.Header) *Conn {
 	if !p.Apart {
 		return p.Take()
@@ -131,13 +132,13 @@ func (p *Pool) TakeFor(h *proxyproto.Header) *Conn {
 	return nil
 }
 
-// Open dials a new connection, and does the TLS handshake if the target wants
-// one; ctx bounds both. A failed handshake is a *HandshakeError, any other
-// error is Dial's. The caller owns the connection until Put, Close or Detach.
+// Open dials a new connection and, with TLS, does the handshake; ctx limits
+// both. A failed handshake is a *HandshakeError; other errors are Dial's or
+// ErrClosed. The caller owns the connection until Put, Close or Detach.
 //
-// A target that chooses none of the protocols of TLS.NextProtos is dialed
-// again, once in a Lifetime, and offered h2 too. If it chooses h2, and closes
-// the first connection, the error is that of a handshake, with ErrHTTP2.
+// If a target chooses none of TLS.NextProtos, Open dials it again, once in a
+// Lifetime, and offers h2 too. If the target then chooses h2, and closes the
+// first connection, the error is a *HandshakeError with ErrHTTP2.
 func (p *Pool) Open(ctx context.Context) (*Conn, error) {
 	p.mu.Lock()
 	closed := p.closed
@@ -190,8 +191,8 @@ func (p *Pool) CloseIdle() {
 	closeAll(idle)
 }
 
-// Close closes the kept connections and keeps no more. Those lent out close
-// when their owners are done. Close may be called again.
+// Close closes the kept connections, keeps no more, and makes Open fail. Lent
+// connections are closed when their owners are done. Close may be called again.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed, p.retired = true, true
@@ -202,8 +203,8 @@ func (p *Pool) Close() {
 	p.CloseIdle()
 }
 
-// Retire closes the kept connections and keeps no more, but opens those that
-// are asked for. Retire may be called again.
+// Retire closes the kept connections and keeps no more, but Open still works.
+// Retire may be called again.
 func (p *Pool) Retire() {
 	p.mu.Lock()
 	p.retired = true
@@ -211,7 +212,7 @@ func (p *Pool) Retire() {
 	p.CloseIdle()
 }
 
-// put keeps c, unless the pool is full, retired or closed, or c too old.
+// put keeps c, unless the pool is full, retired or closed, or c is too old.
 func (p *Pool) put(c *Conn) bool {
 	now := time.Now()
 	if life := p.lifetime(); life > 0 && now.Sub(c.born) >= life {
@@ -234,8 +235,8 @@ func (p *Pool) put(c *Conn) bool {
 	return true
 }
 
-// evict makes room among connections that are kept apart, of which the oldest
-// may be that of a client which has left.
+// evict takes out the connection that has been idle for longest if a pool with
+// Apart is full: its client may have disconnected.
 func (p *Pool) evict() *Conn {
 	if !p.Apart {
 		return nil
@@ -250,7 +251,8 @@ func (p *Pool) evict() *Conn {
 	return old
 }
 
-// arm makes sweep run after the shorter of the two limits. p.mu is held.
+// arm starts the timer of sweep with the shorter of the two limits. p.mu is
+// held.
 func (p *Pool) arm() {
 	d := p.idleTimeout()
 	if life := p.lifetime(); d <= 0 || 0 < life && life < d {
@@ -267,8 +269,8 @@ func (p *Pool) arm() {
 	}
 }
 
-// sweep closes what has aged and runs again while something is kept. A
-// connection thus closes after at least its limit and at most twice that.
+// sweep closes connections that reached a limit, and runs again while others
+// are kept. So a connection closes between its limit and twice its limit.
 func (p *Pool) sweep() {
 	now, idle, life := time.Now(), p.idleTimeout(), p.lifetime()
 	var old []*Conn

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// serve runs script on each connection that ln accepts until the test ends.
+// serve runs script on each connection to ln until the test ends.
 func serve(t testing.TB, ln net.Listener, script func(net.Conn)) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -80,7 +80,7 @@ func open(t testing.TB, p *pool.Pool) *pool.Conn {
 	return c
 }
 
-// echo answers each piece it reads with the same bytes.
+// echo answers each read with the same bytes.
 func echo(nc net.Conn) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -101,8 +101,8 @@ type network struct {
 	pool   func(t testing.TB, ln net.Listener) *pool.Pool
 }
 
-// networks are the ones whose connections are kept. The TLS peer writes its
-// records one byte at a time in the last, so that every read is of a part.
+// networks are all networks whose connections can be kept. In the last one the
+// TLS peer writes records byte by byte, so that every read gets a part.
 func networks(t testing.TB) []network {
 	server, roots := proxytest.TLS(t, "target.test")
 	client := &tls.Config{ServerName: "target.test", RootCAs: roots}
@@ -242,8 +242,8 @@ func TestNothingOfAConnectionIsLeftWhenItIsNoLongerKept(t *testing.T) {
 	}
 }
 
-// forwarding.md: a connection is reused only when nothing unsolicited is in the
-// buffer; and stale connections are told from failures by what was written.
+// forwarding.md: a connection is reused only without unsolicited bytes, and a
+// stale connection differs from a failure by what was written.
 func TestDeadConnectionsAreFoundBeforeAnythingIsWritten(t *testing.T) {
 	for _, nw := range networks(t) {
 		for _, tt := range []struct {
@@ -286,8 +286,8 @@ func TestDeadConnectionsAreFoundBeforeAnythingIsWritten(t *testing.T) {
 	}
 }
 
-// Threat: unsolicited bytes in the same segment, or TLS record flight, as the
-// response must not become the next client's answer.
+// Threat: unsolicited bytes in the same segment or TLS flight as a response
+// must not become the next client's answer.
 func TestBytesBehindAResponseNeverReachTheNextExchange(t *testing.T) {
 	server, roots := proxytest.TLS(t, "target.test")
 	ln := proxytest.Listen(t)
@@ -317,7 +317,7 @@ func TestBytesBehindAResponseNeverReachTheNextExchange(t *testing.T) {
 	}
 }
 
-// collect holds back what is written, to send it in one piece.
+// collect collects writes, to send them in one piece.
 type collect struct {
 	net.Conn
 	hold bool
@@ -345,7 +345,7 @@ func TestSessionTicketsDoNotMakeAConnectionStale(t *testing.T) {
 		}
 		flight.hold = true
 		b := make([]byte, 1)
-		io.ReadFull(sc, b) // TLS 1.3 sends the tickets behind the client's Finished
+		io.ReadFull(sc, b) // TLS 1.3 sends tickets after the client's Finished
 		close(released)
 		nc.Write(flight.held.Bytes())
 		flight.hold = false
@@ -485,8 +485,8 @@ func TestAnExchangeOnAKeptConnectionDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Many exchanges, some aborted in mid-flight: nobody may ever see another's
-// answer, and no abort may hit a later use.
+// Many exchanges, some aborted in flight: none may get another's answer, and no
+// abort may hit a later use.
 func TestExchangesNeverMix(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {

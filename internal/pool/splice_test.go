@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A sink is a TCP connection that takes bytes from pipes.
+// A sink is a TCP connection that takes the bytes of pipes.
 type sink struct{ net.Conn }
 
 func (s sink) Pump(p *pool.Pipe) error {

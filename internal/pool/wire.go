@@ -11,7 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// The state of a wire: the phase of its current use, and a count of uses.
+// The state of a wire: the phase of its current use, plus generation times the
+// number of uses.
 const (
 	idle uint64 = iota
 	busy
@@ -22,44 +23,46 @@ const (
 )
 
 // A wire is the connection below HTTP, and below TLS if there is one. Its
-// deadlines are lazy: one that moves later is left as it is and moved when it
-// expires early, since arming costs a lock and a timer. Inside a callback of
-// raw.Read its Read does not wait.
+// deadlines are lazy, since setting one on the socket costs a lock and a timer:
+// when the owner's deadline moves later, the socket keeps the earlier one, and
+// gets the later one when that expires. Inside a callback of raw.Read, Read
+// does not wait.
 type wire struct {
 	net.Conn
-	raw   syscall.RawConn // nil where a socket cannot be read without waiting
+	raw   syscall.RawConn // nil if the socket cannot be read without waiting
 	state atomic.Uint64   // generation and phase
 	wrote atomic.Bool
 
 	fd       uintptr
-	inside   bool // in a callback, with fd
-	detached bool // no longer ours: everything goes straight to Conn
+	inside   bool // in a callback of raw.Read, with fd
+	detached bool // no longer the pool's: all calls go directly to Conn
 
 	read, write deadline
 
-	// what want of write is renewed by when bytes move; 0 means that it is not
+	// a write gets this time again after bytes have moved; 0 means a fixed
+	// deadline
 	stall    time.Duration
 	progress peek.Progress // of writes
 }
 
-// A deadline is what the owner wants and what the socket was told.
+// A deadline has the time that the owner wants, and the time set on the socket.
 type deadline struct{ want, armed time.Time }
 
-// later reports whether the socket need not be told of t.
+// later sets the owner's time, and reports whether the socket's may stay.
 func (d *deadline) later(t time.Time) bool {
 	d.want = t
 	return d.armed.IsZero() && t.IsZero() ||
 		!d.armed.IsZero() && (t.IsZero() || !d.armed.After(t))
 }
 
-// early reports whether the socket's deadline has come, and before the owner's.
+// early reports whether the socket's deadline has passed, but not the owner's.
 func (d *deadline) early() bool {
 	now := time.Now()
 	return !d.armed.IsZero() && !now.Before(d.armed) && (d.want.IsZero() || now.Before(d.want))
 }
 
-// errAgain says that a read would have to wait. It is temporary, so crypto/tls
-// goes on after it.
+// errAgain says that a read would have to wait. It is temporary, so that
+// crypto/tls continues after it.
 var errAgain error = again{}
 
 type again struct{}
@@ -68,7 +71,7 @@ func (again) Error() string   { return "pool: read would wait" }
 func (again) Timeout() bool   { return true }
 func (again) Temporary() bool { return true }
 
-// SetReadDeadline makes reads that wait fail at t; the zero time is never.
+// SetReadDeadline makes waiting reads fail at t; the zero time means never.
 func (w *wire) SetReadDeadline(t time.Time) error {
 	if w.detached {
 		return w.Conn.SetReadDeadline(t)
@@ -79,14 +82,14 @@ func (w *wire) SetReadDeadline(t time.Time) error {
 	return w.armRead()
 }
 
-// SetWriteDeadline makes writes that wait fail at t; the zero time is never.
+// SetWriteDeadline makes waiting writes fail at t; the zero time means never.
 func (w *wire) SetWriteDeadline(t time.Time) error {
 	w.stall = 0
 	return w.writeBy(t)
 }
 
-// SetWriteStall makes writes fail once the target has taken no byte for about
-// d, counted from now; zero or less is never.
+// SetWriteStall makes writes fail when the target has taken no byte for about
+// d, counted from now; zero or less means never.
 func (w *wire) SetWriteStall(d time.Duration) error {
 	w.stall = max(d, 0)
 	if w.stall == 0 {
@@ -105,7 +108,7 @@ func (w *wire) writeBy(t time.Time) error {
 	return w.armWrite()
 }
 
-// SetDeadline is both.
+// SetDeadline sets both deadlines.
 func (w *wire) SetDeadline(t time.Time) error {
 	return errors.Join(w.SetReadDeadline(t), w.SetWriteDeadline(t))
 }
@@ -128,14 +131,14 @@ func (w *wire) stayAborted() error {
 	return w.Conn.SetDeadline(longAgo())
 }
 
-// rearmRead reports whether err is only a deadline that expired early, and then
-// arms the one that is wanted.
+// rearmRead reports whether err is only a deadline that expired early. If so it
+// sets the owner's deadline on the socket.
 func (w *wire) rearmRead(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) && !w.aborted() && w.read.early() && w.armRead() == nil
 }
 
-// rearmWrite is rearmRead for writes. A deadline that came while bytes moved is
-// renewed.
+// rearmWrite is rearmRead for writes. With a stall it also renews a deadline if
+// bytes have moved.
 func (w *wire) rearmWrite(err error) bool {
 	if !errors.Is(err, os.ErrDeadlineExceeded) || w.aborted() {
 		return false
@@ -149,10 +152,10 @@ func (w *wire) rearmWrite(err error) bool {
 	return w.armWrite() == nil
 }
 
-// Mark implements what [peek.MarkOf] asks for.
+// Mark implements the method that [peek.MarkOf] calls.
 func (w *wire) Mark() peek.Mark { return w.progress.Mark(w.raw) }
 
-// Read reads what is there, and waits for it unless in a callback.
+// Read reads the bytes that are there, and waits for some unless in a callback.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.inside {
 		return readNow(w.fd, p)
@@ -165,8 +168,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 }
 
-// Write writes all of p. It hides early deadlines: crypto/tls cannot go on
-// after a failed write.
+// Write writes all of p. It hides early deadlines, since crypto/tls cannot
+// continue after a failed write.
 func (w *wire) Write(p []byte) (total int, err error) {
 	for {
 		n, err := w.Conn.Write(p[total:])
@@ -182,9 +185,9 @@ func (w *wire) Write(p []byte) (total int, err error) {
 
 func (w *wire) aborted() bool { return w.state.Load()&phase == aborted }
 
-// abort wakes the owner if the use of that generation is still going on. A
-// panic in a connection type of the embedding program stays here, because the
-// goroutine serves others, too.
+// abort wakes the owner if the use of that generation still goes on. It
+// contains a panic in the program's connection type, since the goroutine serves
+// other exchanges too.
 func (w *wire) abort(gen uint64) {
 	if !w.state.CompareAndSwap(gen+busy, gen+aborted) {
 		return
@@ -192,13 +195,14 @@ func (w *wire) abort(gen uint64) {
 	defer func() {
 		if recover() != nil {
 			defer func() { _ = recover() }()
-			w.Conn.Close() // which may wake the owner
+			w.Conn.Close() // this may wake the owner
 		}
 	}()
 	_ = w.Conn.SetDeadline(longAgo())
 }
 
-// detach ends the use: leases lose their hold, deadlines go.
+// detach ends the use: its Lease has no effect any more, and deadlines are
+// removed.
 func (w *wire) detach() {
 	w.detached = true
 	if s := w.state.Load(); s&phase == busy {

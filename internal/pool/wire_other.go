@@ -10,45 +10,45 @@ import (
 	"time"
 )
 
-// A proof that a kept connection is alive is a goroutine that reads one byte
-// for as long as it is kept, as in net/http's Transport: no portable way is
-// known to read a socket without waiting. A byte, and the end, prove it dead.
+// A proof tells whether a kept connection is alive: while the connection is
+// kept, a goroutine reads one byte, as in net/http's Transport. There is no
+// portable way to read a socket without waiting. If a byte or the end arrives,
+// the connection is dead.
 //
-// What differs from systems with such a way: a kept connection costs a
-// goroutine, and taking it allocates the error that interrupts the goroutine;
-// and one that waits for its target holds a buffer.
+// This costs more than where a socket can be read without waiting: a kept
+// connection has a goroutine, taking it allocates the error that interrupts the
+// goroutine, and a connection that waits for its target holds a buffer.
 type proof struct {
-	// the method hear, kept so that go allocates nothing; nil if the connection
-	// cannot be proven alive
+	// the method hear, stored so that the go statement allocates nothing; nil
+	// if the connection cannot be proven alive
 	hearing func()
-	done    chan struct{} // has a value when hear has ended
-	heard   bool          // hear has read something, or the end
+	done    chan struct{} // gets a value when hear ends
+	heard   bool          // hear has read a byte, or the end
 }
 
-// completes says that a read that waits is the system's to complete, so that
-// none of what has come is unknown to it. Elsewhere the runtime hears of that a
+// completes says whether the system itself completes a waiting read, so that
+// the read misses no byte that has arrived. Elsewhere the runtime is told a
 // moment later.
 const completes = runtime.GOOS == "windows"
 
-// glance is how long one more look takes where a read does not complete by
-// itself.
+// glance is how long unguard reads once more where completes is false.
 const glance = time.Millisecond
 
-// above prepares a connection whose bytes are those of socket.
+// above prepares a connection that carries the bytes of socket.
 func (c *Conn) above(net.Conn) { c.hearing, c.done = c.hear, make(chan struct{}, 1) }
 
 // provable reports whether the connection can be proven alive once it was kept.
 func (c *Conn) provable() bool { return c.hearing != nil }
 
-// guard begins the time in which the connection is kept. Closing it ends that
-// too.
+// guard starts hear, when the connection is kept. Closing the connection ends
+// hear too.
 func (c *Conn) guard() {
 	c.heard, c.read = false, deadline{}
 	_ = c.Conn.SetReadDeadline(time.Time{})
 	go c.hearing()
 }
 
-// unguard ends it.
+// unguard ends hear.
 func (c *Conn) unguard() {
 	_ = c.Conn.SetReadDeadline(longAgo())
 	<-c.done
@@ -60,11 +60,11 @@ func (c *Conn) unguard() {
 	_ = c.Conn.SetReadDeadline(time.Time{})
 }
 
-// hear waits for something to read, or for the deadline. Under TLS, session
-// tickets and key updates are consumed on the way.
+// hear waits for a byte, or for the deadline. Under TLS it consumes session
+// tickets and key updates.
 func (c *Conn) hear() {
 	defer func() {
-		if recover() != nil { // in a connection type of the embedding program, which would end here
+		if recover() != nil { // in the program's connection type; it would end the program
 			c.heard = true
 		}
 		c.done <- struct{}{}
@@ -73,7 +73,7 @@ func (c *Conn) hear() {
 	c.heard = n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// quiet reports whether the connection was open and had nothing to read when it
+// quiet reports whether the connection was open and had no byte to read when it
 // was taken.
 func (c *Conn) quiet() bool { return !c.heard }
 

@@ -11,11 +11,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
-// A proof that a kept connection is alive needs nothing meanwhile: sockets are
-// non-blocking and can be read by their number.
+// A proof that a kept connection is alive needs no state: sockets are
+// non-blocking, and can be read by their descriptor when the connection is
+// taken.
 type proof struct{}
 
-// above prepares a connection whose bytes are those of socket.
+// above prepares a connection that carries the bytes of socket.
 func (c *Conn) above(socket net.Conn) {
 	_, tcp := socket.(*net.TCPConn)
 	c.raw, c.splices = peek.Raw(socket), tcp && canSplice
@@ -24,19 +25,19 @@ func (c *Conn) above(socket net.Conn) {
 // provable reports whether the connection can be proven alive once it was kept.
 func (c *Conn) provable() bool { return c.raw != nil }
 
-// guard begins the time in which the connection is kept, and unguard ends it.
+// guard is called when the connection is kept, and unguard when it is taken.
 func (proof) guard()   {}
 func (proof) unguard() {}
 
-// quiet reports whether the connection is open and has nothing to read. Under
-// TLS, session tickets and key updates are consumed on the way.
+// quiet reports whether the connection is open and has no byte to read. Under
+// TLS it consumes session tickets and key updates.
 func (c *Conn) quiet() bool {
 	n, err := c.stream().Read(c.probe[:])
 	return n == 0 && err == errAgain
 }
 
-// readNow reads from a non-blocking socket: errAgain if nothing is there,
-// io.EOF at the end.
+// readNow reads from a non-blocking socket. It returns errAgain if no byte is
+// there, and io.EOF at the end.
 func readNow(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)

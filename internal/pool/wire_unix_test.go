@@ -14,13 +14,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// What a connection costs while it is kept.
+// The cost of a kept connection.
 const (
 	idleGoroutines = 0
 	keptAllocs     = 0
 )
 
-// A read that waits needs somewhere to read to.
+// A waiting read must not need a buffer.
 func TestNoBufferIsHeldWhileWaiting(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, echo)

@@ -8,11 +8,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-// many is how many different requests a benchmark repeats, spread over all
-// hosts.
+// many is the number of different requests that a benchmark repeats, spread
+// over all hosts.
 const many = 4096
 
-// hostRoutes returns routes for n hosts, as New wants them.
+// hostRoutes returns routes for n hosts, in the form for New.
 func hostRoutes(t testing.TB, n int, format string) []routes.Given[string] {
 	rs := make([]routes.Given[string], n)
 	for i := range rs {

@@ -6,34 +6,34 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// filled is how many places of a group are taken in a leaf that was built: the
-// others are for sites to come.
+// filled is how many places of a group the builder fills in a leaf: the others
+// are for later sites.
 const filled = 6
 
-// A builder makes tries out of many sites at a time.
+// A builder makes a trie of many sites at once.
 type builder[V any] struct {
 	seed  maphash.Seed
 	skip  int
 	sites []site[V]
-	twice [][2]*Route[V] // routes without a path that have the same host, the first of them first
+	twice [][2]*Route[V] // pairs of routes without a path for the same host, the first one first
 	turn  yield.Turn
 }
 
-// An item is a site on its way into a trie. It has no pointer: a million of
-// them cost the garbage collector nothing.
+// An item is a site that is being put into a trie. It has no pointer, so a
+// million of them cost the garbage collector nothing.
 type item struct {
 	hash uint64
-	at   int32 // in the builder's sites
+	at   int32 // position in the builder's sites
 }
 
-// trie returns the trie of the sites. Of two that have the same key, which have
-// no paths, it takes the first.
+// trie returns the trie of the sites. If two sites have the same key, which
+// happens only to sites without paths, it takes the first.
 func (b *builder[V]) trie() trie[V] {
 	b.seed = maphash.MakeSeed()
 	return trie[V]{seed: b.seed, skip: b.skip, root: b.node(0)}
 }
 
-// node returns the node at depth of the sites.
+// node returns a node of the sites, at that depth.
 func (b *builder[V]) node(depth int) node[V] {
 	return b.build(b.items(), make([]item, len(b.sites)), depth)
 }
@@ -47,8 +47,8 @@ func (b *builder[V]) items() []item {
 	return items
 }
 
-// build returns the node at depth of some items. It uses spare, which is as
-// long, and changes items.
+// build returns a node of some items, at that depth. It changes items, and uses
+// spare, which has the same length, as memory.
 func (b *builder[V]) build(items, spare []item, depth int) node[V] {
 	if len(items) <= maxLeaf || depth == maxBranch {
 		return b.leaf(items)
@@ -61,7 +61,7 @@ func (b *builder[V]) build(items, spare []item, depth int) node[V] {
 	for i, sum := 0, 0; i < fan; i++ {
 		ends[i], sum = sum, sum+ends[i]
 	}
-	for i := range items { // in order, so that the first of two stays the first
+	for i := range items { // stable, so that the first of two equal ones stays first
 		b.turn.Step()
 		d := digit(items[i].hash, depth)
 		spare[ends[d]] = items[i]

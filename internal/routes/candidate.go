@@ -8,15 +8,17 @@ import (
 	"strings"
 )
 
-// A Candidate is a route whose host pattern matches a host, and how it fared.
+// A Candidate is a route whose host pattern matches a host, and the reason why
+// Lookup does not return it.
 type Candidate[V any] struct {
 	*Route[V]
-	Why string // it is not the route that Lookup returns; "" if it is
+	Why string // why Lookup does not return the route; "" if it does
 }
 
 // Candidates returns the routes whose host pattern matches a canonical host, in
 // the order in which Lookup prefers them, each with the reason why Lookup does
-// not return it for the path. It is for explanations: it takes time and memory.
+// not return it for the path. It is for explanations, since it takes time and
+// memory.
 func (t *Table[V]) Candidates(host, path string) []Candidate[V] {
 	if t == nil {
 		return nil
@@ -48,8 +50,8 @@ func (t *Table[V]) Candidates(host, path string) []Candidate[V] {
 	return all
 }
 
-// whyNot returns why the candidate does not serve a path, which chosen does, if
-// that is not nil.
+// whyNot returns why the candidate does not serve a path. chosen serves it, or
+// nil if no route does.
 func (c *Candidate[V]) whyNot(chosen *Route[V], path string) string {
 	switch {
 	case !c.Pattern.holds(path):
@@ -62,8 +64,7 @@ func (c *Candidate[V]) whyNot(chosen *Route[V], path string) string {
 	return fmt.Sprintf("%s wins: an exact host beats a wildcard and *", chosen.Pattern)
 }
 
-// explainAmbiguous says of each candidate how it stands to a path that is
-// ambiguous.
+// explainAmbiguous sets the reason of each candidate for an ambiguous path.
 func explainAmbiguous[V any](all []Candidate[V], c *candidates[V], path string) {
 	written := choose(c, path)
 	read, other := c.disagree(path, written)
@@ -81,9 +82,9 @@ func explainAmbiguous[V any](all []Candidate[V], c *candidates[V], path string) 
 	}
 }
 
-// disagree returns how a target may read a path, so that it belongs to another
-// route than r, and that route, which may be nil. It returns "" if there are
-// too many ways to read it.
+// disagree returns a reading of path by which it has another route than r, and
+// that route, which may be nil. It returns "" if there are too many ways to
+// read it.
 func (c *candidates[V]) disagree(path string, r *Route[V]) (string, *Route[V]) {
 	all := readings(path)
 	if n := 1 << bits.OnesCount8(uint8(all)); n > fewReadings && n*len(path) > maxWork {
@@ -100,7 +101,7 @@ func (c *candidates[V]) disagree(path string, r *Route[V]) (string, *Route[V]) {
 	return "", nil
 }
 
-// holds reports whether a path is one of the pattern's.
+// holds reports whether the pattern matches a path.
 func (p Pattern) holds(path string) bool {
 	prefix := p.Path()
 	return prefix == "" || strings.HasPrefix(path, "/") && strings.HasPrefix(path+"/", prefix)

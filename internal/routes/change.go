@@ -7,18 +7,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
 
-// A Change is what makes one table of another.
+// A Change is the difference between two tables.
 type Change[V any] struct {
 	From, To        *Table[V]
-	Coming, Leaving []*Route[V] // that only To has, and that only From has
-	// of From, whose patterns those of Coming take; nil for none, and beyond
-	// the end
+	Coming, Leaving []*Route[V] // routes only in To, and only in From
+	// the routes of From whose patterns Coming takes, by position; nil for a
+	// new pattern, as are positions past the end
 	taken []*Route[V]
 }
 
-// NewChange returns the change that makes the given routes, which are new, the
-// only ones. A route of from stays as it is if same says so of it and the given
-// one of its pattern. The error is that of New.
+// NewChange returns the change after which only the given routes, which are
+// new, exist. If same returns true for a route of from and the given route of
+// its pattern, the old route stays in its place. The error is that of New.
 func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Route[V]) bool) (*Change[V], error) {
 	c := &Change[V]{From: from, Coming: make([]*Route[V], 0, len(given))}
 	var turn yield.Turn
@@ -41,18 +41,18 @@ func NewChange[V any](from *Table[V], given []Given[V], same func(old, given *Ro
 	if c.To, err = New(given); err != nil {
 		return nil, err
 	}
-	if from.Len() > len(given)-len(c.Coming) { // more than those that stay
+	if from.Len() > len(given)-len(c.Coming) { // from has more routes than stay
 		c.Leaving = slices.Collect(Only(from, c.To))
 	}
 	return c, nil
 }
 
 // Hosts yields the host patterns whose routes may differ, each once and in no
-// order.
+// particular order.
 func (c *Change[V]) Hosts() iter.Seq[string] { return Differ(c.From, c.To, c.Coming, c.Leaving) }
 
-// Came yields each route that comes, with the one whose pattern it takes, nil
-// if there is none.
+// Came yields each route that only To has, with the old route of its pattern,
+// or nil.
 func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] {
 	return func(yields func(*Route[V], *Route[V]) bool) {
 		var turn yield.Turn
@@ -69,8 +69,8 @@ func (c *Change[V]) Came() iter.Seq2[*Route[V], *Route[V]] {
 	}
 }
 
-// Left yields each route that leaves, with the one that takes its pattern, nil
-// if there is none.
+// Left yields each route that only From has, with the new route of its pattern,
+// or nil.
 func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
 	return func(yields func(*Route[V], *Route[V]) bool) {
 		var turn yield.Turn
@@ -84,9 +84,9 @@ func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
 	}
 }
 
-// Patterns returns the patterns that come and that go; and those whose routes
-// change, apart as alike says whether the old and the new route are alike. Each
-// list is sorted.
+// Patterns returns the patterns that were added, those that were removed, and
+// those whose routes changed: similar if alike returns true for the old and the
+// new route, otherwise swapped. Each list is sorted.
 func (c *Change[V]) Patterns(alike func(old, new *Route[V]) bool) (added, removed, similar, swapped []string) {
 	for r, old := range c.Came() {
 		to := &swapped

@@ -6,26 +6,25 @@ import (
 	"slices"
 )
 
-// conflicts are pairs of routes with the same pattern.
+// conflicts collects pairs of routes with the same pattern.
 type conflicts[V any] struct {
 	given []Given[V]
 	pairs [][2]*Route[V]
 }
 
-// err joins all conflicts, in the order in which the routes were given; nil if
-// there are none.
+// err joins all conflicts in the order of the given routes, or returns nil.
 func (c *conflicts[V]) err() error {
 	if len(c.pairs) == 0 {
 		return nil
 	}
-	at := make(map[*Route[V]][]int) // where each route was given, which may be twice
+	at := make(map[*Route[V]][]int) // positions of each route, which may be given twice
 	for i, g := range c.given {
 		at[g.Route] = append(at[g.Route], i)
 	}
 	named := make(map[*Route[V]]int)
 	var found [][2]int
 	for _, pair := range c.pairs {
-		if pair[0] == pair[1] { // given more than once
+		if pair[0] == pair[1] { // the same route, given more than once
 			named[pair[1]]++
 		}
 		found = append(found, [2]int{at[pair[1]][named[pair[1]]], at[pair[0]][0]})
@@ -39,7 +38,7 @@ func (c *conflicts[V]) err() error {
 	return errors.Join(errs...)
 }
 
-// name returns how and where a route was given.
+// name returns the spelling of a given route and its place.
 func (g *Given[V]) name() string {
 	spelling := g.Spelling
 	if spelling == "" {

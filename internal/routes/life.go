@@ -7,20 +7,19 @@ import (
 )
 
 // A Life is a context that is done when End was called. It takes one word until
-// somebody waits for its end: most routes never have anybody who does. The zero
+// a caller waits for its end, which never happens for most routes. The zero
 // value is ready to use. It must not be copied.
 type Life struct {
-	waited atomic.Pointer[waited] // nil until somebody waits, or the end
+	waited atomic.Pointer[waited] // nil until the first wait, or the end
 }
 
-// A waited context is what those wait on who wait for the end of a Life.
+// A waited context is the one on which callers wait for the end of a Life.
 type waited struct {
 	context.Context
 	cancel context.CancelFunc
 }
 
-// ended is what a Life has that nobody has waited for before its end.
-// Read-only.
+// ended is the context of a Life that ended before any wait. Read-only.
 var ended = func() *waited {
 	w := newWaited()
 	w.cancel()
@@ -40,8 +39,8 @@ func (l *Life) End() {
 	}
 }
 
-// Continue makes l, which is new, end with old: what waits for either is told
-// by the end of either.
+// Continue makes l, which is new, end together with old: the end of either ends
+// both.
 func (l *Life) Continue(old *Life) { l.waited.Store(old.wait()) }
 
 // Continues reports whether l ends with old.
@@ -64,8 +63,8 @@ func (l *Life) Err() error {
 	return nil
 }
 
-// Value implements context.Context. By it package context finds what it need
-// not start a goroutine for.
+// Value implements context.Context. Package context uses it to find the context
+// below, which saves a goroutine.
 func (l *Life) Value(key any) any { return l.wait().Value(key) }
 
 func (l *Life) wait() *waited {

@@ -15,11 +15,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-// A model is a list of routes that is searched from one end to the other,
-// written without a thought for speed.
+// A model is a list of routes that is searched linearly, without regard to
+// speed.
 type model map[routes.Pattern]string
 
-// served is what the function served says about a table of the same routes.
+// served returns what the function served returns for a table of the same
+// routes.
 func (m model) served(host, path string) string {
 	raw := m.read(host, path, false)
 	if path == "*" || !m.hasPaths(host) {
@@ -49,8 +50,8 @@ func (m model) hasPaths(host string) bool {
 	return false
 }
 
-// read returns the value of the route of a path, which is compared byte for
-// byte with the prefixes or what they decode to.
+// read returns the value of the route of a path. It compares the path byte by
+// byte with the prefixes, or with their decoded forms.
 func (m model) read(host, path string, decodes bool) string {
 	value := "none"
 	for _, pattern := range []string{host, oneLabelLess(host), "*"} {
@@ -66,8 +67,8 @@ func (m model) read(host, path string, decodes bool) string {
 	return value
 }
 
-// everySteps holds each choice of what servers do with a path, in the order in
-// which they do it. Read-only.
+// everySteps has all combinations of steps by which servers read a path, in the
+// order in which they take them. Read-only.
 var everySteps = func() (all [][]string) {
 	names := []string{"cut", "keep-slashes", "decode", "backslash", "strip", "merge", "dots"}
 	for choice := range 1 << len(names) {
@@ -85,7 +86,8 @@ var everySteps = func() (all [][]string) {
 // escapedSlash stands for an escape of a slash that is not decoded.
 const escapedSlash = "\x00slash\x00"
 
-// take returns what the steps make of a path. Each is a pass over all of it.
+// take returns the result of the steps for a path. Each step is a pass over the
+// whole path.
 func take(path string, steps []string) string {
 	path = "/" + strings.TrimPrefix(path, "/")
 	for _, step := range steps {
@@ -115,13 +117,14 @@ func eachSegment(path string, f func(string) string) string {
 	return strings.Join(segments, "/")
 }
 
-// merged returns a path without empty segments, but for the first. A dot
-// segment that is resolved leaves none.
+// merged returns a path without empty segments, except the first. It does not
+// look at dot segments.
 func merged(path string) string {
 	return "/" + strings.Join(slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" }), "/")
 }
 
-// resolved returns a path without dot segments. Empty ones count.
+// resolved returns a path without dot segments. ".." may remove an empty
+// segment.
 func resolved(path string) string {
 	var out []string
 	for _, s := range strings.Split(path[1:], "/") {
@@ -136,8 +139,8 @@ func resolved(path string) string {
 	return "/" + strings.Join(out, "/")
 }
 
-// longest returns the value with the longest path prefix that matches among the
-// routes of a host pattern.
+// longest returns the value of the route with the longest matching path prefix,
+// among the routes of a host pattern.
 func (m model) longest(host string, matches func(prefix string) bool) string {
 	best, value := -1, "none"
 	for p, v := range m {
@@ -210,8 +213,8 @@ func FuzzLookup(f *testing.F) {
 	})
 }
 
-// A world is a small choice of hosts and paths, so that routes and requests
-// meet.
+// A world is a small set of hosts and paths, so that routes often match
+// requests.
 type world struct{ hosts, paths []string }
 
 func newWorld(hosts int) world {
@@ -267,7 +270,7 @@ func TestTablesAgreeWithTheModel(t *testing.T) {
 	}
 }
 
-// A version is a table and what it must go on to hold.
+// A version is a table and the values that it must keep.
 type version struct {
 	table *routes.Table[string]
 	want  []string
@@ -284,12 +287,12 @@ func (v version) check(t *testing.T) {
 	}
 }
 
-// patternOf returns the pattern in a value such as "7 example.com", which says
-// which change brought it.
+// patternOf returns the pattern in a value such as "7 example.com", whose
+// number is the change that added it.
 func patternOf(value string) string { return value[strings.IndexByte(value, ' ')+1:] }
 
-// Style rule 12, copy on write: a table that somebody reads never changes,
-// whatever is made from it.
+// Style rule 12, copy on write: a table never changes, whatever tables are made
+// from it.
 func TestWithAndWithoutLeaveTheOldTableAlone(t *testing.T) {
 	for _, c := range []struct{ hosts, changes int }{{3, 300}, {40, 600}, {3000, 12_000}} {
 		t.Run(fmt.Sprint(c.hosts, " hosts"), func(t *testing.T) {

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// Hot path: isNormal is one pass without allocation. A path that fails it is
-// rare, and what it is read as fits a buffer on the stack unless it is long.
+// Hot path: isNormal is one pass without allocation. Paths that fail it are
+// rare, and their readings fit a buffer on the stack unless they are long.
 
-// plain tells the bytes that stand for themselves in a path: unreserved,
+// plain has the bytes that stand for themselves in a path: unreserved,
 // sub-delims, ':', '@' and '/' (RFC 3986, 3.3). Read-only.
 var plain = [256]bool{
 	'!': true, '$': true, '&': true, '\'': true, '(': true, ')': true, '*': true, '+': true, ',': true, '-': true, '.': true, '/': true,
@@ -22,9 +22,9 @@ var plain = [256]bool{
 	'y': true, 'z': true,
 }
 
-// isNormal reports whether all servers certainly read a path alike: only plain
-// bytes, no parameters, no empty segment, none that begins with a dot, a slash
-// at the start. So they do with the empty path.
+// isNormal reports whether certainly all servers read a path alike. It is
+// empty, or begins with a slash and has only plain bytes, no parameters, no
+// empty segments, and no segments that begin with a dot.
 func isNormal(path string) bool {
 	if path != "" && path[0] != '/' {
 		return false
@@ -40,30 +40,30 @@ func isNormal(path string) bool {
 	return true
 }
 
-// A reading is how a server understands a path: each bit is something that some
-// servers do and others do not. Zero takes the bytes as they are.
+// A reading is one way in which a server understands a path. Each bit is a step
+// that some servers take and others do not. Zero takes the bytes as they are.
 type reading uint8
 
 const (
-	decodes reading = 1 << iota // decodes escapes, once, but for those of slashes
-	// decodes those of slashes too, which then separate segments; only with
+	decodes reading = 1 << iota // decodes escapes once, except those of slashes
+	// also decodes escapes of slashes, which then separate segments; only with
 	// decodes
 	slashes
-	backslashes // takes a backslash for a slash
-	// drops parameters, from ";" to the next slash, before it decodes
+	backslashes // reads a backslash as a slash
+	// drops parameters, from ";" to the next slash, before decoding
 	cuts
-	strips // drops parameters after it has decoded
+	strips // drops parameters after decoding
 	merges // drops empty segments
 	dots   // resolves dot segments
 
-	// how patterns are spelled
+	// the reading in which patterns are written
 	plainly = decodes | slashes | backslashes | cuts | strips | merges | dots
 )
 
-// readings returns the bits that may change what a path is: those for which
-// there is a reason in it.
+// readings returns the bits that may change how path is understood, since a
+// byte of it gives a reason for them.
 func readings(path string) (r reading) {
-	for start := true; path != ""; { // of a segment, for some reading
+	for start := true; path != ""; { // start of a segment, in some reading
 		raw := path[0]
 		var c byte
 		c, path = next(path)
@@ -89,14 +89,14 @@ func readings(path string) (r reading) {
 		start = c == '/' || c == '\\'
 	}
 	if r&(slashes|backslashes) == 0 {
-		r &^= cuts // which then does what strips does
+		r &^= cuts // then cuts and strips do the same
 	}
 	return r
 }
 
-// append appends to b, which is empty, the path as the reading understands it.
-// It is spelled as patterns are, if it decodes: plain bytes as they are, all
-// others as escapes in upper case. The work is linear.
+// append appends the path to b, which is empty, as the reading understands it.
+// If the reading decodes, it writes the path like patterns: plain bytes as they
+// are, all others as escapes in upper case. The work is linear.
 func (r reading) append(b []byte, path string) []byte {
 	b = append(b, '/')
 	path = strings.TrimPrefix(path, "/")
@@ -127,7 +127,7 @@ func (r reading) append(b []byte, path string) []byte {
 }
 
 // next returns the first byte of a path, decoded if it is a valid escape, and
-// what follows.
+// the rest.
 func next(path string) (byte, string) {
 	if len(path) > 2 && path[0] == '%' {
 		high, ok := unhex(path[1])
@@ -139,7 +139,7 @@ func next(path string) (byte, string) {
 	return path[0], path[1:]
 }
 
-// fromSlash returns what of a path is left from its first slash on.
+// fromSlash returns the rest of a path from its first slash on.
 func fromSlash(path string) string {
 	if i := strings.IndexByte(path, '/'); i >= 0 {
 		return path[i:]
@@ -157,8 +157,8 @@ func unhex(c byte) (byte, bool) {
 	return 0, false
 }
 
-// endSegment ends the last segment of b with a slash or with nothing, or
-// removes what it resolves to.
+// endSegment ends the last segment of b with end, which is a slash or empty. If
+// the segment is empty or a dot segment, the reading may remove it instead.
 func (r reading) endSegment(b []byte, end string) []byte {
 	start := bytes.LastIndexByte(b, '/') + 1
 	switch name := b[start:]; {

@@ -10,19 +10,19 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// maxQuoted bounds how many runes of a refused pattern an error repeats.
+// maxQuoted limits how many runes of a refused pattern an error quotes.
 const maxQuoted = 128
 
-// A Pattern says which requests a route serves. Patterns are equal iff they
-// mean the same. Only ParsePattern makes them: a Table relies on their being
-// canonical.
+// A Pattern says which requests a route serves. Patterns are equal if and only
+// if they mean the same. Only ParsePattern makes them, since a Table relies on
+// their canonical form.
 type Pattern struct {
 	text string // canonical; an IPv6 address is in brackets
-	path int    // where the path begins; negative of that if the host is in brackets
+	path int    // where the path begins; negative if the host is in brackets
 }
 
-// Host returns a canonical host; "*." and a canonical name, for exactly one
-// label before it; or "*", for any host.
+// Host returns a canonical host; or "*." and a canonical name, for exactly one
+// more label; or "*", for any host.
 func (p Pattern) Host() string {
 	if p.path < 0 {
 		return p.text[1 : -p.path-1]
@@ -30,19 +30,18 @@ func (p Pattern) Host() string {
 	return p.text[:p.path]
 }
 
-// Path returns a path prefix in its escaped form, with a slash at both ends; ""
-// for all paths.
+// Path returns a path prefix in its escaped form, with a slash at both ends, or
+// "" for all paths.
 func (p Pattern) Path() string { return p.text[max(p.path, -p.path):] }
 
 // ParsePattern reads a pattern such as api.example.com, *.example.com, * or
 // example.com/api/.
 //
-// The host is given in any spelling, without a port; an IPv6 address in
-// brackets. The path prefix ends at a border of segments whether a slash is
-// there or not, and is given as requests have it on the wire: escaped where it
-// must be and nowhere else, in upper case, without empty and dot segments and
-// without parameters (";x"). The error quotes the pattern and says which rule
-// it breaks.
+// The host may have any spelling, but no port; an IPv6 address is in brackets.
+// The path prefix ends at the end of a segment, with or without a slash. It is
+// written as in requests: escaped where necessary and nowhere else, with
+// upper-case escapes, without empty and dot segments and without parameters
+// (";x"). The error quotes the pattern and says which rule it breaks.
 func ParsePattern(s string) (Pattern, error) {
 	host, path := s, ""
 	if i := strings.IndexByte(s, '/'); i >= 0 {
@@ -75,8 +74,8 @@ func ParsePattern(s string) (Pattern, error) {
 	return Pattern{host + path, len(host)}, nil
 }
 
-// String returns the pattern in its canonical spelling, which ParsePattern
-// reads as the same pattern.
+// String returns the pattern in its canonical spelling. ParsePattern reads that
+// as the same pattern.
 func (p Pattern) String() string { return p.text }
 
 // compare orders patterns by host, then by path.

@@ -5,7 +5,7 @@ import (
 	"runtime"
 )
 
-// A Place is a line of the program. The zero value is an unknown one.
+// A Place is a line of the program. The zero value is an unknown line.
 type Place uintptr
 
 // Caller returns the place that called a function: with skip 0 the caller of
@@ -16,7 +16,7 @@ func Caller(skip int) Place {
 	return Place(pc[0])
 }
 
-// String returns the file and the line, "" for an unknown place.
+// String returns the file and the line, or "" for an unknown place.
 func (p Place) String() string {
 	if p == 0 {
 		return ""

@@ -22,27 +22,27 @@ func ParsePrefix(s string) (string, error) {
 	return strings.TrimSuffix(path, "/"), nil
 }
 
-// Below reports whether path is prefix or below it, at a border of segments.
-// prefix has no slash at its end.
+// Below reports whether path is prefix or below it, by whole segments. prefix
+// has no slash at its end.
 func Below(path, prefix string) bool {
 	n := len(prefix)
 	return len(path) >= n && path[:n] == prefix && (len(path) == n || path[n] == '/')
 }
 
-// MeetsPrefix reports whether some path of p has the prefix, which ParsePrefix
-// reads.
+// MeetsPrefix reports whether some path that p matches has the prefix, in the
+// form of ParsePrefix.
 func (p Pattern) MeetsPrefix(prefix string) bool {
 	prefix, path := strings.TrimSuffix(prefix, "/"), strings.TrimSuffix(p.Path(), "/")
 	return Below(path, prefix) || Below(prefix, path)
 }
 
-// enclosures are two different prefixes: what leaves one of them may come back
-// to it, but not to both. Read-only.
+// enclosures are two different prefixes: a path that leaves its prefix may come
+// back to one of them, but not to both. Read-only.
 var enclosures = [...]string{"/a", "/b"}
 
-// Stays reports whether a path, put behind any prefix, is below that however a
-// server reads it. It is false for a path whose dot segments lead out of the
-// prefix, and for one that can be read in too many ways; see Lookup.
+// Stays reports whether a path, appended to any prefix, is below that prefix in
+// every reading of a server. It is false for a path whose dot segments lead out
+// of the prefix, and for one that can be read in too many ways; see Lookup.
 //
 // Hot path: one pass without allocation, unless the path is unusual.
 func Stays(path string) bool {

@@ -53,8 +53,8 @@ func TestPathsThatLeadOut(t *testing.T) {
 	}
 }
 
-// What a common server makes of a path that stays is below every prefix that it
-// is put behind.
+// If Stays is true, common servers read a prefix and the path as a path below
+// the prefix.
 func TestWhatStaysIsBelowWhateverItIsPutBehind(t *testing.T) {
 	parts := []string{"/", "..", ".", "%2e", "%2F", "%5c", "\\", ";", "a", "b", "x", "%"}
 	stayed := 0

@@ -1,17 +1,16 @@
 // Package routes finds the route of a request by its host and its path.
 //
-// A Table is immutable: it is built once or changed by making another, which
-// shares what did not change, so that one atomic pointer to it is all that a
-// request needs.
+// A Table is immutable. A change makes another Table, which shares the
+// unchanged parts. So a request needs only one atomic pointer to it.
 //
-//   - routes.go, trie.go: a Table, and the look-up of a host
-//   - builder.go, change.go: how one is made
+//   - routes.go, trie.go: Table, and the look-up of a host
+//   - builder.go, change.go: how a Table is made and changed
 //   - pattern.go, site.go, path.go: patterns, and the paths below a host
-//   - prefix.go: prefixes of paths, and what stays below them
-//   - conflict.go, place.go: what is wrong with a pattern, and where it stands
-//     in the program
-//   - candidate.go: why a route was found
-//   - life.go: how long a route lives
+//   - prefix.go: path prefixes, and paths that stay below them
+//   - conflict.go, place.go: conflicting patterns, and their lines in the
+//     program
+//   - candidate.go: why a route was or was not chosen
+//   - life.go: the lifetime of a route
 package routes
 
 import (
@@ -28,42 +27,43 @@ import (
 // Hot path: Lookup and Knows take no lock and allocate nothing, with one route
 // or a million.
 
-// maxReading limits the paths that need no allocation to be read in other ways.
+// maxReading is the length of the longest path whose readings need no
+// allocation.
 const maxReading = 512
 
-// ErrAmbiguous means that a path chooses one route as it is written, and
-// another as some target may read it.
+// ErrAmbiguous means that a path has one route as it is written, and another in
+// a reading that some target may have.
 var ErrAmbiguous = errors.New("path is ambiguous: a target may read it as the path of another route")
 
-// A Route is a pattern and what serves it. A Table keeps it as it is, by its
-// pointer: it must not be changed or copied.
+// A Route is a pattern and the value that serves it. A Table keeps the pointer,
+// so a Route must not be changed or copied.
 type Route[V any] struct {
 	Pattern Pattern
 	Value   V
-	Where   Place // that gave it, for conflicts
+	Where   Place // the line that gave it, for conflicts
 }
 
-// A Given route is one as the program gave it.
+// A Given is a route as the program gave it.
 type Given[V any] struct {
 	*Route[V]
-	Spelling string // the pattern as it was given, for conflicts; "" means as Pattern spells it
+	Spelling string // the pattern as given, for conflicts; "" means Pattern's spelling
 }
 
 // A Table is an immutable set of routes with different patterns. A nil Table is
 // empty. All methods may be called concurrently.
 //
 // An exact host beats a wildcard, which beats "*"; then the longest path prefix
-// wins. A host whose path prefixes do not match a request leaves it to the
-// wildcard, and that to "*".
+// wins. If no path prefix of a host matches, the wildcard is tried, and then
+// "*".
 type Table[V any] struct {
-	exact, wild trie[V] // by host, and by what follows the star and the dot
-	any         site[V] // of "*"
+	exact, wild trie[V] // by host, and by the rest of the host after "*."
+	any         site[V] // the site of "*"
 	size        int
 }
 
 // New returns the table of some routes, in any order. The error joins all
-// conflicts: pairs of routes with the same pattern, each named with both
-// spellings and places. New is faster than With for many routes.
+// conflicts: pairs of routes with the same pattern, with both spellings and
+// places. New is faster than With for many routes.
 func New[V any](given []Given[V]) (*Table[V], error) {
 	c := conflicts[V]{given: given}
 	sites := c.withPaths()
@@ -101,7 +101,7 @@ func New[V any](given []Given[V]) (*Table[V], error) {
 	return t, nil
 }
 
-// withPaths returns the sites, by host, of the routes that have a path.
+// withPaths returns the sites of the routes with a path, by host.
 func (c *conflicts[V]) withPaths() map[string]site[V] {
 	sites := make(map[string]site[V])
 	for _, g := range c.given {
@@ -112,7 +112,7 @@ func (c *conflicts[V]) withPaths() map[string]site[V] {
 	return sites
 }
 
-// put adds a route to s, which is one of sites, or notes the conflict.
+// put adds a route to s, which is one of sites, or notes a conflict.
 func (c *conflicts[V]) put(sites map[string]site[V], s site[V], r *Route[V]) {
 	if old := s.get(r.Pattern.Path()); old != nil {
 		c.pairs = append(c.pairs, [2]*Route[V]{old, r})
@@ -121,8 +121,7 @@ func (c *conflicts[V]) put(sites map[string]site[V], s site[V], r *Route[V]) {
 	sites[r.Pattern.Host()] = s.with(r.Pattern, r)
 }
 
-// With returns a table that also has r, in place of the route of the same
-// pattern if there is one.
+// With returns a table that also has r, instead of a route of the same pattern.
 func (t *Table[V]) With(r *Route[V]) *Table[V] {
 	c := t.clone()
 	s := t.site(r.Pattern.Host())
@@ -134,7 +133,7 @@ func (t *Table[V]) With(r *Route[V]) *Table[V] {
 }
 
 // Without returns a table without the route of pattern p, and whether there was
-// one. If not, it is the table itself.
+// one. Otherwise it returns t.
 func (t *Table[V]) Without(p Pattern) (*Table[V], bool) {
 	s := t.site(p.Host())
 	if s.get(p.Path()) == nil {
@@ -152,22 +151,22 @@ func (t *Table[V]) Get(p Pattern) (*Route[V], bool) {
 	return r, r != nil
 }
 
-// Lookup returns the route that serves a canonical host and a path, nil if
+// Lookup returns the route that serves a canonical host and a path, or nil if
 // there is none.
 //
 // The path is the escaped one that goes upstream; "" means "/", and "*" is the
-// one of OPTIONS, which belongs to no path prefix. Prefixes match its bytes.
-// Servers read a path in different ways: some decode escapes (once), those of
-// slashes included or not, take a backslash for a slash, drop the parameters of
-// segments (";x") before or after that, merge slashes, resolve dot segments. A
-// proxy before them may resolve dot segments alone, and leave the rest to them.
-// If any combination of these would choose another route, the error is
-// ErrAmbiguous: the target of one route would be asked for what belongs to
-// another. So it is for a path of several KiB that gives reason for many
-// combinations. There is no other error.
+// path of OPTIONS, which has no path prefix. Prefixes match its bytes. But
+// servers read a path in different ways. Some decode escapes (once), with or
+// without those of slashes; read a backslash as a slash; drop the parameters of
+// segments (";x"), before or after that; merge slashes; or resolve dot
+// segments. A proxy before the server may resolve only dot segments, and leave
+// the rest to it. If any combination of these steps would choose another route,
+// the error is ErrAmbiguous: the target of one route would be asked for a
+// resource of another. A path of several KiB with many possible combinations
+// gets that error too. There is no other error.
 //
-// Not compared are readings that ignore case, decode escapes twice, end the
-// path at a NUL ("%00"), or drop dots and spaces at the end of a segment.
+// Lookup does not compare readings that ignore case, decode escapes twice, end
+// the path at a NUL ("%00"), or drop dots and spaces at the end of a segment.
 func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	if t == nil {
 		return nil, nil
@@ -184,8 +183,8 @@ func (t *Table[V]) Lookup(host, path string) (*Route[V], error) {
 	return r, nil
 }
 
-// Knows reports whether any route serves a canonical host, with some path at
-// least.
+// Knows reports whether any route serves a canonical host, at least for some
+// paths.
 func (t *Table[V]) Knows(host string) bool {
 	if t == nil {
 		return false
@@ -193,14 +192,14 @@ func (t *Table[V]) Knows(host string) bool {
 	return !t.exact.get(host).empty() || !t.wildcard(host).empty() || !t.any.empty()
 }
 
-// Host returns the route of a host pattern without a path, nil if there is
-// none, and whether there is any route of the pattern.
+// Host returns the route of a host pattern without a path, or nil, and whether
+// the pattern has any route.
 func (t *Table[V]) Host(pattern string) (*Route[V], bool) {
 	s := t.site(pattern)
 	return s.route, !s.empty()
 }
 
-// Hosts yields each host pattern that has a route once, in no order.
+// Hosts yields each host pattern that has a route once, in no particular order.
 func (t *Table[V]) Hosts() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if t == nil {
@@ -211,13 +210,13 @@ func (t *Table[V]) Hosts() iter.Seq[string] {
 	}
 }
 
-// Differ yields each host pattern once whose routes differ between two tables,
-// in no order, for the routes that came from one to the other, and those that
-// left. It may yield patterns whose routes are the same.
+// Differ yields the host patterns whose routes differ between two tables, each
+// once, in no particular order. coming are the routes only in to, and leaving
+// those only in from. It may also yield patterns whose routes are the same.
 func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[string] {
 	return func(yields func(string) bool) {
 		var turn yield.Turn
-		// the hosts of routes with a path, which may have several
+		// hosts of routes with a path, which may have several routes
 		paths := make(map[string]struct{})
 		for _, r := range coming {
 			turn.Step()
@@ -233,13 +232,13 @@ func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[str
 			switch host := r.Pattern.Host(); {
 			case r.Pattern.Path() != "":
 				paths[host] = struct{}{}
-			case to.site(host).route == nil && !yields(host): // else the one that came is in coming
+			case to.site(host).route == nil && !yields(host): // else the new route is in coming
 				return
 			}
 		}
 		for host := range paths {
 			turn.Step()
-			// else it was yielded above
+			// else the host was yielded above
 			if from.site(host).route == to.site(host).route && !yields(host) {
 				return
 			}
@@ -247,7 +246,7 @@ func Differ[V any](from, to *Table[V], coming, leaving []*Route[V]) iter.Seq[str
 	}
 }
 
-// Only yields the routes that a has and b has not, in no order.
+// Only yields the routes that only a has, in no particular order.
 func Only[V any](a, b *Table[V]) iter.Seq[*Route[V]] {
 	return func(yield func(*Route[V]) bool) {
 		for r := range a.Routes() {
@@ -266,7 +265,7 @@ func (t *Table[V]) All() iter.Seq[*Route[V]] {
 	return slices.Values(all)
 }
 
-// Routes yields the routes in no order.
+// Routes yields the routes in no particular order.
 func (t *Table[V]) Routes() iter.Seq[*Route[V]] {
 	return func(yield func(*Route[V]) bool) {
 		if t == nil {
@@ -285,8 +284,7 @@ func (t *Table[V]) Len() int {
 	return t.size
 }
 
-// clone returns a table with the same routes, to be changed before anyone sees
-// it.
+// clone returns a table with the same routes, to change before it is published.
 func (t *Table[V]) clone() *Table[V] {
 	c := &Table[V]{}
 	if t != nil {
@@ -335,11 +333,11 @@ func (t *Table[V]) wildcard(host string) site[V] {
 	return t.wild.get(host[i+1:])
 }
 
-// candidates are the sites that match a host, best first: exact, wildcard, any.
+// candidates are the sites that match a host, the best first: exact, wildcard,
+// any.
 type candidates[V any] [3]site[V]
 
-// choose returns the route of the best site that has one for a path, nil if
-// none has.
+// choose returns the route for a path in the first site that has one, or nil.
 func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 	for _, s := range c {
 		if r := match(s, path); r != nil {
@@ -349,21 +347,21 @@ func choose[V any, S string | []byte](c *candidates[V], path S) *Route[V] {
 	return nil
 }
 
-// A path that can be read in more than fewReadings ways is read as long as that
-// makes no more than maxWork bytes in all: what one request costs must not be
-// the client's to choose.
+// Limits of the work for one path: if it has more than fewReadings readings,
+// they must not have more than maxWork bytes together. A client must not decide
+// what a request costs.
 const (
 	fewReadings = 4
 	maxWork     = 64 << 10
 )
 
-// resolvers are what a proxy before the server that decides may do to a path.
-// What it leaves is read as any path is: dot segments that it resolved do not
-// count again, though they stood beside empty segments or parameters.
-// Read-only.
+// resolvers are the readings that a proxy before the server may apply to a
+// path. The server then reads the result like any path. It does not see the dot
+// segments that are resolved already, even if they were next to empty segments
+// or parameters. Read-only.
 var resolvers = [...]reading{dots, dots | decodes | backslashes}
 
-// agree reports whether a path has route r however a server may read it, also
+// agree reports whether a path has route r in every reading of a server, also
 // behind a proxy that has resolved its dot segments.
 func (c *candidates[V]) agree(path string, r *Route[V]) bool {
 	all := readings(path)
@@ -383,7 +381,7 @@ func (c *candidates[V]) agree(path string, r *Route[V]) bool {
 	return true
 }
 
-// agreeOn reports whether a path has route r in each combination of the
+// agreeOn reports whether a path has route r in all combinations of the
 // readings.
 func (c *candidates[V]) agreeOn(path string, all reading, r *Route[V]) bool {
 	var buf [maxReading]byte
@@ -400,7 +398,7 @@ func (c *candidates[V]) agreeOn(path string, all reading, r *Route[V]) bool {
 	}
 }
 
-// view is b as a string, valid as long as b is not changed.
+// view returns b as a string that is valid as long as b is not changed.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
 func (c *candidates[V]) hasPaths() bool {

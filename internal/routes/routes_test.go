@@ -40,7 +40,7 @@ func newRoute(t testing.TB, s string) routes.Given[string] {
 	return routes.Given[string]{Route: &routes.Route[string]{Pattern: p, Value: s}, Spelling: s}
 }
 
-// served returns the value of the route that serves a request, "none", or
+// served returns the value of the route that serves a request, or "none" or
 // "ambiguous".
 func served(table *routes.Table[string], host, path string) string {
 	switch r, err := table.Lookup(host, path); {
@@ -112,8 +112,8 @@ func TestAnyHostComesLast(t *testing.T) {
 }
 
 // threats.md, "Path vs RawPath disagree between matcher and upstream"
-// (CVE-2025-66490, 2025-32431, 2019-9901, 2021-29492): a path that could belong
-// to two routes belongs to none.
+// (CVE-2025-66490, 2025-32431, 2019-9901, 2021-29492): a path that could have
+// two routes is refused.
 func TestLookupReportsAmbiguousPaths(t *testing.T) {
 	table := newTable(t, "example.com", "example.com/admin", "example.com/public", "example.com/public/deep", "example.com/caf%C3%A9",
 		"plain.example", "only.example/api", "*/fallback")
@@ -176,8 +176,8 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 	assert.ErrorIs(t, err, routes.ErrAmbiguous)
 }
 
-// threats.md, CVE-2022-32190: 100 KB of dot segments take linear time, so they
-// end at all.
+// threats.md, CVE-2022-32190: 100 KB of dot segments take linear time, so
+// Lookup ends.
 func TestLookupOfALongPathEnds(t *testing.T) {
 	table := newTable(t, "example.com/a", "example.com")
 	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/..", 40_000)+"/a"))

@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// servers are how some well-known ones find what a path asks for, each written
-// after its own code and not after ours; "" means that the server refuses the
-// path. Read-only.
+// servers are the ways in which some well-known servers read a path, each
+// written after the server's code and not after ours. "" means that the server
+// refuses the path. Read-only.
 var servers = map[string]func(path string) string{
 	"Tomcat":               func(path string) string { return tomcat(path, true) },
 	"Tomcat with %2F kept": func(path string) string { return tomcat(path, false) },
@@ -71,8 +71,8 @@ var (
 	encodedDots = regexp.MustCompile(`(?i)%2e`)
 )
 
-// tomcat is CoyoteAdapter: path parameters, then escapes, then backslashes,
-// slashes and dot segments.
+// tomcat does what CoyoteAdapter does: path parameters, then escapes, then
+// backslashes, slashes and dot segments.
 func tomcat(path string, decodeSlash bool) string {
 	path = parameters.ReplaceAllString(path, "")
 	if !decodeSlash {
@@ -85,12 +85,12 @@ func tomcat(path string, decodeSlash bool) string {
 	return gopath.Clean("/" + strings.ReplaceAll(text, `\`, "/"))
 }
 
-// prefixes are those of the routes beside one for all paths, longest first.
-// Read-only.
+// prefixes are the path prefixes of the routes, except the route for all paths,
+// longest first. Read-only.
 var prefixes = []string{"/public/deep", "/team/inner", "/public", "/admin"}
 
-// checkServers asks the route of a path, and compares it with that of what each
-// server reads.
+// checkServers compares the route of a path with the route of each server's
+// reading of it.
 func checkServers(t *testing.T, path string) {
 	t.Helper()
 	got := served(newTable(t, "b.test", "b.test/admin", "b.test/public", "b.test/public/deep", "b.test/team/inner"), "b.test", path)
@@ -106,7 +106,7 @@ func checkServers(t *testing.T, path string) {
 	}
 }
 
-// oddPaths are seeds and cases: each was or could be read in two ways.
+// oddPaths are seeds and cases: each was once, or could be, read in two ways.
 // Read-only.
 var oddPaths = []string{
 	"/admin;x/secret", "/;x/admin/secret", "/admin%3Bx/secret", "/admin%3bx/secret", "/;/;/admin", "/public;x/deep;y/z", "/public/;x/deep",

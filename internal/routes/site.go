@@ -5,27 +5,27 @@ import (
 	"strings"
 )
 
-// Hot path: match reads one segment of the path per step, no further than
+// Hot path: match reads one segment of the path per step, only as far as
 // patterns go, and allocates nothing.
 
 // A site holds the routes of one host pattern. It never changes. The zero value
 // has no routes.
 type site[V any] struct {
-	route *Route[V]   // without a path; nil if there is none
-	paths *segment[V] // those with a path; nil if there are none
+	route *Route[V]   // the route without a path, or nil
+	paths *segment[V] // the routes with a path, or nil
 }
 
 // A segment is a step on the way to a path prefix; the first one's name is the
 // host pattern.
 type segment[V any] struct {
 	name  string
-	route *Route[V]     // of the prefix that ends here; nil if there is none
+	route *Route[V]     // the route of the prefix that ends here, or nil
 	below []*segment[V] // sorted by name
 }
 
 func (s site[V]) empty() bool { return s.route == nil && s.paths == nil }
 
-// host returns the host pattern of a site, "" of one that is empty.
+// host returns the host pattern of a site, or "" if it is empty.
 func (s *site[V]) host() string {
 	switch {
 	case s.route != nil:
@@ -36,15 +36,13 @@ func (s *site[V]) host() string {
 	return ""
 }
 
-// is reports whether key is what is left of the host pattern without its first
-// skip bytes.
+// is reports whether key is the host pattern without its first skip bytes.
 func (s *site[V]) is(key string, skip int) bool {
 	host := s.host()
 	return len(host) == len(key)+skip && host[skip:] == key
 }
 
-// match returns the route with the longest prefix of a path, nil if there is
-// none.
+// match returns the route with the longest prefix of a path, or nil.
 func match[V any, S string | []byte](s site[V], path S) *Route[V] {
 	best := s.route
 	for n := s.paths; n != nil && len(path) > 0 && path[0] == '/'; {
@@ -61,7 +59,7 @@ func match[V any, S string | []byte](s site[V], path S) *Route[V] {
 	return best
 }
 
-// get returns the route of a pattern's path, nil if there is none.
+// get returns the route of a pattern's path, or nil.
 func (s site[V]) get(path string) *Route[V] {
 	if path == "" {
 		return s.route
@@ -78,7 +76,7 @@ func (s site[V]) get(path string) *Route[V] {
 	return n.route
 }
 
-// with returns the site with r as the route of a pattern; r may be nil.
+// with returns the site with r as the route of a pattern; a nil r removes it.
 func (s site[V]) with(p Pattern, r *Route[V]) site[V] {
 	if p.Path() == "" {
 		s.route = r
@@ -91,8 +89,8 @@ func (s site[V]) with(p Pattern, r *Route[V]) site[V] {
 	return s
 }
 
-// each calls f for each route, in no order, until it returns false, and reports
-// whether it never did.
+// each calls f for each route, in no particular order, until f returns false.
+// It reports whether f never did.
 func (s site[V]) each(f func(*Route[V]) bool) bool {
 	return (s.route == nil || f(s.route)) && s.paths.each(f)
 }
@@ -100,8 +98,8 @@ func (s site[V]) each(f func(*Route[V]) bool) bool {
 // inner returns a pattern's path without the slash at its start.
 func inner(path string) string { return path[1:] }
 
-// with returns a copy of n, which may be nil, with r below it at rest, or nil
-// if nothing remains.
+// with returns a copy of n, which may be nil, with r below it at rest. It
+// returns nil if no route is left.
 func (n *segment[V]) with(rest string, r *Route[V]) *segment[V] {
 	c := segment[V]{}
 	if n != nil {
@@ -118,8 +116,8 @@ func (n *segment[V]) with(rest string, r *Route[V]) *segment[V] {
 	return &c
 }
 
-// replace puts r below n at rest. It changes n, but not the slice that others
-// share.
+// replace puts r below n at rest. It changes n, but not its old slice, which
+// may be shared.
 func (n *segment[V]) replace(rest string, r *Route[V]) {
 	name, rest, _ := strings.Cut(rest, "/")
 	i, found := find(n, name)
@@ -153,7 +151,7 @@ func (n *segment[V]) each(f func(*Route[V]) bool) bool {
 	return true
 }
 
-// child returns the segment of that name below n, nil if there is none.
+// child returns the segment of that name below n, or nil.
 func child[V any, S string | []byte](n *segment[V], name S) *segment[V] {
 	if i, found := find(n, name); found {
 		return n.below[i]

@@ -6,28 +6,28 @@ import (
 	"slices"
 )
 
-// Hot path: get hashes once, follows a few pointers that stay in the
-// processor's caches, and usually reads one word of tags and one key of a leaf,
-// or the tags alone if the key is not there. It allocates nothing.
+// Hot path: get hashes once, and follows a few pointers that stay in the
+// processor's caches. In the leaf it usually reads one word of tags and one
+// key, or only the tags if the key is not there. It allocates nothing.
 
-// The shape of a trie. Leaves are wide, so that a million keys are three
+// The shape of a trie. Leaves are large, so that a million keys are three
 // branches deep.
 const (
-	fanBits   = 5 // the bits of a hash that a branch takes
+	fanBits   = 5 // bits of the hash that a branch uses
 	fan       = 1 << fanBits
 	maxLeaf   = 112
-	maxBranch = 8 // the branches on a way down; below them a leaf grows without bound
-	width     = 8 // the sites of a group
+	maxBranch = 8 // most branches above a leaf; a leaf below that many has no limit
+	width     = 8 // sites in a group
 	maxNear   = 31
 )
 
-// A trie maps keys to the sites of host patterns. A key is what is left of the
-// host pattern without the first skip bytes, and not empty. A trie never
-// changes: with and without return another that shares all but one way down
-// with the old one. The zero value is empty.
+// A trie maps keys to the sites of host patterns. A key is the host pattern
+// without the first skip bytes, and is not empty. A trie never changes: with
+// and without return another one, which shares all but one path with the old
+// one. The zero value is empty.
 //
-// The hash has a seed of its own, so that nobody outside can choose keys that
-// collide.
+// Each trie has a secret seed for its hash, so that a client cannot choose keys
+// that collide.
 type trie[V any] struct {
 	seed maphash.Seed // set when root is not empty
 	root node[V]
@@ -42,25 +42,25 @@ type node[V any] struct {
 	used   int // sites
 }
 
-// A group is a run of sites that are looked at together. A key is in the group
-// where its hash leads, or in the next ones if that one was full. Sites are put
-// from the first place on.
+// A group has sites that find compares together. A key is in the group of its
+// hash, or in a following one if that was full. Places are filled from the
+// first on.
 type group[V any] struct {
-	tags   uint64 // a byte of each site's hash, never 0; 0 for a free place
+	tags   uint64 // a byte of each site's hash, which is never 0; 0 marks a free place
 	routes [width]*Route[V]
-	paths  *[width]*segment[V] // nil while no site has any
+	paths  *[width]*segment[V] // nil while no site has paths
 	near   [width]near
 }
 
-// A near key repeats a key that is short enough, with zeros behind it, to save
-// the way to the route and its text. It begins with far if the key is longer.
+// A near key is a copy of a short key, padded with zeros. It saves the accesses
+// to the route and its text. It begins with far if the key is too long.
 type near [maxNear + 1]byte
 
-const far = 0xff // is in no host
+const far = 0xff // occurs in no host
 
 func (t *trie[V]) empty() bool { return t.root.empty() }
 
-// get returns the site of a key, one without routes if there is none.
+// get returns the site of a key, or an empty site.
 func (t *trie[V]) get(key string) site[V] {
 	n := &t.root
 	if n.empty() {
@@ -76,7 +76,7 @@ func (t *trie[V]) get(key string) site[V] {
 	return site[V]{}
 }
 
-// with returns the trie with another site for a key.
+// with returns the trie with s as the site of a key.
 func (t trie[V]) with(key string, s site[V]) trie[V] {
 	if t.empty() {
 		t.seed, t.skip = maphash.MakeSeed(), len(s.host())-len(key)
@@ -93,8 +93,8 @@ func (t trie[V]) without(key string) trie[V] {
 	return t
 }
 
-// each calls f for each site, in no order, until it returns false, and reports
-// whether it never did.
+// each calls f for each site, in no particular order, until f returns false. It
+// reports whether f never did.
 func (t *trie[V]) each(f func(s site[V]) bool) bool { return t.root.each(f) }
 
 func (t *trie[V]) add(n node[V], depth int, h uint64, key string, s site[V]) node[V] {
@@ -134,7 +134,7 @@ func (t *trie[V]) drop(n node[V], depth int, h uint64, key string) node[V] {
 	return b.leaf(b.items())
 }
 
-// sites returns what is in a leaf, with room for one more.
+// sites returns the sites of a leaf, with room for one more.
 func (n *node[V]) sites() []site[V] {
 	sites := make([]site[V], 0, n.used+1)
 	n.each(func(s site[V]) bool {
@@ -146,12 +146,12 @@ func (n *node[V]) sites() []site[V] {
 
 func (n *node[V]) empty() bool { return n.below == nil && len(n.groups) == 0 }
 
-// fitsOneMore reports whether one more site leaves an eighth of the places
-// free, so that searches end soon.
+// fitsOneMore reports whether an eighth of the places is still free after one
+// more site. Free places make searches short.
 func (n *node[V]) fitsOneMore() bool { return n.used < len(n.groups)*(width-1) }
 
-// find returns the group and the place there of a key in a leaf, a nil group if
-// it is not there.
+// find returns the group of a key in a leaf and its place there. The group is
+// nil if the key is not there.
 func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
 	if len(n.groups) == 0 {
 		return nil, 0
@@ -169,8 +169,8 @@ func (n *node[V]) find(h uint64, key string, skip int) (*group[V], int) {
 	}
 }
 
-// put puts a site into a leaf that has room, is without its key, and has been
-// seen by nobody else yet.
+// put puts a site into a leaf that has room, does not have its key, and is not
+// published yet.
 func (n *node[V]) put(h uint64, s site[V], key string) {
 	i := n.first(h)
 	for n.groups[i].used() == width {
@@ -207,12 +207,12 @@ func (n *node[V]) each(f func(s site[V]) bool) bool {
 	return true
 }
 
-// first returns the group where a hash leads.
+// first returns the group of a hash.
 func (n *node[V]) first(h uint64) int {
 	return int((h >> (fanBits * maxBranch) & 0xffff) * uint64(len(n.groups)) >> 16)
 }
 
-// next returns the group after one.
+// next returns the group after i.
 func (n *node[V]) next(i int) int {
 	if i++; i < len(n.groups) {
 		return i
@@ -220,11 +220,11 @@ func (n *node[V]) next(i int) int {
 	return 0
 }
 
-// used returns the number of sites: the bytes of tags up to the last that is
-// not 0.
+// used returns the number of sites, which is the number of bytes in tags up to
+// the last that is not 0.
 func (g *group[V]) used() int { return (bits.Len64(g.tags) + 7) / 8 }
 
-// has reports whether the site at i has a key.
+// has reports whether the site at i has that key.
 func (g *group[V]) has(i int, key string, skip int) bool {
 	if n := &g.near[i]; len(key) <= maxNear {
 		return string(n[:len(key)]) == key && n[len(key)] == 0
@@ -242,7 +242,8 @@ func (g *group[V]) site(i int) site[V] {
 	return s
 }
 
-// set makes s the site at i. It changes g, but not the paths that others share.
+// set makes s the site at i. It changes g, but not its old paths, which may be
+// shared.
 func (g *group[V]) set(i int, s site[V]) {
 	g.routes[i] = s.route
 	if g.paths == nil && s.paths == nil {
@@ -256,16 +257,17 @@ func (g *group[V]) set(i int, s site[V]) {
 	g.paths = &paths
 }
 
-// digit returns the place below a branch where a hash leads.
+// digit returns the part of a hash that chooses the node below a branch at that
+// depth.
 func digit(h uint64, depth int) uint64 { return h >> (fanBits * depth) % fan }
 
-// tag returns a byte of a hash that is not 0 and that says nothing about the
-// way to the group.
+// tag returns a byte of a hash, which is not 0. Its bits do not choose the leaf
+// or the group.
 func tag(h uint64) uint64 { return h>>56 | 1 }
 
 // ones has a 1 in each byte.
 const ones = 0x0101010101010101
 
-// zeros returns a word whose lowest bit marks the first byte of x that is 0;
-// marks above it may be false.
+// zeros returns a word whose lowest 1 marks the first byte of x that is 0.
+// Higher marks may be false.
 func zeros(x uint64) uint64 { return (x - ones) &^ x & (ones << 7) }

@@ -11,26 +11,26 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-// An Arrival is what is known of the way on which a request came.
+// An Arrival says how a request arrived.
 type Arrival struct {
-	Authenticated bool // the client has shown credentials
-	Listed        bool // the client's address is on a list of those that are served
+	Authenticated bool // the client has presented valid credentials
+	Listed        bool // the client's address is on a list of allowed addresses
 	Named         bool // the route's pattern names the host
 }
 
 // Restrict returns a handler that passes requests to next only if they cannot
-// be those of strangers, and answers 403 otherwise, with the rule and how to
-// keep it. It passes the requests of
+// come from strangers. It answers others with 403, the rule, and how to keep
+// it. It passes the requests of
 //
 //   - clients that are Authenticated, or have a verified TLS certificate
 //   - clients that are Listed, for a host that is Named or not a public name
-//   - clients on this machine, without a proxy in between, for a host that is
-//     not a public name
+//   - clients on this machine, without another proxy in between, for a host
+//     that is not a public name
 //   - the program itself, without a server
 //
-// A page of the Internet cannot read what is for clients on this machine or in
-// this network: its own name would have to lead here (DNS rebinding), and that
-// is a public one.
+// So a page on the Internet cannot read the status page through a browser on
+// this machine or in this network: that requires the page's own name to lead
+// here (DNS rebinding), which is a public one.
 func Restrict(next http.Handler, arrival func(*http.Request) Arrival) http.Handler {
 	return &restricted{next, arrival}
 }
@@ -73,18 +73,18 @@ func refusal(q *http.Request, a Arrival) string {
 	return ""
 }
 
-// isOwn reports whether the program itself made q: no server did, as it has no
-// client.
+// isOwn reports whether the program itself made q: it comes from no server and
+// has no client.
 func isOwn(q *http.Request) bool {
 	if q.Context().Value(http.LocalAddrContextKey) != nil {
 		return false
 	}
-	// of httptest; nobody's (RFC 5737)
+	// the address of httptest, which no client has (RFC 5737)
 	return q.RemoteAddr == "" || strings.HasPrefix(q.RemoteAddr, "192.0.2.")
 }
 
-// isLocal reports whether the client is on this machine: at a loopback address,
-// or at the other end of a unix socket, which has no address.
+// isLocal reports whether the client is on this machine: it has a loopback
+// address, or is connected by a unix socket.
 func isLocal(q *http.Request) bool {
 	if q.RemoteAddr == "" {
 		_, unix := q.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
@@ -94,8 +94,7 @@ func isLocal(q *http.Request) bool {
 	return p.Unix || p.Addr.IsLoopback()
 }
 
-// forwarded returns the name of a header by which a proxy says that it forwards
-// q, or "".
+// forwarded returns the name of a header in q that only a proxy sends, or "".
 func forwarded(q *http.Request) string {
 	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "X-Forwarded-Host", "Via"} {
 		if len(q.Header[name]) > 0 {
@@ -105,9 +104,9 @@ func forwarded(q *http.Request) string {
 	return ""
 }
 
-// isPublicName reports whether somebody on the Internet may own the host of a
-// request. A name without a dot, and one for internal use, is nobody's. No host
-// is none.
+// isPublicName reports whether the host of a request may be a name that
+// somebody owns on the Internet. Names without a dot, internal names, IP
+// addresses and the empty host are not.
 func isPublicName(hostport string) bool {
 	if hostport == "" {
 		return false
@@ -122,5 +121,5 @@ func isPublicName(hostport string) bool {
 	return strings.Contains(host, ".") && !hostname.IsInternal(host)
 }
 
-// quoted quotes a name that somebody else chose, of bounded length.
+// quoted quotes a name from a client, and limits its length.
 func quoted(s string) string { return fmt.Sprintf("%q", cut(s)) }

@@ -27,7 +27,7 @@ func TestStrangersDoNotGetThePage(t *testing.T) {
 		remote, host, header string
 		arrival              status.Arrival
 		tls                  *tls.ConnectionState
-		want                 string // of the refusal; "" passes
+		want                 string // text of the refusal; "" means that it passes
 	}{
 		"this machine":                         {remote: local, host: "localhost:9000"},
 		"this machine, over IPv6":              {remote: "[::1]:5000", host: "[::1]:9000"},

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// What a chart shows of a Spread: the first bar has all that is shorter, the
-// last one all that is longer. A bar is of answers that took up to twice as
-// long as those of the one before.
+// The bars of a chart of a Spread. Each bar covers durations up to twice as
+// long as the bar before. The first one includes all shorter durations, the
+// last one all longer ones.
 const (
 	firstBar  = 7  // below 131 µs
 	lastBar   = 25 // 17 s and longer
@@ -21,11 +21,12 @@ const (
 // chartWidth is the width of a chart in the units of its path.
 const chartWidth = (lastBar - firstBar + 1) * barWidth
 
-// Grid lines are below all bars, and where those of 1 ms, 33 ms and 1 s begin.
+// Grid lines are below all bars, and where the bars of 1 ms, 33 ms and 1 s
+// begin.
 const grid = "M0 23.7H95M20 0V24M45 0V24M70 0V24"
 
-// bars returns the path of a chart of spread, "" if there is nothing to show.
-// Each bar that is not empty is seen.
+// bars returns the path of a chart of spread, or "" if it is empty. Each bar
+// with a count is high enough to be visible.
 func bars(spread []uint64) string {
 	var counts [lastBar - firstBar + 1]uint64
 	most := uint64(0)
@@ -71,7 +72,7 @@ func milliseconds(f float64) string {
 	return fmt.Sprintf("%.2f", f)
 }
 
-// number writes n with a comma in front of each three digits.
+// number writes n with commas between groups of three digits.
 func number(n uint64) string {
 	s := strconv.FormatUint(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -80,7 +81,7 @@ func number(n uint64) string {
 	return s
 }
 
-// rate writes a number each second. What is there never looks like nothing.
+// rate writes a rate per second. Only zero is written as 0.
 func rate(f float64) string {
 	switch {
 	case f <= 0:
@@ -95,8 +96,8 @@ func rate(f float64) string {
 	return number(uint64(math.Round(f)))
 }
 
-// percent writes a share. Neither does what is there look like nothing, nor
-// what is not all like all.
+// percent writes a share. Only zero is written as 0, and only the whole as 100
+// %.
 func percent(f float64) string {
 	switch {
 	case f <= 0:

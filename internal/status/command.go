@@ -7,12 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxSentence bounds a sentence, in bytes.
+// maxSentence limits a sentence, in bytes.
 const maxSentence = 1_000
 
-// ReachCommand returns a shell command that shows whether a CA reaches a
-// canonical host: its records, and what answers at ports 80 and 443. It is to
-// be run on another machine. It returns "" for what is no plain host.
+// ReachCommand returns a shell command that shows whether a CA can reach a
+// canonical host: its records, and the responses on ports 80 and 443. It should
+// run on another machine. ReachCommand returns "" if host is not a plain host.
 func ReachCommand(host string) string {
 	if a, err := netip.ParseAddr(host); err == nil {
 		if a.Zone() != "" {
@@ -30,8 +30,8 @@ func ReachCommand(host string) string {
 }
 
 // RecordsCommand returns a shell command that shows the records by which a CA
-// takes control of a canonical host or a wildcard for proven: who serves its
-// zone, and the answer to a challenge. It returns "" for what is neither.
+// validates a canonical host or a wildcard: the name servers of its zone, and
+// the answer to a challenge. It returns "" if pattern is neither.
 func RecordsCommand(pattern string) string {
 	host := strings.TrimPrefix(pattern, "*.")
 	if !isPlain(host) {
@@ -40,7 +40,7 @@ func RecordsCommand(pattern string) string {
 	return fmt.Sprintf("dig +short %[1]s NS _acme-challenge.%[1]s TXT", host)
 }
 
-// isPlain reports whether a shell takes s for one word that is no option.
+// isPlain reports whether a shell reads s as one word that is not an option.
 func isPlain(s string) bool {
 	for i := range len(s) {
 		c := s[i]
@@ -51,9 +51,9 @@ func isPlain(s string) bool {
 	return s != ""
 }
 
-// Sentence returns the lines of a text as one, of bounded length.
+// Sentence returns the lines of a text as one line of limited length.
 func Sentence(text string) string {
-	text = text[:min(len(text), 4*maxSentence)] // enough to find what is shown
+	text = text[:min(len(text), 4*maxSentence)] // enough for maxSentence bytes of output
 	var parts []string
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line != "" {

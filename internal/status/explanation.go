@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// An Explanation is what a proxy would do with a request, and why.
+// An Explanation says what a proxy would do with a request, and why.
 type Explanation struct {
 	Method     string   `json:"method"`
 	Host       string   `json:"host"`
@@ -40,16 +40,16 @@ const (
 	Passes  = "passes"
 	Waits   = "waits"
 	Refuses = "refuses"
-	Unknown = "unknown" // it is not looked at now
+	Unknown = "unknown" // Explain cannot tell
 )
 
 // A Choice is a pattern or a target that may be chosen.
 type Choice struct {
 	Name string `json:"name"`
-	Why  string `json:"why,omitempty"` // it is not, or cannot be; "" if it is, or can be
+	Why  string `json:"why,omitempty"` // why it is not chosen, or cannot be; "" if it is, or can be
 }
 
-// Refuse notes why the request is refused, unless it is already.
+// Refuse notes why the request is refused, unless another refusal was noted.
 func (e *Explanation) Refuse(status int, reason string) {
 	if e.Status == 0 {
 		e.Status, e.Reason = status, reason
@@ -75,18 +75,18 @@ func (e *Explanation) DeferBy(name, format string, args ...any) {
 	}
 }
 
-// last is the last rule as a reason.
+// last returns the last rule as a reason.
 func (e *Explanation) last() string {
 	r := e.Rules[len(e.Rules)-1]
 	return r.Name + ": " + r.Detail
 }
 
-// maxLines bounds the candidates and the targets that a text has; the fields
-// have all.
+// maxLines limits the candidates and the targets in a text; the fields have
+// all.
 const maxLines = 20
 
-// Text returns the explanation as lines. What may be somebody else's is written
-// so that it shows.
+// Text returns the explanation as lines. It makes invisible characters in them
+// visible.
 func (e *Explanation) Text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) {
@@ -118,7 +118,7 @@ func (e *Explanation) Text() string {
 	return b.String()
 }
 
-// answer says what becomes of the request, in one line.
+// answer returns the outcome of the request in one line.
 func (e *Explanation) answer() string {
 	wait := ""
 	if e.Wait != "" {
@@ -143,7 +143,7 @@ func (e *Explanation) answer() string {
 	return "unknown" + wait
 }
 
-// certificate is how TLS is done, in one line.
+// certificate returns how TLS is served, in one line.
 func (e *Explanation) certificate() string {
 	c := e.Certificate
 	if c == nil {
@@ -162,7 +162,8 @@ func (e *Explanation) certificate() string {
 	return s
 }
 
-// lines calls each for the first of all, and says how many are left.
+// lines calls each for the first maxLines of all, and writes how many more
+// there are.
 func lines[T any](all []T, each func(T), line func(string, ...any)) {
 	for i, x := range all {
 		if i == maxLines {
@@ -173,7 +174,7 @@ func lines[T any](all []T, each func(T), line func(string, ...any)) {
 	}
 }
 
-// bracketed returns a host as it stands in a URL.
+// bracketed returns a host as it is written in a URL.
 func bracketed(host string) string {
 	if a, err := netip.ParseAddr(host); err == nil && a.Is6() {
 		return "[" + host + "]"
@@ -181,7 +182,7 @@ func bracketed(host string) string {
 	return host
 }
 
-// Titled returns a line of names behind a title, "" if there are none.
+// Titled returns a line of names after a title, or "" if there are none.
 func Titled(title string, names []string) string {
 	if len(names) == 0 {
 		return ""

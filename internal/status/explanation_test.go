@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-// explanation explains q, with name wherever somebody else may have chosen it.
+// explanation explains q, with name in every string that a client may choose.
 func explanation(name string, q *http.Request) *status.Explanation {
 	e := &status.Explanation{
 		Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath(), Client: q.RemoteAddr, Pattern: name, Handlers: []string{name, "*hostproxy.Upstream"},
@@ -76,7 +76,7 @@ func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
 	}
 }
 
-// The values of the form's fields are what was asked.
+// The form's fields have the values of the question.
 var values = regexp.MustCompile(`\{ value [^}]*\}`)
 
 func TestAnExplanationIsTextAndNothingElse(t *testing.T) {

@@ -24,13 +24,14 @@ var pageCSS string // read-only
 //go:embed page.js
 var pageJS string // read-only
 
-// Handler returns a handler that shows what now returns: as JSON to who asks
-// for format=json or accepts nothing of HTML, else as a page. The parameter q
-// leaves out routes, certificates and failures without that text in their host
-// or pattern, and routes without it in a target's name. With the parameter url,
-// and method and client if they are there, it shows what explain returns for
-// such a request: beside the rest as a page, and alone as JSON. It tells no
-// cache, no frame and no other site.
+// Handler returns a handler that shows the Page of now: as JSON for requests
+// with format=json or an Accept with JSON and without HTML, otherwise as an
+// HTML page. The parameter q is a filter: routes, certificates and failures
+// must have that text in their pattern or host; for a route a target's name
+// counts too. With the parameter url, and optionally method and client, it
+// shows the result of explain for such a request: JSON has only that, the page
+// has it too. Responses are not cached, not shown in frames and not readable by
+// other sites.
 func Handler(now func() Page, explain func(*http.Request) *Explanation) http.Handler {
 	h := &handler{now: now, explain: explain, csp: "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; connect-src 'self'; " +
 		"style-src " + hash(pageCSS) + "; script-src " + hash(pageJS)}
@@ -74,7 +75,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// secure tells no cache, no frame and no other site.
+// secure sets the headers against caches, frames and other sites.
 func secure(head http.Header, csp string) {
 	for _, f := range [...][2]string{
 		{"Content-Security-Policy", csp}, {"Cache-Control", "no-store"}, {"X-Content-Type-Options", "nosniff"}, {"X-Frame-Options", "DENY"},
@@ -84,13 +85,13 @@ func secure(head http.Header, csp string) {
 	}
 }
 
-// hash allows a text in a Content-Security-Policy.
+// hash returns the source by which a Content-Security-Policy allows a text.
 func hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// writePage writes the page that q asks for.
+// writePage writes the HTML page for q.
 func (h *handler) writePage(b *bytes.Buffer, q *http.Request) error {
 	filter := q.URL.Query().Get("q")
 	p := h.now()

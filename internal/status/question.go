@@ -10,18 +10,17 @@ import (
 	"strings"
 )
 
-// A question is about a request that nobody sends.
+// A question asks what would happen to a request that is not sent.
 type question struct {
 	Method string
-	URL    string // "" asks nothing
-	Client string // address of who would send it
+	URL    string // "" means no question
+	Client string // address of the client that would send it
 }
 
-// maxURL bounds a URL that is asked about, in bytes.
+// maxURL limits the URL of a question, in bytes.
 const maxURL = 8 << 10
 
-// questionOf returns what q asks. A client that is not named is the one that
-// asks.
+// questionOf returns the question in q. The default client is that of q.
 func questionOf(q *http.Request) question {
 	v := q.URL.Query()
 	asker, _, err := net.SplitHostPort(q.RemoteAddr)
@@ -35,8 +34,8 @@ func questionOf(q *http.Request) question {
 	}
 }
 
-// request returns the request that the question is about. A URL without a
-// scheme is one of https.
+// request returns the request of the question. A URL without a scheme means
+// https.
 func (k question) request() (*http.Request, error) {
 	target := k.URL
 	if len(target) > maxURL {
@@ -69,7 +68,8 @@ func (k question) request() (*http.Request, error) {
 	return q, nil
 }
 
-// An answer is the explanation of a request as lines too, or why there is none.
+// An answer is an Explanation, also as text; or only a text, with the fault of
+// the question.
 type answer struct {
 	*Explanation
 	Text string `json:"text"`

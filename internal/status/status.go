@@ -1,12 +1,12 @@
-// Package status shows what a proxy is doing: one page of HTML, and the same as
-// JSON. It knows plain data only, and takes every string in it for hostile.
+// Package status shows the state of a proxy on one HTML page, and as JSON. It
+// only knows plain data, and treats every string in it as hostile.
 //
 //   - status.go: the data
-//   - handler.go: as a page, and as JSON
-//   - view.go, chart.go: what of it the page shows, and how
-//   - access.go: who may see it
-//   - explanation.go, question.go: what a proxy would do with a request
-//   - command.go: texts of one line
+//   - handler.go: the page, and the JSON
+//   - view.go, chart.go: the parts of the data that the page shows, and how
+//   - access.go: the requests that may see the page
+//   - explanation.go, question.go: what the proxy would do with a request
+//   - command.go: shell commands, and texts of one line
 package status
 
 import (
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A Page is everything that is shown, at one time.
+// A Page has all data to show, at one time.
 type Page struct {
 	Time         time.Time     `json:"time"`
 	Routes       []Route       `json:"routes"`
@@ -24,22 +24,22 @@ type Page struct {
 	Failures     []Failure     `json:"failures"` // the latest first
 }
 
-// A Route is a pattern and who serves it.
+// A Route is a pattern, with the state of its handler.
 type Route struct {
 	Pattern  string `json:"pattern"`
-	Handler  string `json:"handler"`  // what kind it is of
-	InFlight int64  `json:"inFlight"` // exchanges at the targets
+	Handler  string `json:"handler"`  // kind of handler
+	InFlight int64  `json:"inFlight"` // exchanges in flight at the targets
 	Queued   int    `json:"queued"`
 	Paused   bool   `json:"paused"`
 	// asleep, waking or falling asleep; "" if the targets are awake
 	Sleep   string   `json:"sleep,omitempty"`
 	Targets []Target `json:"targets,omitempty"`
 	Error   string   `json:"error,omitempty"`
-	// other routes with the same upstream, whose figures these are too
+	// number of other routes with the same upstream, and so the same figures
 	Sharing int `json:"sharing,omitempty"`
 }
 
-// A Target is one address that serves.
+// A Target is one address of a route's upstream.
 type Target struct {
 	Name     string    `json:"name"`
 	State    string    `json:"state"` // up, down, open or half-open
@@ -49,23 +49,23 @@ type Target struct {
 	Streams  int64     `json:"streams"`
 	Answers  uint64    `json:"answers"`
 	Failures uint64    `json:"failures"`
-	// milliseconds to the response's head, of the last minute or two
+	// milliseconds until the response's head, over the last one or two minutes
 	P50     float64  `json:"p50"`
 	P90     float64  `json:"p90"`
 	P99     float64  `json:"p99"`
 	Recent  Recent   `json:"recent"`
-	Changes []Change `json:"changes,omitempty"` // of the state, the oldest first
+	Changes []Change `json:"changes,omitempty"` // of State, the oldest first
 }
 
-// Recent is what came of the attempts at a target that ended in the last
-// Seconds, which are 64 to 128, or fewer if the target is younger.
+// Recent has the outcomes of attempts at a target that ended in the last
+// Seconds, which are 64 to 128, or fewer for a younger target.
 type Recent struct {
 	Seconds  float64 `json:"seconds"`
 	Attempts uint64  `json:"attempts"`
-	// failures on the target's side, and answers of 500 and above
+	// failures on the target's side, and responses with status 500 and above
 	Errors uint64 `json:"errors"`
-	// answers by time to the head: those at i below 1.024 µs << i, and not
-	// counted before
+	// responses by time until the head: position i counts those below 1.024 µs
+	// << i that no earlier position counts
 	Spread []uint64 `json:"spread,omitempty"`
 }
 
@@ -76,7 +76,7 @@ type Change struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
-// A Certificate is how a host's certificate is doing.
+// A Certificate is the state of a host's certificate.
 type Certificate struct {
 	Host     string    `json:"host"`
 	State    string    `json:"state"`
@@ -84,51 +84,51 @@ type Certificate struct {
 	NotAfter time.Time `json:"notAfter,omitzero"`
 	Renewal  time.Time `json:"renewal,omitzero"`
 	Error    string    `json:"error,omitempty"` // a Sentence
-	Why      string    `json:"why,omitempty"`   // there is none yet, without an Error
+	Why      string    `json:"why,omitempty"`   // why there is none yet, without an Error
 	Attempts int       `json:"attempts,omitempty"`
 	NextTry  time.Time `json:"nextTry,omitzero"`
-	Check    string    `json:"check,omitempty"`   // a shell command that shows what a CA finds
+	Check    string    `json:"check,omitempty"`   // shell command that shows what a CA sees
 	Waiting  int       `json:"waiting,omitempty"` // handshakes that wait for it
-	// handshakes refused of late, since too many waited
+	// handshakes refused recently, since too many waited
 	Refused int `json:"refused,omitempty"`
 }
 
-// An Uncertified is the host of a route for which there is no Certificate, and
-// why.
+// An Uncertified is the host of a route without a Certificate, and the reason.
 type Uncertified struct {
 	Host string `json:"host"`
 	Why  string `json:"why"`
 }
 
-// A Server shows the listeners of a server, and what it has refused since it
+// A Server has the listeners of a server, and what it has refused since it
 // started.
 type Server struct {
 	Started    time.Time   `json:"started"`
 	Listeners  []Listener  `json:"listeners"`
 	Companions []Companion `json:"companions,omitempty"`
-	Refused    []Refusal   `json:"refused"` // those that there were
+	Refused    []Refusal   `json:"refused"` // only reasons that occurred
 }
 
-// A Companion is a server of the program's own beside the listeners.
+// A Companion is a server of the program that runs beside the listeners.
 type Companion struct {
 	Name   string `json:"name"`
-	AltSvc string `json:"altSvc,omitempty"` // what it announces
-	Ended  bool   `json:"ended"`            // it serves no more
-	Error  string `json:"error,omitempty"`  // why
+	AltSvc string `json:"altSvc,omitempty"` // value that it announces
+	Ended  bool   `json:"ended"`            // it no longer serves
+	Error  string `json:"error,omitempty"`  // why it ended
 }
 
-// A Listener is where clients connect.
+// A Listener is an address to which clients connect.
 type Listener struct {
 	Addr string `json:"addr"`
-	Role string `json:"role,omitempty"` // what it serves
+	Role string `json:"role,omitempty"` // purpose
 	TLS  bool   `json:"tls"`
-	Open int64  `json:"open"` // connections
+	Open int64  `json:"open"` // open connections
 }
 
-// A Refusal is how often something was refused for one reason.
+// A Refusal counts refusals for one reason.
 type Refusal struct {
 	What string `json:"what"` // connections, handshakes or requests
-	// the setting whose limit was met, the status of the response, or a word
+	// the setting whose limit was reached, the status of the response, or a
+	// word
 	Why    string    `json:"why"`
 	Count  uint64    `json:"count"`
 	Latest time.Time `json:"latest"`
@@ -146,21 +146,22 @@ type Failure struct {
 	Cause  string    `json:"cause"`
 }
 
-// Bounds of what Failures keeps.
+// Limits of Failures.
 const (
 	maxFailures = 100
 	maxString   = 200 // bytes of each string
 )
 
-// Failures are the latest failures. The zero value is empty; its methods may be
-// called concurrently.
+// Failures keeps the latest failures. The zero value is empty; its methods may
+// be called concurrently.
 type Failures struct {
 	mu   sync.Mutex
 	ring [maxFailures]Failure
-	n    int // ever added
+	n    int // number of failures ever added
 }
 
-// Add keeps f in place of the oldest, and of its strings no more than a bound.
+// Add keeps f instead of the oldest failure, with strings cut to maxString
+// bytes.
 func (r *Failures) Add(f Failure) {
 	for _, s := range []*string{&f.Host, &f.Path, &f.Target, &f.Op, &f.Side, &f.Cause} {
 		*s = cut(*s)
@@ -171,7 +172,7 @@ func (r *Failures) Add(f Failure) {
 	r.n++
 }
 
-// Latest returns the kept ones, the latest first.
+// Latest returns the kept failures, the latest first.
 func (r *Failures) Latest() []Failure {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -182,7 +183,8 @@ func (r *Failures) Latest() []Failure {
 	return all
 }
 
-// cut bounds s, and copies it: it may be a part of something large.
+// cut limits the length of s. It copies s, which may be a part of a large
+// string.
 func cut(s string) string {
 	if len(s) > maxString {
 		s = s[:maxString] + "…"

@@ -26,8 +26,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// page shows one of everything, with name wherever somebody else may have
-// chosen it.
+// page has one of everything, with name in every string that a client may
+// choose.
 func page(name string) status.Page {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return status.Page{
@@ -191,7 +191,7 @@ func TestTheFilterLeavesOutTheRest(t *testing.T) {
 	assert.NotContains(t, body(t, get(t, h, "GET", "/?q=%22%3E%3Cscript%3Ealert", "")), "<script>alert")
 }
 
-// full is a spread whose chart has all bars.
+// full is a Spread whose chart has all bars.
 var full = slices.Repeat([]uint64{3}, 31)
 
 func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
@@ -199,7 +199,7 @@ func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
 		var p status.Page
 		for i := range 10_000 {
 			r := status.Route{Pattern: fmt.Sprintf("h%d.test", i), Handler: "x"}
-			for j := range 1 + 29*(i%2000/1999) { // some have 30
+			for j := range 1 + 29*(i%2000/1999) { // some routes have 30 targets
 				r.Targets = append(r.Targets, status.Target{Name: fmt.Sprintf("t%d:%d", j, i), State: "up", P50: 1, P90: 1, P99: 1,
 					Recent: status.Recent{Seconds: 100, Attempts: 10, Spread: full}})
 			}
@@ -222,8 +222,8 @@ func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
 	assert.Contains(t, body(t, get(t, h, "GET", "/?format=json", "")), "h9999.test")
 }
 
-// shape is the elements of a page with their attributes, which hold nothing
-// that others chose.
+// shape returns the elements of a page with their attributes, which must
+// contain nothing that a client chose.
 func shape(t testing.TB, s string) string {
 	t.Helper()
 	doc, err := html.Parse(strings.NewReader(s))
@@ -250,7 +250,7 @@ func FuzzNamesAreTextAndNothingElse(f *testing.F) {
 	plain := shape(f, body(f, get(f, handler("app.test"), "GET", "/", "")))
 	f.Fuzz(func(t *testing.T, name string) {
 		if name == "" {
-			return // leaves some elements out
+			return // it leaves out some elements
 		}
 		b := body(t, get(t, handler(name), "GET", "/", ""))
 		assert.Equal(t, plain, shape(t, b))
@@ -282,8 +282,8 @@ func TestFailuresKeepTheLatest(t *testing.T) {
 	assert.Less(t, len(got[0].Host), 300)
 }
 
-// A real browser shows the page as it is meant, and finds nothing that the
-// policy forbids.
+// A real browser shows the page as intended, and finds nothing that the policy
+// forbids.
 func TestABrowserShowsThePage(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {

@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Bounds of what the page shows; JSON has all.
+// Limits of the page; JSON has all data.
 const (
-	maxRows    = 200 // of routes, of certificates, and of hosts without one
-	maxTargets = 20  // of one route
-	maxShown   = 400 // targets of all routes; each route shows one at least
+	maxRows    = 200 // each of routes, certificates, and hosts without one
+	maxTargets = 20  // targets of one route
+	maxShown   = 400 // targets of all routes; each route shows at least one
 )
 
-// soon is how many days before its end a certificate that is not renewed
-// catches the eye.
+// soon is the number of days before its end at which a certificate without
+// renewal is highlighted.
 const soon = 14
 
-// A view is a Page cut to what fits, and what was left out.
+// A view is a Page cut to the limits, with the numbers of rows left out.
 type view struct {
 	Page
 	CSS      template.CSS
@@ -33,19 +33,19 @@ type view struct {
 	Certificates                                  []certificateView
 	Failures                                      []failureView
 	MoreRoutes, MoreCertificates, MoreUncertified int
-	All                                           int // routes that match
+	All                                           int // number of routes that match
 
-	// The summary is of everything that matches.
+	// The summary is about everything that matches.
 	Up, Targets, Bad, Valid int
 	Total                   figures
 	Grid                    string
 	Width, Height           int
 }
 
-// figures are of one to two minutes.
+// figures are rates and shares over the last one to two minutes.
 type figures struct {
-	Rate   float64 // attempts each second
-	Share  float64 // of those that failed
+	Rate   float64 // attempts per second
+	Share  float64 // share of failed attempts
 	Known  bool    // there were attempts
 	Chart  string
 	Window int // seconds
@@ -64,7 +64,7 @@ type targetView struct {
 	Changes []Change // the latest first
 }
 
-// A failureView is a failure, or several of the same kind in a row.
+// A failureView is a failure, or several equal ones in a row.
 type failureView struct {
 	Failure
 	Times int
@@ -76,7 +76,7 @@ type certificateView struct {
 	Soon bool
 }
 
-// newView returns what the page shows of p with filter.
+// newView returns the view of p with filter.
 func newView(p *Page, filter string) *view {
 	p.keep(filter)
 	v := &view{Page: *p, Filter: filter, CSS: template.CSS(pageCSS), JS: template.JS(pageJS), Grid: grid, Width: chartWidth, Height: barHeight, All: len(p.Routes)}
@@ -99,7 +99,7 @@ func newView(p *Page, filter string) *view {
 	return v
 }
 
-// folded returns each run of the same failures as one, with the time of the
+// folded returns each run of equal failures as one, with the time of the
 // latest.
 func folded(all []Failure) []failureView {
 	var views []failureView
@@ -129,7 +129,8 @@ func newCertificateView(c Certificate, now time.Time) certificateView {
 	return certificateView{c, left, days < 0 || days < soon && c.Renewal.IsZero()}
 }
 
-// summarize counts all that matches. What several routes share counts once.
+// summarize counts everything that matches. Attempts at an upstream of several
+// routes count once.
 func (v *view) summarize(p *Page) {
 	attempts, errors := 0.0, 0.0
 	for _, r := range p.Routes {
@@ -193,7 +194,7 @@ func newFigures(r *Recent) figures {
 	return f
 }
 
-// Bad reports whether the share of errors catches the eye.
+// Bad reports whether the share of errors is highlighted.
 func (f figures) Bad() bool { return f.Share >= 0.01 }
 
 // added returns the sums of two spreads.
@@ -213,8 +214,8 @@ func (t Target) troubled() bool { return t.State != "up" }
 
 func (c Certificate) troubled() bool { return c.State != "valid" && c.State != "static" }
 
-// firstRows returns what is shown of all. If that is not all, those in trouble
-// come first.
+// firstRows returns the rows to show. If there are too many, troubled ones come
+// first.
 func firstRows[T any](all []T, troubled func(T) bool) (shown []T, more int) {
 	if len(all) <= maxRows {
 		return all, 0
@@ -224,7 +225,7 @@ func firstRows[T any](all []T, troubled func(T) bool) (shown []T, more int) {
 	return all[:maxRows], len(all) - maxRows
 }
 
-// first orders those in trouble first.
+// first returns a comparison that puts troubled ones first.
 func first[T any](troubled func(T) bool) func(T, T) int {
 	rank := func(x T) int {
 		if troubled(x) {
@@ -235,7 +236,7 @@ func first[T any](troubled func(T) bool) func(T, T) int {
 	return func(a, b T) int { return cmp.Compare(rank(a), rank(b)) }
 }
 
-// Ago returns how long before the page a time was, in one unit.
+// Ago returns the time between t and the page, in one unit.
 func (v *view) Ago(t time.Time) string { return ago(v.Time.Sub(t)) }
 
 func ago(d time.Duration) string {
