@@ -45,7 +45,7 @@ func apart(transport func() *http.Transport, c *Config) http.RoundTripper {
 func (p *partition) RoundTrip(req *http.Request) (*http.Response, error) {
 	s := p.enter(*proxyproto.FromContext(req.Context()))
 	res, err := s.RoundTrip(req)
-	// which takes the connection away
+	// a 101 takes the connection out of the transport
 	if err != nil || res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols {
 		p.leave(s)
 		return res, err

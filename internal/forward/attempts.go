@@ -387,7 +387,7 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	}
 }
 
-// release counts the attempt out, once, if over.
+// release counts the attempt out if over is true and it is still counted.
 func (a *Attempts) release(over bool) {
 	if over && a.counted {
 		a.counted = false

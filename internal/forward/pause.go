@@ -51,7 +51,7 @@ func (f *Forwarder) holdBy(h *hold) {
 	f.waker.poke()
 }
 
-// Why exchanges waited without reaching a target.
+// Why waiting exchanges did not reach a target.
 var (
 	errPaused = errors.New("paused for too long: Resume was not called within the duration passed to Pause")
 	errGone   = errors.New("client disconnected while the request was paused")

@@ -57,7 +57,8 @@ var (
 
 // Admit returns the failure of a request whose path, as it was sent, cannot
 // become a target's path: it lacks the prefix, or its dot segments may lead out
-// of the new prefix, or it would begin with two slashes. Else it returns nil.
+// of the new prefix, or it would begin with two slashes. Otherwise it returns
+// nil.
 func (p *Prefix) Admit(path string) *exchange.Failure {
 	if !p.set() || path == "" || path == "*" {
 		return nil

@@ -52,7 +52,7 @@ type Conn struct {
 	step   func(fd uintptr) bool // the method ready, kept so that raw.Read allocates nothing
 	out    []byte                // bytes to write first
 	sent   bool                  // all of out was written
-	listen bool                  // read after that
+	listen bool                  // the operation reads after the write
 	direct []byte                // destination of the read; nil means buf
 	n      int                   // bytes read
 	err    error

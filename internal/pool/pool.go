@@ -66,7 +66,7 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // before it keeps a connection.
 type Pool struct {
 	Dial func(ctx context.Context) (net.Conn, error) // required; a TCP or unix connection
-	// nil means no TLS; ServerName must be set
+	// nil means no TLS; ServerName must be set; the Pool never changes it
 	TLS *tls.Config
 
 	// Apart keeps the connections of clients apart: each is lent again only for
