@@ -16,10 +16,11 @@ import (
 )
 
 // settled names functions whose goroutines may remain: those of the runtime and
-// the testing package, and certmagic's watch over a lock file, which checks
-// only every 5 s whether its file is gone, and then ends. Read-only.
+// the testing package, certmagic's watch over a lock file, which checks only
+// every 5 s whether its file is gone, and then ends, and those that look for
+// leaks. Read-only.
 var settled = []string{
-	"github.com/caddyserver/certmagic.keepLockfileFresh(",
+	"github.com/caddyserver/certmagic.keepLockfileFresh(", "github.com/hostproxy/hostproxy/internal/proxytest.(*shared).next(",
 	"testing.(*M).", "testing.(*T).Run(", "testing.(*T).Parallel(", "testing.(*F).Fuzz(", "testing.runFuzz", "testing.runTests(",
 	"testing.tRunner.func", "internal/fuzz.", "os/signal.loop(", "os/signal.signal_recv(", "runtime.ensureSigM(", "runtime/trace.",
 }
@@ -41,7 +42,7 @@ func NoLeaks(t testing.TB) {
 func noLeaks(t testing.TB, patience time.Duration) {
 	t.Helper()
 	own(t.Name())
-	before := goroutines()
+	before := dumps().next()
 	t.Cleanup(func() {
 		t.Helper()
 		if left := leaked(before, t.Name(), patience); len(left) > 0 {
@@ -93,7 +94,7 @@ func Main(m *testing.M) {
 
 // runAndLook runs the tests and checks for goroutines that outlive them.
 func runAndLook(m *testing.M) int {
-	before := goroutines()
+	before := dumps().next()
 	code := m.Run()
 	if code == 0 {
 		if left := leaked(before, "", Patience); len(left) > 0 {
@@ -113,7 +114,7 @@ func leaked(before map[string]string, owner string, patience time.Duration) []st
 	var left []string
 	var first map[string]string
 	pollSlower(patience, func() bool {
-		now := goroutines()
+		now := dumps().next()
 		if first == nil {
 			first = now
 		}
@@ -146,23 +147,48 @@ func isOf(owner, id, stack string, first map[string]string) bool {
 	return err != nil || name == owner || strings.HasPrefix(name, owner+"/")
 }
 
-// buffers hold the text of all stacks: a test may check for leaks a hundred
-// times.
-var buffers = sync.Pool{New: func() any { return new(make([]byte, 1<<20)) }}
+// dumps returns the stacks for all tests that look for leaks. Read-only.
+var dumps = sync.OnceValue(func() *shared { return new(shared) })
 
-// goroutines returns the stacks of all goroutines except the caller's and the
-// settled ones, by goroutine number.
-func goroutines() map[string]string {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	n := runtime.Stack(*buf, true)
-	for n == len(*buf) {
-		*buf = make([]byte, 2*len(*buf))
-		n = runtime.Stack(*buf, true)
+// shared shares the stacks of all goroutines between parallel tests: reading
+// them stops the program, and takes milliseconds beside many goroutines.
+type shared struct {
+	mu     sync.Mutex
+	began  time.Time         // when the stacks were read
+	took   time.Duration     // how long that took
+	stacks map[string]string // by goroutine number; not changed any more
+	text   []byte
+}
+
+// next returns the stacks of all goroutines except the settled ones, as they
+// are some time after the call: tests that call it at the same time share them,
+// so that reading stacks takes at most a fifth of the time.
+func (s *shared) next() map[string]string {
+	asked := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.began.After(asked) {
+		return s.stacks
 	}
-	stacks := bytes.Split((*buf)[:n], []byte("\n\n"))
-	found := make(map[string]string, len(stacks))
-	for _, raw := range stacks[1:] { // the first is the caller
+	time.Sleep(time.Until(s.began.Add(5 * s.took)))
+	s.began = time.Now()
+	s.stacks = s.read()
+	s.took = time.Since(s.began)
+	return s.stacks
+}
+
+// read returns the stacks of all goroutines except the settled ones.
+func (s *shared) read() map[string]string {
+	if s.text == nil {
+		s.text = make([]byte, 1<<20)
+	}
+	n := runtime.Stack(s.text, true)
+	for n == len(s.text) {
+		s.text = make([]byte, 2*len(s.text))
+		n = runtime.Stack(s.text, true)
+	}
+	found := map[string]string{}
+	for raw := range bytes.SplitSeq(s.text[:n], []byte("\n\n")) {
 		stack := strings.TrimSpace(string(raw))
 		if id, ok := goroutineID(stack); ok && !isSettled(stack) {
 			found[id] = stack
