@@ -19,6 +19,7 @@ var (
 	yearSeed    = flag.Uint64("year.seed", 1, "its first seed")
 	yearSeeds   = flag.Uint64("year.seeds", 1, "number of its seeds")
 	yearRestart = flag.Duration("year.restart", 7*24*time.Hour, "time between two restarts of all instances")
+	yearLaunch  = flag.Bool("year.launch", false, "run TestALaunchOfThousandsOfHosts, which takes nine seconds of two processors")
 	yearPrint   = flag.Int("year.print", 2, "failures printed in full for each rule")
 )
 
