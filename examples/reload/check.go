@@ -102,7 +102,7 @@ type Checked struct {
 }
 
 // Load reads a file and all files that it names, and checks what a proxy would
-// check at its start, except that it opens no listeners, logs or storage.
+// check at its start, except what depends on the machine: see Check.
 // handlers are the keys of Proxy.Handlers. The error is Faults.
 func Load(name string, handlers ...string) (*Checked, error) {
 	f, err := read(name)
@@ -157,13 +157,23 @@ func Compare(old, next *Checked) (Difference, error) {
 // is the name of a file, or the URL of a listener of a running proxy with the
 // handler config. "" compares with nothing. restart means that the running
 // proxy would refuse the file. An error about a file is Faults.
+//
+// Check also looks at this machine, as the user that runs it: the directories
+// of the log file, of unix sockets and of tls.storage must exist and be
+// writable, and the addresses of listeners must be this machine's and free. An
+// address in use is right if old has its port, and a line that begins with
+// "note:" if old is "". So is a port that this user may not open. Check opens
+// no log file, socket or storage, and writes nothing.
 func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
 	next, err := Load(name)
 	if err != nil {
 		return false, err
 	}
 	if old == "" {
-		_, err = fmt.Fprintf(w, "%s is right\n", name)
+		notes, err := next.plan.machine(nil)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s is right\n%s", name, notes)
+		}
 		return false, err
 	}
 	was, err := other(ctx, name, old)
@@ -174,7 +184,11 @@ func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, er
 	if err != nil {
 		return false, err
 	}
-	_, err = fmt.Fprintln(w, d)
+	notes, err := next.plan.machine(was.plan)
+	if err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintf(w, "%s\n%s", d, notes)
 	return len(d.Restart) > 0 && err == nil, err
 }
 

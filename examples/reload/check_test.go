@@ -118,7 +118,7 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 func TestTLSForTargetsWithoutHTTPSIsRefused(t *testing.T) {
 	for upstream, refused := range map[string]bool{
 		"targets: \"a:1\", tls: {}": true,
-		"targets: [\"http://a\", \"h2c://b:1\", \"unix:/c\"], tls: {min_version: 1.3}":                             true,
+		"targets: [\"http://a\", \"h2c://b:1\", \"unix:/c\"], tls: {min_version: 1.3}":                           true,
 		"targets: \"a:1\", tls: {insecure_skip_verify: true}":                                                    true,
 		"tls: {server_name: a}, discover: {dns: {target: \"a:1\", interval: 9s}}":                                true,
 		"tls: {server_name: a}, discover: {srv: {service: a, proto: tcp, name: a, interval: 9s}}":                true,
