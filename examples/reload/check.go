@@ -153,6 +153,15 @@ func Compare(old, next *Checked) (Difference, error) {
 	return compare(old.plan, again, routes), err
 }
 
+// CheckUsage says in a few lines what Check checks, and what it does not.
+const CheckUsage = `check the file and those that it names, and open nothing; exit code 1 if there is a fault.
+Also checked, as the user that runs this: the directories of the log file, of unix sockets and of
+tls.storage exist and are writable; the addresses of listeners are this machine's and free. One in
+use is a note, or with -against a fault, unless the other configuration has its port.
+Not checked: inherited sockets; whether a unix socket is in use; two listeners that overlap, such as
+:80 and 127.0.0.1:80; whether targets, CAs and DNS answer, and whether certificates can be issued;
+the contents of tls.storage; free space`
+
 // Check writes to w that a file is right, or what changes from another one: old
 // is the name of a file, or the URL of a listener of a running proxy with the
 // handler config. "" compares with nothing. restart means that the running
