@@ -159,8 +159,16 @@ func names(own map[string]http.Handler, config, status http.Handler) map[string]
 		all = map[string]http.Handler{}
 	}
 	all["config"], all["status"] = config, status
+	for name, h := range all {
+		if !reflect.ValueOf(h).Comparable() { // an http.HandlerFunc; a plan compares handlers
+			all[name] = &named{h}
+		}
+	}
 	return all
 }
+
+// A named is a handler that can be compared.
+type named struct{ http.Handler }
 
 func (p *Proxy) stderr() io.Writer {
 	if p.Stderr == nil {
