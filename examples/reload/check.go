@@ -20,6 +20,7 @@ type Difference struct {
 	Routes   hostproxy.Changes // as hostproxy.Router.Replace sees them
 	Settings []string          // all settings that differ, as "path: old -> new"
 	Restart  []string          // those of them that a running proxy refuses
+	Stale    []string          // contents of files that it keeps until a restart
 }
 
 // String returns the difference as lines of text, or "no changes".
@@ -35,14 +36,18 @@ func (d Difference) String() string {
 		if slices.Contains(d.Restart, line) {
 			line += " (needs a restart: a running proxy refuses the file)"
 		}
+		if slices.Contains(d.Stale, line) {
+			line += " (needs a restart: a running proxy keeps the old contents)"
+		}
 		b.WriteString(line + "\n")
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// first returns the first n settings in one line.
+// first returns the first n settings in one line, without Stale.
 func (d Difference) first(n int) string {
-	text := strings.Join(d.Settings[:min(n, len(d.Settings))], "; ")
+	all := slices.DeleteFunc(slices.Clone(d.Settings), func(line string) bool { return slices.Contains(d.Stale, line) })
+	text := strings.Join(all[:min(n, len(all))], "; ")
 	if len(text) > 1000 {
 		text = text[:1000] + "…"
 	}
@@ -87,9 +92,13 @@ func compare(old, next *plan, routes hostproxy.Changes) Difference {
 			d.Restart = append(d.Restart, line)
 		}
 	}
+	start := next.startFiles()
 	for _, path := range slices.Sorted(maps.Keys(next.read)) {
 		if was, ok := old.read[path]; ok && !bytes.Equal(was.text, next.read[path].text) {
 			d.Settings = append(d.Settings, "the contents of "+path)
+			if start[path] != "" {
+				d.Stale = append(d.Stale, "the contents of "+path)
+			}
 		}
 	}
 	return d
