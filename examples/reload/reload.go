@@ -13,9 +13,9 @@
 // reload.go runs the proxy, watch.go looks at the files, and check.go compares
 // configurations; machine.go looks at what a proxy would open. config.go and
 // upstreamconfig.go define what a file may hold; decode.go, values.go,
-// encode.go and fault.go read and write it. plan.go, routes.go, upstreams.go,
-// tls.go and log.go make hostproxy's types of it, and stale.go knows what of it
-// needs a restart.
+// encode.go, fault.go and hints.go read and write it. plan.go, routes.go,
+// upstreams.go, tls.go and log.go make hostproxy's types of it, and stale.go
+// knows what of it needs a restart.
 package reload
 
 import (
