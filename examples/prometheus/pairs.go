@@ -41,9 +41,9 @@ type pair struct {
 	seen time.Time
 
 	requests   [codes][protocols]lazy[prom.Counter]
-	durations  [codes]lazy[prom.Observer]
+	durations  [codes]lazy[*histogram]
 	attempts   [codes]lazy[prom.Counter]
-	firstBytes lazy[prom.Observer]
+	firstBytes lazy[*histogram]
 	received   lazy[prom.Counter]
 	sent       lazy[prom.Counter]
 }
@@ -82,6 +82,24 @@ func (p *pairs) init(limit int, e *exchanges) {
 	p.rest = &pair{pattern: other}
 	p.fresh = map[pairKey]*pair{}
 	p.all.Store(&map[pairKey]*pair{})
+}
+
+// A recent is the pair that was found last, which is probably the next.
+type recent struct {
+	all  *map[pairKey]*pair // as they were then
+	key  pairKey
+	pair *pair
+}
+
+// find is of, which looks at the recent pair first.
+func (p *pairs) find(r *recent, k pairKey) *pair {
+	all := p.all.Load()
+	if r.all != all || r.key != k {
+		*r = recent{all, k, p.of(k)}
+	} else {
+		r.pair.use()
+	}
+	return r.pair
 }
 
 // of returns the pair of a key, or the one that is shared. Hot path: no lock
