@@ -94,3 +94,31 @@ func (b *breaker) answered(now time.Time, err error) change {
 	}
 	return unchanged
 }
+
+// maxNodes limits the breakers: addresses of nodes may come and go for years.
+const maxNodes = 1000
+
+// breakers are one breaker for each node of a Redis Cluster, so that a node
+// that is away costs the keys of others nothing, and is not hidden by their
+// answers. Elsewhere there is one.
+type breakers struct {
+	grace time.Duration
+
+	mu  sync.Mutex
+	all map[string]*breaker // by address; "" while that is not known
+}
+
+// of returns the breaker of a node.
+func (b *breakers) of(node string) *breaker {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if one := b.all[node]; one != nil {
+		return one
+	}
+	if b.all == nil || len(b.all) >= maxNodes {
+		b.all = map[string]*breaker{}
+	}
+	one := &breaker{grace: b.grace}
+	b.all[node] = one
+	return one
+}

@@ -52,11 +52,19 @@ func (l *Limiter) LocalBuckets() int {
 	return len(l.local.full)
 }
 
-// Open reports whether Redis is not asked at the moment.
+// Open reports whether Redis, or a node of it, is not asked at the moment.
 func (l *Limiter) Open() bool {
-	l.breaker.mu.Lock()
-	defer l.breaker.mu.Unlock()
-	return l.breaker.open
+	l.breakers.mu.Lock()
+	defer l.breakers.mu.Unlock()
+	for _, b := range l.breakers.all {
+		b.mu.Lock()
+		open := b.open
+		b.mu.Unlock()
+		if open {
+			return true
+		}
+	}
+	return false
 }
 
 // What a breaker decides.

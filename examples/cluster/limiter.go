@@ -58,13 +58,16 @@ type LimiterOptions struct {
 // proxy. Requests do not wait meanwhile: after three failures in a row Redis is
 // not asked by requests, but tried beside them, at most once a second. While a
 // reply is overdue by a fifth of Timeout, further requests do not wait for
-// theirs.
+// theirs. In a Redis Cluster, all this holds for each node and its keys.
 type Limiter struct {
 	client   redis.UniversalClient
 	options  LimiterOptions // complete
 	interval float64        // microseconds for one token
-	breaker  breaker
-	local    *buckets
+	breakers breakers
+	// returns the address of the node that has a key, without waiting; nil
+	// unless the client is one of a Redis Cluster
+	node  func(key string) string
+	local *buckets
 }
 
 // NewLimiter returns a Limiter that uses a client, which must keep the
@@ -93,8 +96,23 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	o.Prefix, o.Burst, o.Timeout = prefix, cmp.Or(o.Burst, int(math.Ceil(o.Rate))), cmp.Or(o.Timeout, limitTimeout)
 	l := &Limiter{client: client, options: o, interval: 1e6 / o.Rate}
 	l.local = newBuckets(l.interval, o.Burst)
-	l.breaker = breaker{grace: o.Timeout / 5}
+	l.breakers.grace = o.Timeout / 5
+	if c, ok := client.(*redis.ClusterClient); ok {
+		l.node = func(key string) string { return nodeOf(c, key) }
+	}
 	return l, nil
+}
+
+// nodeOf returns the address of the node that has a key, or "" while c does not
+// know: a context that has ended keeps c from asking.
+func nodeOf(c *redis.ClusterClient, key string) string {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	n, err := c.MasterForKey(ended, key)
+	if err != nil {
+		return ""
+	}
+	return n.Options().Addr
 }
 
 // RateLimit returns settings with this Limiter, which announce its Rate and
@@ -113,13 +131,18 @@ func (l *Limiter) Allow(ctx context.Context, client netip.Addr) (hostproxy.Quota
 // does not return an error either.
 func (l *Limiter) AllowKey(ctx context.Context, key string) (hostproxy.Quota, error) {
 	now := time.Now()
-	switch l.breaker.ask(now) {
+	name, node := l.key(key), ""
+	if l.node != nil {
+		node = l.node(name)
+	}
+	b := l.breakers.of(node)
+	switch b.ask(now) {
 	case askRedis:
-		if q, err := l.inRedis(ctx, key); err == nil {
+		if q, err := l.inRedis(ctx, name, node, b); err == nil {
 			return q, nil
 		}
-	case askLater:
-		go l.probe()
+	case askLater: // a bucket that no client has, at the same node
+		go func() { _, _ = l.inRedis(context.Background(), name+":probe", node, b) }()
 	}
 	return l.local.take(key, now), nil
 }
@@ -141,20 +164,21 @@ full = full + interval
 redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil((full - now) / 1000))
 return {1, math.floor(burst - (full - now) / interval + 0.001), 0, math.ceil(full - now)}`)
 
-// inRedis takes a token in Redis, and tells the breaker how that went.
-func (l *Limiter) inRedis(ctx context.Context, key string) (hostproxy.Quota, error) {
+// inRedis takes a token of a bucket in Redis, and tells the breaker of the node
+// how that went.
+func (l *Limiter) inRedis(ctx context.Context, name, node string, b *breaker) (hostproxy.Quota, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.options.Timeout)
 	defer cancel()
-	reply, err := bucketScript.Run(ctx, l.client, []string{l.key(key)}, l.interval, l.options.Burst).Int64Slice()
+	reply, err := bucketScript.Run(ctx, l.client, []string{name}, l.interval, l.options.Burst).Int64Slice()
 	if err == nil && len(reply) != 4 {
 		err = fmt.Errorf("the reply has %d numbers, want 4", len(reply))
 	}
 	// the request has ended, which says nothing about Redis
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-		l.breaker.left()
+		b.left()
 		return hostproxy.Quota{}, err
 	}
-	l.tell(l.breaker.answered(time.Now(), err), err)
+	l.tell(b.answered(time.Now(), err), node, err)
 	if err != nil {
 		return hostproxy.Quota{}, err
 	}
@@ -170,17 +194,14 @@ func (l *Limiter) key(client string) string {
 	return l.options.Prefix + ":limit:" + l.options.Name + ":{" + client + "}"
 }
 
-// probe asks Redis in place of a request. It takes a token of a bucket that no
-// client has.
-func (l *Limiter) probe() {
-	_, _ = l.inRedis(context.Background(), "probe") // the breaker knows
-}
-
-// tell logs a change of the breaker.
-func (l *Limiter) tell(c change, err error) {
+// tell logs a change of the breaker of a node.
+func (l *Limiter) tell(c change, node string, err error) {
 	log := l.options.Logger
 	if log == nil {
 		log = slog.Default()
+	}
+	if node != "" {
+		log = log.With("node", node)
 	}
 	switch c {
 	case opened:

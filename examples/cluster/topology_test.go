@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -47,6 +48,62 @@ func TestARedisClusterSharesTheWorkOfALimiter(t *testing.T) {
 	q, err := one.AllowKey(t.Context(), "60")
 	require.NoError(t, err)
 	assert.True(t, q.OK)
+}
+
+// The answers of the other nodes must not keep the requests of its keys
+// waiting, nor its silence those of theirs.
+func TestADeadNodeCostsItsKeysThreeTimeoutsAndTheOthersNone(t *testing.T) {
+	t.Parallel()
+	c := redistest.StartCluster(t)
+	for _, n := range c.Nodes { // the others serve their keys on
+		n.CLI(t, "config", "set", "cluster-require-full-coverage", "no")
+	}
+	const timeout = 300 * time.Millisecond
+	said := new(logged)
+	l := limiter(t, c.URL, cluster.LimiterOptions{Rate: 0.01, Timeout: timeout, Logger: said.logger()})
+	_, err := l.AllowKey(t.Context(), "first")
+	require.NoError(t, err)
+	client := connect(t, c.URL).(*redis.ClusterClient)
+	dead, others := keysOf(t, l, client, c.Nodes[1].Addr)
+	c.Nodes[1].Stop()
+	waited := 0
+	for i := range dead {
+		began := time.Now()
+		_, err := l.AllowKey(t.Context(), dead[i])
+		require.NoError(t, err)
+		if time.Since(began) > timeout/2 {
+			waited++
+		}
+		local := l.LocalBuckets()
+		assert.Equal(t, i+1, local, "counted in this process")
+		_, err = l.AllowKey(t.Context(), others[i])
+		require.NoError(t, err)
+		assert.Equal(t, local, l.LocalBuckets(), "counted in Redis")
+	}
+	assert.LessOrEqual(t, waited, 3)
+	assert.True(t, l.Open())
+	assert.Contains(t, said.String(), "node="+c.Nodes[1].Addr)
+	c.Nodes[1].Continue()
+	proxytest.Eventually(t, "the breaker closes", func() bool {
+		_, _ = l.AllowKey(t.Context(), dead[0])
+		return !l.Open()
+	})
+}
+
+// keysOf returns 20 keys whose buckets are at a node, and 20 that are not.
+func keysOf(t *testing.T, l *cluster.Limiter, c *redis.ClusterClient, addr string) (at, others []string) {
+	t.Helper()
+	for i := 0; len(at) < 20 || len(others) < 20; i++ {
+		key := fmt.Sprint("key", i)
+		n, err := c.MasterForKey(t.Context(), l.BucketKey(key))
+		require.NoError(t, err)
+		if n.Options().Addr == addr {
+			at = append(at, key)
+		} else {
+			others = append(others, key)
+		}
+	}
+	return at, others
 }
 
 // A failover takes what the replica has. What was stored last may be lost with

@@ -14,15 +14,15 @@ const endWait = 50 * time.Millisecond
 
 // asNetHTTP returns q as a server of net/http would hand it on:
 //
-//   - Copies of the request get the trailers at the end of the body. quic-go
-//     sets the field Trailer anew, which copies do not see.
+//   - Copies of the request get the trailers at the end of the body, announced
+//     or not. quic-go sets the field Trailer anew, which copies do not see.
 //   - A request without a body has the length 0. To quic-go it is unknown,
 //     because the end of a stream comes after the head. Targets would get a GET
 //     with a chunked body.
 //   - Host is the field Host alone, and no header beside it.
 func asNetHTTP(q *http.Request) *http.Request {
 	delete(q.Header, "Host") // equal to the authority, or quic-go would have refused q
-	if q.ContentLength >= 0 && q.Trailer == nil || q.Method == http.MethodConnect {
+	if q.ContentLength == 0 && q.Trailer == nil || q.Method == http.MethodConnect {
 		return q
 	}
 	c := q.WithContext(q.Context()) // quic-go changes q when the trailers come

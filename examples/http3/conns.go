@@ -1,6 +1,7 @@
 package http3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,7 @@ var errFull = errors.New("too many connections")
 // conns are the connections of a session.
 type conns struct {
 	max, perClient int
+	stall          time.Duration // see writeStall
 
 	mu       sync.Mutex
 	clients  map[netip.Prefix]int // open connections, handshakes included
@@ -56,7 +58,7 @@ type conn struct {
 type connKey struct{}
 
 func newConns(s *Server) *conns {
-	return &conns{max: s.MaxConns, perClient: s.MaxConnsPerClient, clients: map[netip.Prefix]int{}, accepted: map[*quic.Conn]*conn{}}
+	return &conns{max: s.MaxConns, perClient: s.MaxConnsPerClient, stall: cmp.Or(s.stall, writeStall), clients: map[netip.Prefix]int{}, accepted: map[*quic.Conn]*conn{}}
 }
 
 // client returns what counts as one client.
@@ -136,7 +138,9 @@ func (c *conns) counted(h http.Handler) http.Handler {
 			w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
 			return
 		}
+		w = limited(w, c.stall)
 		apart(h, w, asNetHTTP(q))
+		finish(w)
 	})
 }
 

@@ -1,6 +1,9 @@
 package http3
 
-import "net/http"
+import (
+	"net/http"
+	"time"
+)
 
 // Conns returns how many connections of s serve requests.
 func Conns(s *Server) int {
@@ -12,3 +15,6 @@ func Conns(s *Server) int {
 
 // AsNetHTTP is asNetHTTP.
 func AsNetHTTP(q *http.Request) *http.Request { return asNetHTTP(q) }
+
+// SetStall makes d the limit of a client that takes nothing.
+func SetStall(s *Server, d time.Duration) { s.stall = d }

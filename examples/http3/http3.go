@@ -67,6 +67,8 @@ type Server struct {
 	// Listen fails at once.
 	BindTimeout time.Duration
 
+	stall time.Duration // for tests; 0 means writeStall
+
 	mu  sync.Mutex
 	now *session // nil unless Listen has succeeded
 }

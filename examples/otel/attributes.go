@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,23 +52,28 @@ func ofMethod(all []attribute.KeyValue, method string) []attribute.KeyValue {
 	return append(all, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(safe(method)))
 }
 
-// atStart is what a sampler may look at. The query is left out: it may hold
-// secrets.
-func atStart(x *hostproxy.Exchange) []attribute.KeyValue {
-	all := ofMethod(make([]attribute.KeyValue, 0, 8), x.Method)
+// atStart is what a sampler may look at.
+func (t *Tracer) atStart(x *hostproxy.Exchange) []attribute.KeyValue {
+	all := ofMethod(make([]attribute.KeyValue, 0, 10), x.Method)
 	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)))
+	if q := t.query(x); q != "" {
+		all = append(all, semconv.URLQuery(safe(q)))
+	}
 	if x.UserAgent != "" {
 		all = append(all, semconv.UserAgentOriginal(safe(x.UserAgent)))
 	}
-	return address(all, x.Host, 0)
+	if x.Client.IsValid() {
+		all = append(all, semconv.ClientAddress(x.Client.String()))
+	}
+	if x.Scheme == "https" {
+		return address(all, x.Host, 443)
+	}
+	return address(all, x.Host, 80)
 }
 
 func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
 	all := append(make([]attribute.KeyValue, 0, 16), semconv.HTTPResponseStatusCode(x.Status), semconv.NetworkProtocolVersion(version(x.Proto)),
 		semconv.HTTPRequestBodySizeKey.Int64(x.RequestBytes), semconv.HTTPResponseBodySizeKey.Int64(x.ResponseBytes))
-	if x.Client.IsValid() {
-		all = append(all, semconv.ClientAddress(x.Client.String()))
-	}
 	if x.Peer.IsValid() {
 		all = append(all, semconv.NetworkPeerAddress(x.Peer.String()))
 	}
@@ -89,9 +95,9 @@ func atEnd(x *hostproxy.Exchange) []attribute.KeyValue {
 	return all
 }
 
-func ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
+func (t *Tracer) ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
 	all := ofMethod(make([]attribute.KeyValue, 0, 8), b.Exchange.Method)
-	all = append(all, targetKey.String(safe(b.Attempt.Target)))
+	all = append(all, targetKey.String(safe(b.Attempt.Target)), semconv.URLFull(safe(t.fullURL(b.Exchange, b.Attempt.Target))))
 	if n := len(b.Exchange.Timeline) - 1; b.Attempt.Retry && n > 0 {
 		all = append(all, semconv.HTTPRequestResendCount(n))
 	}
@@ -104,18 +110,65 @@ func ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
 // ofTarget adds the address of a target and its port, which is that of its
 // scheme if it has none.
 func ofTarget(all []attribute.KeyValue, target string) []attribute.KeyValue {
-	scheme, host, found := strings.Cut(target, "://")
+	scheme, authority, _ := parts(target)
+	switch scheme {
+	case "unix":
+		return append(all, semconv.NetworkTransportUnix, semconv.ServerAddress(safe(authority)))
+	case "https":
+		return address(all, authority, 443)
+	}
+	return address(all, authority, 80)
+}
+
+// parts returns the scheme of a target (http, https or unix), its host and
+// port or the path of its socket, and its base path.
+func parts(target string) (scheme, authority, base string) {
+	if socket, ok := strings.CutPrefix(target, "unix:"); ok {
+		return "unix", strings.TrimPrefix(socket, "//"), ""
+	}
+	scheme, rest, found := strings.Cut(target, "://")
 	if !found {
-		scheme, host = "http", target
+		scheme, rest = "http", target
 	}
+	if scheme == "h2c" {
+		scheme = "http"
+	}
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		rest, base = rest[:i], rest[i:]
+	}
+	return scheme, rest, base
+}
+
+// fullURL returns the URL of an attempt. It has no credentials: the query is
+// what Options.Query leaves of it, and hostproxy refuses targets with a user.
+func (t *Tracer) fullURL(x *hostproxy.Exchange, target string) string {
+	scheme, authority, base := parts(target)
 	if scheme == "unix" {
-		return append(all, semconv.NetworkTransportUnix, semconv.ServerAddress(safe(host)))
+		scheme, authority = "http+unix", url.PathEscape(authority)
 	}
-	host, _, _ = strings.Cut(host, "/") // the path behind it
-	if scheme == "https" {
-		return address(all, host, 443)
+	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+		authority = "REDACTED:REDACTED" + authority[i:]
 	}
-	return address(all, host, 80)
+	path := x.Path
+	if t.path != nil {
+		path = t.path(x)
+	}
+	full := scheme + "://" + authority + strings.TrimSuffix(base, "/")
+	if strings.HasPrefix(path, "/") { // not the * of OPTIONS
+		full += path
+	}
+	if q := t.query(x); q != "" {
+		full += "?" + q
+	}
+	return full
+}
+
+// query returns what spans have of the query.
+func (t *Tracer) query(x *hostproxy.Exchange) string {
+	if t.shown == nil || x.Query == "" {
+		return ""
+	}
+	return t.shown(x.Query)
 }
 
 func afterAttempt(a *hostproxy.Attempt) []attribute.KeyValue {

@@ -39,6 +39,18 @@ type Options struct {
 	// has a link to the client's context, and its baggage is removed. Nil
 	// trusts no peer.
 	Trusted []netip.Prefix
+
+	// Path returns the path that the target gets, below the path of its own
+	// URL, for url.full of attempts. Set it if an Upstream has StripPrefix,
+	// AddPrefix or a Rewrite of the path: a span is made before they are
+	// applied. It is called for each attempt that is recorded, may be called
+	// concurrently, and must not change the Exchange. Nil means Exchange.Path.
+	Path func(*hostproxy.Exchange) string
+
+	// Query returns what spans show of a query, without its secrets. It is
+	// called for each query that is not empty, and may be called concurrently.
+	// "" shows nothing; nil shows no query.
+	Query func(raw string) string
 }
 
 // A Tracer makes the spans of a Router. Its methods may be called concurrently.
@@ -46,6 +58,8 @@ type Tracer struct {
 	tracer  trace.Tracer
 	trusted []netip.Prefix
 	local   bool // peers without an address are trusted
+	path    func(*hostproxy.Exchange) string
+	shown   func(query string) string
 
 	server, client trace.SpanStartOption // the kinds of spans
 }
@@ -69,7 +83,8 @@ func New(o Options) (*Tracer, error) {
 	if o.Provider == nil {
 		o.Provider = api.GetTracerProvider()
 	}
-	t := &Tracer{tracer: o.Provider.Tracer("github.com/hostproxy/hostproxy/examples/otel", trace.WithSchemaURL(semconv.SchemaURL)),
+	t := &Tracer{path: o.Path, shown: o.Query,
+		tracer: o.Provider.Tracer("github.com/hostproxy/hostproxy/examples/otel", trace.WithSchemaURL(semconv.SchemaURL)),
 		server: trace.WithSpanKind(trace.SpanKindServer), client: trace.WithSpanKind(trace.SpanKindClient)}
 	for _, p := range o.Trusted {
 		t.trusted = append(t.trusted, p.Masked())
@@ -87,7 +102,7 @@ func (t *Tracer) Begin(b *hostproxy.Beginning) {
 		ctx = propagation.TraceContext{}.Extract(ctx, carrier{b})
 	}
 	options := append(make([]trace.SpanStartOption, 0, 5), t.server, trace.WithTimestamp(b.Exchange.Start),
-		trace.WithAttributes(atStart(b.Exchange)...))
+		trace.WithAttributes(t.atStart(b.Exchange)...))
 	if !t.trusts(b.Exchange.Peer) {
 		if client := trace.SpanContextFromContext(ctx); client.IsValid() {
 			options = append(options, trace.WithLinks(trace.Link{SpanContext: client}))
@@ -113,7 +128,7 @@ func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	}
 	ctx := trace.ContextWithSpan(context.Background(), parent)
 	ctx, span := t.tracer.Start(ctx, name(b.Exchange.Method, ""), t.client,
-		trace.WithTimestamp(b.Attempt.Start), trace.WithAttributes(ofAttempt(b)...))
+		trace.WithTimestamp(b.Attempt.Start), trace.WithAttributes(t.ofAttempt(b)...))
 	b.Attempt.Value = span
 	if span.SpanContext().TraceState().Len() == 0 {
 		b.RemoveHeader(tracestate)

@@ -3,7 +3,6 @@ package prometheus
 import (
 	"errors"
 	"slices"
-	"time"
 
 	prom "github.com/prometheus/client_golang/prometheus"
 
@@ -30,18 +29,15 @@ type exchanges struct {
 	requests, received, sent             *prom.CounterVec
 	attempts, retries, hedges            *prom.CounterVec
 	errors, attemptErrors                *prom.CounterVec
-	durations, firstBytes, queued, dials *prom.HistogramVec
+	durations, firstBytes, queued, dials *histograms
 }
 
 func newExchanges(buckets []float64) exchanges {
 	counter := func(name, help string, labels ...string) *prom.CounterVec {
 		return prom.NewCounterVec(prom.CounterOpts{Namespace: "hostproxy", Name: name, Help: help}, labels)
 	}
-	histogram := func(name, help string, labels ...string) *prom.HistogramVec {
-		return prom.NewHistogramVec(prom.HistogramOpts{
-			Namespace: "hostproxy", Name: name, Help: help, Buckets: buckets,
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-		}, labels)
+	histogram := func(name, help string, labels ...string) *histograms {
+		return newHistograms(name, help, buckets, labels...)
 	}
 	return exchanges{
 		requests:      counter("requests_total", "Exchanges that have ended.", "pattern", "target", "code", "protocol"),
@@ -63,24 +59,10 @@ func (e *exchanges) collectors() []prom.Collector {
 	return []prom.Collector{e.requests, e.durations, e.received, e.sent, e.errors, e.queued, e.attempts, e.retries, e.hedges, e.attemptErrors, e.firstBytes, e.dials}
 }
 
-// observe counts an exchange. Hot path: no lock and, once the series exist, no
-// allocation, unless it failed or waited.
+// observe counts what few exchanges have: a wait, or a failure.
 func (e *exchanges) observe(p *pair, x *hostproxy.Exchange) {
-	code, proto := codeOf(x.Status), protocolOf(x.Proto)
-	p.requests[code][proto].get(func() prom.Counter {
-		return e.requests.WithLabelValues(p.pattern, p.target, codeLabels[code], protocolLabels[proto])
-	}).Inc()
-	p.durations[code].get(func() prom.Observer {
-		return e.durations.WithLabelValues(p.pattern, codeLabels[code])
-	}).Observe(x.Duration.Seconds())
-	if x.RequestBytes > 0 {
-		p.received.get(func() prom.Counter { return e.received.WithLabelValues(p.pattern) }).Add(float64(x.RequestBytes))
-	}
-	if x.ResponseBytes > 0 {
-		p.sent.get(func() prom.Counter { return e.sent.WithLabelValues(p.pattern) }).Add(float64(x.ResponseBytes))
-	}
 	if x.Queue > 0 {
-		e.queued.WithLabelValues(p.pattern).Observe(x.Queue.Seconds())
+		e.queued.with(p.pattern).Observe(x.Queue)
 	}
 	if x.Err != nil {
 		op, side := failure(x.Err)
@@ -88,17 +70,10 @@ func (e *exchanges) observe(p *pair, x *hostproxy.Exchange) {
 	}
 }
 
-// observeAttempt counts an attempt. Hot path: as observe.
+// observeAttempt counts what few attempts have.
 func (e *exchanges) observeAttempt(p *pair, a *hostproxy.Attempt) {
-	code := codeOf(a.Status)
-	p.attempts[code].get(func() prom.Counter {
-		return e.attempts.WithLabelValues(p.pattern, p.target, codeLabels[code])
-	}).Inc()
-	if a.FirstByte > 0 {
-		p.firstBytes.get(func() prom.Observer { return e.firstBytes.WithLabelValues(p.pattern, p.target) }).Observe(a.FirstByte.Seconds())
-	}
 	if a.Dial > 0 {
-		e.dials.WithLabelValues(p.pattern, p.target).Observe(a.Dial.Seconds())
+		e.dials.with(p.pattern, p.target).Observe(a.Dial)
 	}
 	if a.Retry {
 		e.retries.WithLabelValues(p.pattern, p.target).Inc()
@@ -119,26 +94,26 @@ func (e *exchanges) forget(p *pair, lone bool) {
 	for _, v := range []*prom.CounterVec{e.requests, e.errors, e.attempts, e.retries, e.hedges, e.attemptErrors} {
 		v.DeletePartialMatch(labels)
 	}
-	e.firstBytes.DeletePartialMatch(labels)
-	e.dials.DeletePartialMatch(labels)
+	e.firstBytes.forget(labels)
+	e.dials.forget(labels)
 	if !lone {
 		return
 	}
 	labels = prom.Labels{"pattern": p.pattern}
 	e.received.DeletePartialMatch(labels)
 	e.sent.DeletePartialMatch(labels)
-	e.durations.DeletePartialMatch(labels)
-	e.queued.DeletePartialMatch(labels)
+	e.durations.forget(labels)
+	e.queued.forget(labels)
 }
 
-func codeOf(status int) int {
+func codeOf(status int) uint8 {
 	if class := status / 100; 0 < class && class < codes {
-		return class
+		return uint8(class)
 	}
 	return 0
 }
 
-func protocolOf(proto string) int { return max(0, slices.Index(protocolLabels[:], proto)) }
+func protocolOf(proto string) uint8 { return uint8(max(0, slices.Index(protocolLabels[:], proto))) }
 
 // failure returns the labels of an error: words from fixed lists.
 func failure(err error) (op, side string) {

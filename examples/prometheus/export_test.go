@@ -15,4 +15,11 @@ func ReadCertificates(m *Metrics, all []hostproxy.CertStatus) {
 func RegisterState(m *Metrics, r *prom.Registry) { r.MustRegister(m.state.collectors()...) }
 
 // Pairs returns how many pairs there are.
-func Pairs(m *Metrics) int { return len(*m.pairs.all.Load()) }
+func Pairs(m *Metrics) int {
+	m.pairs.mu.Lock()
+	defer m.pairs.mu.Unlock()
+	return len(*m.pairs.all.Load()) + len(m.pairs.fresh)
+}
+
+// AddPair makes a pair, as Observe does.
+func AddPair(m *Metrics, pattern string) { m.pairs.of(pairKey{pattern, "t:1"}) }

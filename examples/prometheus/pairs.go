@@ -41,9 +41,9 @@ type pair struct {
 	seen time.Time
 
 	requests   [codes][protocols]lazy[prom.Counter]
-	durations  [codes]lazy[prom.Observer]
+	durations  [codes]lazy[*histogram]
 	attempts   [codes]lazy[prom.Counter]
-	firstBytes lazy[prom.Observer]
+	firstBytes lazy[*histogram]
 	received   lazy[prom.Counter]
 	sent       lazy[prom.Counter]
 }
@@ -60,26 +60,51 @@ func (l *lazy[T]) get(make func() T) T {
 	return t
 }
 
-// pairs are all pairs, a bounded number. They are copied on write: Observe
-// reads them without a lock.
+// pairs are all pairs, a bounded number. Observe reads most of them without a
+// lock: all is copied on write. New pairs are in fresh, and are put into all
+// when they have been asked for as often as there are pairs, so that making n
+// pairs copies O(n) of them.
 type pairs struct {
 	exchanges *exchanges
 	max       int
 	rest      *pair
 
-	mu   sync.Mutex // serializes writers
+	mu     sync.Mutex // guards what follows; all and full are written under it
+	fresh  map[pairKey]*pair
+	misses int
+
 	all  atomic.Pointer[map[pairKey]*pair]
-	full atomic.Bool
+	full atomic.Bool // and then fresh is empty
 }
 
 func (p *pairs) init(limit int, e *exchanges) {
 	p.exchanges, p.max = e, limit
 	p.rest = &pair{pattern: other}
+	p.fresh = map[pairKey]*pair{}
 	p.all.Store(&map[pairKey]*pair{})
 }
 
+// A recent is the pair that was found last, which is probably the next.
+type recent struct {
+	all  *map[pairKey]*pair // as they were then
+	key  pairKey
+	pair *pair
+}
+
+// find is of, which looks at the recent pair first.
+func (p *pairs) find(r *recent, k pairKey) *pair {
+	all := p.all.Load()
+	if r.all != all || r.key != k {
+		*r = recent{all, k, p.of(k)}
+	} else {
+		r.pair.use()
+	}
+	return r.pair
+}
+
 // of returns the pair of a key, or the one that is shared. Hot path: no lock
-// and no allocation for a pair that exists, or when all pairs are taken.
+// and no allocation for a pair that exists, but for new ones, or when all pairs
+// are taken.
 func (p *pairs) of(k pairKey) *pair {
 	found := (*p.all.Load())[k]
 	if found == nil {
@@ -88,41 +113,64 @@ func (p *pairs) of(k pairKey) *pair {
 		}
 		found = p.add(k)[0]
 	}
-	if !found.used.Load() {
-		found.used.Store(true)
-	}
+	found.use()
 	return found
+}
+
+func (x *pair) use() {
+	if !x.used.Load() {
+		x.used.Store(true)
+	}
 }
 
 // add returns the pairs of keys, new ones as far as there is room.
 func (p *pairs) add(keys ...pairKey) []*pair {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all, copied := *p.all.Load(), false
 	found := make([]*pair, len(keys))
 	for i, k := range keys {
-		if found[i] = all[k]; found[i] != nil {
-			continue
-		}
-		if len(all) >= p.max {
-			p.full.Store(true)
-			found[i] = p.rest
-			continue
-		}
-		if !copied {
-			all, copied = maps.Clone(all), true
-		}
-		k = pairKey{strings.Clone(k.pattern), strings.Clone(k.target)}
-		found[i] = &pair{pattern: label(k.pattern), target: label(k.target), seen: time.Now()}
-		if k.pattern == "" {
-			found[i].pattern = none
-		}
-		all[k] = found[i]
-	}
-	if copied {
-		p.all.Store(&all)
+		found[i] = p.one(k)
 	}
 	return found
+}
+
+// one is add for one key. p.mu is held.
+func (p *pairs) one(k pairKey) *pair {
+	all := *p.all.Load()
+	if x := all[k]; x != nil {
+		return x
+	}
+	x := p.fresh[k]
+	switch {
+	case x != nil:
+	case len(all)+len(p.fresh) >= p.max:
+		p.merge()
+		p.full.Store(true)
+		return p.rest
+	default:
+		k = pairKey{strings.Clone(k.pattern), strings.Clone(k.target)}
+		x = &pair{pattern: label(k.pattern), target: label(k.target), seen: time.Now()}
+		if k.pattern == "" {
+			x.pattern = none
+		}
+		p.fresh[k] = x
+	}
+	if p.misses++; p.misses >= len(all)+len(p.fresh) {
+		p.merge()
+	}
+	return x
+}
+
+// merge puts the new pairs to the others. p.mu is held.
+func (p *pairs) merge() {
+	p.misses = 0
+	if len(p.fresh) == 0 {
+		return
+	}
+	all := maps.Clone(*p.all.Load())
+	maps.Copy(all, p.fresh)
+	p.all.Store(&all)
+	clear(p.fresh)
 }
 
 // keep drops the pairs that are not current and have not been used for long,
@@ -130,6 +178,7 @@ func (p *pairs) add(keys ...pairKey) []*pair {
 func (p *pairs) keep(current map[pairKey]bool, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.merge()
 	kept := maps.Clone(*p.all.Load())
 	var dropped []*pair
 	for k, x := range kept {

@@ -8,6 +8,8 @@
 //
 //   - prometheus.go: New, and the hooks of the Router
 //   - exchanges.go: metrics of exchanges and attempts
+//   - histogram.go: native histograms, which take many durations at once
+//   - stripes.go: what has ended and is not counted yet
 //   - pairs.go: one entry for each pattern and target
 //   - state.go: metrics that are read at the time of the scrape
 package prometheus
@@ -17,7 +19,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 
 	prom "github.com/prometheus/client_golang/prometheus"
 
@@ -46,11 +47,10 @@ type Options struct {
 type Metrics struct {
 	router *hostproxy.Router
 	status http.Handler
-	begun  atomic.Uint64
-	ended  atomic.Uint64
 
 	exchanges exchanges
 	pairs     pairs
+	stripes   stripes
 
 	scrape sync.Mutex // serializes scrapes
 	state  state
@@ -81,27 +81,16 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	}
 	m := &Metrics{router: r, status: hostproxy.StatusHandler(r), exchanges: newExchanges(o.Buckets), state: newState()}
 	m.pairs.init(o.MaxPairs, &m.exchanges)
+	m.stripes.init()
 	return m, nil
 }
 
 // Begin is for Router.Begin: it counts the exchange as in flight. In a hook of
 // your own call it first, since an exchange whose hook panics ends, too.
-func (m *Metrics) Begin(*hostproxy.Beginning) { m.begun.Add(1) }
+func (m *Metrics) Begin(*hostproxy.Beginning) { m.stripes.begin() }
 
 // Observe is for Router.Observe: it counts the exchange and its attempts.
-func (m *Metrics) Observe(x *hostproxy.Exchange) {
-	m.ended.Add(1)
-	p := m.pairs.of(pairKey{x.Pattern, x.Target})
-	m.exchanges.observe(p, x)
-	for i := range x.Timeline {
-		a := &x.Timeline[i]
-		at := p
-		if a.Target != x.Target {
-			at = m.pairs.of(pairKey{x.Pattern, a.Target})
-		}
-		m.exchanges.observeAttempt(at, a)
-	}
-}
+func (m *Metrics) Observe(x *hostproxy.Exchange) { m.stripes.keep(m, x) }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prom.Desc) {

@@ -119,8 +119,7 @@ func (m *Metrics) read() error {
 	for _, v := range m.state.vecs() {
 		v.Reset()
 	}
-	ended := m.ended.Load() // first: what ends in between has begun
-	m.state.inFlight.Set(max(0, float64(m.begun.Load())-float64(ended)))
+	m.state.inFlight.Set(float64(m.stripes.count(&m.exchanges)))
 	m.readRoutes(&p)
 	m.readServers(&p)
 	m.state.readCertificates(slices.Collect(m.router.Certificates()), m.pairs.max)

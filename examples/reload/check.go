@@ -20,6 +20,7 @@ type Difference struct {
 	Routes   hostproxy.Changes // as hostproxy.Router.Replace sees them
 	Settings []string          // all settings that differ, as "path: old -> new"
 	Restart  []string          // those of them that a running proxy refuses
+	Stale    []string          // contents of files that it keeps until a restart
 }
 
 // String returns the difference as lines of text, or "no changes".
@@ -35,14 +36,18 @@ func (d Difference) String() string {
 		if slices.Contains(d.Restart, line) {
 			line += " (needs a restart: a running proxy refuses the file)"
 		}
+		if slices.Contains(d.Stale, line) {
+			line += " (needs a restart: a running proxy keeps the old contents)"
+		}
 		b.WriteString(line + "\n")
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// first returns the first n settings in one line.
+// first returns the first n settings in one line, without Stale.
 func (d Difference) first(n int) string {
-	text := strings.Join(d.Settings[:min(n, len(d.Settings))], "; ")
+	all := slices.DeleteFunc(slices.Clone(d.Settings), func(line string) bool { return slices.Contains(d.Stale, line) })
+	text := strings.Join(all[:min(n, len(all))], "; ")
 	if len(text) > 1000 {
 		text = text[:1000] + "…"
 	}
@@ -87,9 +92,13 @@ func compare(old, next *plan, routes hostproxy.Changes) Difference {
 			d.Restart = append(d.Restart, line)
 		}
 	}
+	start := next.startFiles()
 	for _, path := range slices.Sorted(maps.Keys(next.read)) {
 		if was, ok := old.read[path]; ok && !bytes.Equal(was.text, next.read[path].text) {
 			d.Settings = append(d.Settings, "the contents of "+path)
+			if start[path] != "" {
+				d.Stale = append(d.Stale, "the contents of "+path)
+			}
 		}
 	}
 	return d
@@ -102,7 +111,7 @@ type Checked struct {
 }
 
 // Load reads a file and all files that it names, and checks what a proxy would
-// check at its start, except that it opens no listeners, logs or storage.
+// check at its start, except what depends on the machine: see Check.
 // handlers are the keys of Proxy.Handlers. The error is Faults.
 func Load(name string, handlers ...string) (*Checked, error) {
 	f, err := read(name)
@@ -153,17 +162,36 @@ func Compare(old, next *Checked) (Difference, error) {
 	return compare(old.plan, again, routes), err
 }
 
+// CheckUsage says in a few lines what Check checks, and what it does not.
+const CheckUsage = `check the file and those that it names, and open nothing; exit code 1 if there is a fault.
+Also checked, as the user that runs this: the directories of the log file, of unix sockets and of
+tls.storage exist and are writable; the addresses of listeners are this machine's and free. One in
+use is a note, or with -against a fault, unless the other configuration has its port.
+Not checked: inherited sockets; whether a unix socket is in use; two listeners that overlap, such as
+:80 and 127.0.0.1:80; whether targets, CAs and DNS answer, and whether certificates can be issued;
+the contents of tls.storage; free space`
+
 // Check writes to w that a file is right, or what changes from another one: old
 // is the name of a file, or the URL of a listener of a running proxy with the
 // handler config. "" compares with nothing. restart means that the running
 // proxy would refuse the file. An error about a file is Faults.
+//
+// Check also looks at this machine, as the user that runs it: the directories
+// of the log file, of unix sockets and of tls.storage must exist and be
+// writable, and the addresses of listeners must be this machine's and free. An
+// address in use is right if old has its port, and a line that begins with
+// "note:" if old is "". So is a port that this user may not open. Check opens
+// no log file, socket or storage, and writes nothing.
 func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
 	next, err := Load(name)
 	if err != nil {
 		return false, err
 	}
 	if old == "" {
-		_, err = fmt.Fprintf(w, "%s is right\n", name)
+		notes, err := next.plan.machine(nil)
+		if err == nil {
+			_, err = fmt.Fprintf(w, "%s is right\n%s", name, notes)
+		}
 		return false, err
 	}
 	was, err := other(ctx, name, old)
@@ -174,7 +202,11 @@ func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, er
 	if err != nil {
 		return false, err
 	}
-	_, err = fmt.Fprintln(w, d)
+	notes, err := next.plan.machine(was.plan)
+	if err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintf(w, "%s\n%s", d, notes)
 	return len(d.Restart) > 0 && err == nil, err
 }
 

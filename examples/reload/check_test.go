@@ -56,8 +56,8 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 		"routes: {a.test: " + up + "sticky: {key_file: " + empty + "}}}":                                               "routes[a.test].sticky.key_file: ",
 		"routes: {a.test: " + up + "sticky: {key_file: none}}}":                                                        "create it, or correct the name",
 		"routes: {a.test: " + up + "sticky: {key_file: " + dir + "}}}":                                                 "is no regular file: want one",
-		"routes: {a.test: " + up + "tls: {cert_file: x}}}":                                                             "cert_file and key_file belong together",
-		"routes: {a.test: " + up + "tls: {ca_files: " + empty + "}}}":                                                  "has no certificate: want a PEM file",
+		"routes: {a.test: {targets: \"https://a\", tls: {cert_file: x}}}":                                              "cert_file and key_file belong together",
+		"routes: {a.test: {targets: \"https://a\", tls: {ca_files: " + empty + "}}}":                                   "has no certificate: want a PEM file",
 		"routes: {a.test: " + up + "pages: {502: {status: 200}}}}":                                                     "the status of the response stays: remove status",
 		"routes: {a.test: " + up + "pages: {200: {}}}}":                                                                "routes[a.test].pages",
 		"routes: {a.test: " + up + "request_header: {set: {Host: x}}}}":                                                "routes[a.test].request_header",
@@ -112,6 +112,32 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 			assert.Positive(t, faults[0].Line)
 		}
 	}
+}
+
+// Settings without effect would hide that the targets are reached in the clear.
+func TestTLSForTargetsWithoutHTTPSIsRefused(t *testing.T) {
+	for upstream, refused := range map[string]bool{
+		"targets: \"a:1\", tls: {}": true,
+		"targets: [\"http://a\", \"h2c://b:1\", \"unix:/c\"], tls: {min_version: 1.3}":                           true,
+		"targets: \"a:1\", tls: {insecure_skip_verify: true}":                                                    true,
+		"tls: {server_name: a}, discover: {dns: {target: \"a:1\", interval: 9s}}":                                true,
+		"tls: {server_name: a}, discover: {srv: {service: a, proto: tcp, name: a, interval: 9s}}":                true,
+		"targets: [\"http://a\", \"https://b\"], tls: {server_name: a}":                                          false,
+		"tls: {server_name: a}, discover: {dns: {target: \"https://a\", interval: 9s}}":                          false,
+		"tls: {server_name: a}, discover: {srv: {scheme: https, service: a, proto: tcp, name: a, interval: 9s}}": false,
+	} {
+		for _, text := range []string{"routes: {a.test: {" + upstream + "}}", "routes: {a.test: {upstream: b}}\nupstreams: {b: {" + upstream + "}}"} {
+			_, err := loaded(t, text)
+			if !refused {
+				assert.NoError(t, err, "%s", text)
+				continue
+			}
+			assert.ErrorContains(t, err, ".tls: tls is for https targets, and there is none: write https:// in front of a target, or remove tls", "%s", text)
+			assert.Len(t, err, 1, "%s", text)
+		}
+	}
+	_, err := loaded(t, "routes: {a.test: {targets: nope, tls: {server_name: a}}}")
+	assert.Len(t, err, 1, "a target that cannot be read is the only fault: %v", err)
 }
 
 func TestCompareNamesWhatChangesAndWhatNeedsARestart(t *testing.T) {

@@ -157,7 +157,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 	case n.Kind == yaml.ScalarNode && kindOf(reflect.New(v.Type().Elem()).Elem()) == scalar:
 		items = []*yaml.Node{n}
 	case n.Kind != yaml.SequenceNode:
-		d.fault(n, path, "%s: want a list", kindName(n))
+		d.fault(n, path, "%s: want a list%s", kindName(n), suchAs(v))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(items), len(items)))
@@ -166,10 +166,10 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 	}
 }
 
-// pairs calls do for the keys and values of n, each key once.
-func (d *decoder) pairs(n *yaml.Node, path string, do func(key, value *yaml.Node)) {
+// pairs calls do for the keys and values of n, each key once. They are for v.
+func (d *decoder) pairs(n *yaml.Node, v reflect.Value, path string, do func(key, value *yaml.Node)) {
 	if n.Kind != yaml.MappingNode {
-		d.fault(n, path, "%s: want keys with values", kindName(n))
+		d.fault(n, path, "%s: want keys with values%s", kindName(n), suchAs(v))
 		return
 	}
 	lines := map[string]int{}
@@ -189,7 +189,7 @@ func (d *decoder) pairs(n *yaml.Node, path string, do func(key, value *yaml.Node
 
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 	v.Set(reflect.MakeMap(v.Type()))
-	d.pairs(n, path, func(key, value *yaml.Node) {
+	d.pairs(n, v, path, func(key, value *yaml.Node) {
 		k := reflect.New(v.Type().Key()).Elem()
 		if rule := readScalar(key.Value, k, ""); rule != "" {
 			d.fault(key, path, "key %s: %s", quoted(key.Value), rule)
@@ -214,32 +214,14 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
 		fields = fieldsOf(v.Type())
 		d.fields[v.Type()] = fields
 	}
-	d.pairs(n, path, func(key, value *yaml.Node) {
+	d.pairs(n, v, path, func(key, value *yaml.Node) {
 		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key.Value })
 		if i < 0 {
-			d.fault(key, path, "key %s is unknown: %s", quoted(key.Value), wanted(key.Value, fields))
+			d.fault(key, path, "key %s is unknown: %s", quoted(key.Value), unknownRule(key.Value, v, fields))
 			return
 		}
 		d.decode(value, v.FieldByIndex(fields[i].index), join(path, fields[i].key), fields[i].tag)
 	})
-}
-
-// wanted says which key was probably meant.
-func wanted(key string, fields []field) string {
-	var keys []string
-	for _, f := range fields {
-		if plain(f.key) == plain(key) {
-			return "want " + f.key
-		}
-		keys = append(keys, f.key)
-	}
-	slices.Sort(keys)
-	return "want one of " + strings.Join(keys, ", ")
-}
-
-// plain returns key without what is easily mistaken.
-func plain(key string) string {
-	return strings.TrimSuffix(strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(key)), "s")
 }
 
 func join(path, key string) string {

@@ -41,3 +41,9 @@ func NewServer(t *testing.T, c *Config) *hostproxy.Server {
 	s.prepare(builder(c).plan)
 	return s.server
 }
+
+// Bindable is bindable.
+func Bindable(addr string) error { return bindable(addr) }
+
+// Machine looks at this machine, as Check does.
+func Machine(c *Checked) (notes string, err error) { return c.plan.machine(nil) }

@@ -149,3 +149,15 @@ func TestAUnixSocketIsServed(t *testing.T) {
 		return err == nil && info.Mode().Perm() == 0o660
 	})
 }
+
+// The handlers are funcs, which cannot be compared.
+func TestARouteToANamedHandlerStaysInAReload(t *testing.T) {
+	own := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "own") })
+	text := plain + "routes: {own.localhost: {handler: own}, config.localhost: {handler: config}, status.localhost: {handler: status, guard: {allow: 127.0.0.1}}}\n"
+	r := start(t, &reload.Proxy{Handlers: map[string]http.Handler{"own": own}}, "%s", text)
+	write(t, r.File, "%s", text+"log: {level: debug}\n")
+	require.NoError(t, r.next())
+	assert.Equal(t, "200 own", r.get("own.localhost"))
+	assert.Contains(t, r.get("config.localhost"), "level: debug")
+	assert.Contains(t, r.get("status.localhost"), "own.localhost")
+}

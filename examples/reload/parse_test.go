@@ -82,6 +82,32 @@ func TestEachFaultHasItsPlaceAndItsRule(t *testing.T) {
 	}
 }
 
+// What newcomers write first leads to what is read.
+func TestAFirstGuessGetsTheRuleWithAnExample(t *testing.T) {
+	for text, want := range map[string]string{
+		"tls: off":                                     `f:1:6: tls: "off": want keys with values, such as {email: ops@example.com}; without TLS, give the listeners another role: listeners: [{addr: ":80", role: plain}]`,
+		"listeners: \":8080\"":                         `f:1:12: listeners: ":8080": want a list, such as listeners: [{addr: ":8080", role: plain}]`,
+		"listeners: {addr: x}":                         `f:1:12: listeners: keys with values: want a list, such as listeners: [{addr: ":8080", role: plain}]`,
+		"listeners: [\":8080\"]":                       `f:1:13: listeners[0]: ":8080": want keys with values, such as listeners: [{addr: ":8080", role: plain}]`,
+		"email: a@b.c":                                 `f:1:1: key "email" is unknown: it stands in tls: write tls: {email: ...}`,
+		"idle_timeout: 1m":                             `f:1:1: key "idle_timeout" is unknown: it stands in server: write server: {idle_timeout: ...}`,
+		"routes: [a.test]":                             `f:1:9: routes: a list: want keys with values, such as {app.example.com: localhost:4000}`,
+		"routes: {a: {guard: {rate: 10}}}":             `f:1:22: routes[a].guard: key "rate" is unknown: it stands in rate_limit: write rate_limit: {rate: ...}`,
+		"routes: {a: {rate_limit: 10}}":                `f:1:26: routes[a].rate_limit: "10": want keys with values, such as {rate: 10, burst: 20}`,
+		"routes: {a: {targets: x, tls: off}}":          `routes[a].tls: "off": want keys with values, such as {ca_files: ca.pem}; a target without TLS is written http://host:port`,
+		"routes: {a: {basic_auth: {users: {ann: x}}}}": `f:1:27: routes[a].basic_auth: key "users" is unknown: want one of realm, user_header, users_file, such as {users_file: users}: a file with lines of name:hash, as htpasswd -nB writes them`,
+		"routes: {a: {basic_auth: {ann: secret}}}":     `such as {users_file: users}: a file with lines of name:hash`,
+		"routes: {a: {basic_auth: users}}":             `routes[a].basic_auth: "users": want keys with values, such as {users_file: users}`,
+		"routes: {a: {health: /healthz}}":              `routes[a].health: "/healthz": want keys with values, such as {path: /healthz, interval: 10s}`,
+		"log: {access: true}":                          `log.access: "true": want keys with values: {} logs each request`,
+		"routes: {a: {guard: on}}":                     `want keys with values, such as {allow: 10.0.0.0/8, rate_limit: {rate: 10}}`,
+	} {
+		_, err := reload.Parse("f", []byte(text))
+		assert.ErrorContains(t, err, want, text)
+		assert.Len(t, err, 1, text)
+	}
+}
+
 func TestAllFaultsComeAtOnceAndALargeNumberIsCut(t *testing.T) {
 	_, err := reload.Parse("f", []byte("log: {level: loud, format: xml}\nserver: {max_conns: x}\n"))
 	assert.Equal(t, "f:1:14: log.level: \"loud\": want one of info, debug, warn, error; f:1:28: log.format: \"xml\": want one of text, json; "+

@@ -11,9 +11,11 @@
 // running proxy.
 //
 // reload.go runs the proxy, watch.go looks at the files, and check.go compares
-// configurations. config.go and upstreamconfig.go define what a file may hold;
-// decode.go, values.go, encode.go and fault.go read and write it. plan.go,
-// routes.go, upstreams.go, tls.go and log.go make hostproxy's types of it.
+// configurations; machine.go looks at what a proxy would open. config.go and
+// upstreamconfig.go define what a file may hold; decode.go, values.go,
+// encode.go, fault.go and hints.go read and write it. plan.go, routes.go,
+// upstreams.go, tls.go and log.go make hostproxy's types of it, and stale.go
+// knows what of it needs a restart.
 package reload
 
 import (
@@ -83,6 +85,8 @@ type serving struct {
 	now     atomic.Pointer[plan] // in force
 	since   atomic.Pointer[time.Time]
 	refused atomic.Pointer[string] // why the latest file was, and when; nil if it was not
+	stale   atomic.Pointer[string] // what needs a restart; nil or "" for nothing
+	atStart map[string][]byte      // of plan.startFiles
 	looked  fingerprint            // of the files when they were read last; guarded by Proxy.mu
 }
 
@@ -146,6 +150,7 @@ func (p *Proxy) start() (*serving, []hostproxy.Listener, error) {
 		return nil, nil, err
 	}
 	s.adopt(next)
+	s.atStart = next.startContents()
 	p.serving = s
 	s.logs.logger.Info("serving", "file", p.File, "addresses", s.addrs)
 	return s, lns, nil
@@ -158,8 +163,16 @@ func names(own map[string]http.Handler, config, status http.Handler) map[string]
 		all = map[string]http.Handler{}
 	}
 	all["config"], all["status"] = config, status
+	for name, h := range all {
+		if !reflect.ValueOf(h).Comparable() { // an http.HandlerFunc; a plan compares handlers
+			all[name] = &named{h}
+		}
+	}
 	return all
 }
+
+// A named is a handler that can be compared.
+type named struct{ http.Handler }
 
 func (p *Proxy) stderr() io.Writer {
 	if p.Stderr == nil {
@@ -327,7 +340,9 @@ func (s *serving) reload() error {
 	if err == nil {
 		err = s.swap(old, next)
 	}
-	s.report(old, next, err)
+	if err != nil {
+		s.report(err)
+	}
 	if s.p.Reloaded != nil {
 		s.p.Reloaded(err)
 	}
@@ -363,8 +378,9 @@ func (s *serving) swap(old, next *plan) error {
 		return errors.Join(err, s.limit(next, old))
 	}
 	s.logs.set(&next.Log, out, end)
-	s.settle(old, next)
+	kept := s.settle(old, next)
 	s.adopt(next)
+	s.applied(old, next, kept)
 	return nil
 }
 
@@ -377,12 +393,12 @@ func (s *serving) limit(old, next *plan) error {
 }
 
 // settle changes what stays in use: targets, canaries and pages of kept
-// upstreams, and hosts' TLS.
-func (s *serving) settle(old, next *plan) {
+// upstreams, and hosts' TLS. It returns the upstreams that keep an old setting.
+func (s *serving) settle(old, next *plan) (kept []string) {
 	for place, u := range next.upstreams {
 		if was := old.upstreams[place]; was != nil && was.Upstream == u.Upstream {
 			for _, err := range u.apply(was) {
-				s.logs.logger.Error("an upstream keeps an old setting; restart the process to correct this", "upstream", strings.ReplaceAll(place, "\x00", " "), "error", err)
+				kept = append(kept, fmt.Sprintf("an old setting of %s: %v", strings.ReplaceAll(place, "\x00", " "), err))
 			}
 		}
 	}
@@ -400,6 +416,7 @@ func (s *serving) settle(old, next *plan) {
 			s.router.ForgetHostPolicy(host)
 		}
 	}
+	return kept
 }
 
 func merged(a, b map[string]*hostTLS) map[string]*hostTLS {
@@ -434,22 +451,16 @@ func (f *file) logFault(err error) error {
 	return Faults{at}
 }
 
-// report logs what came of a reload, in one line.
-func (s *serving) report(old, next *plan, err error) {
-	log := s.logs.logger
-	if err != nil {
-		n := 1
-		var faults Faults
-		if errors.As(err, &faults) {
-			n = len(faults)
-		}
-		text := time.Now().Format(time.RFC3339) + ": " + err.Error()
-		s.refused.Store(&text)
-		log.Error("configuration refused; the old one stays in force", "file", s.p.File, "faults", n, "error", err)
-		return
+// report logs why a file was refused, in one line.
+func (s *serving) report(err error) {
+	n := 1
+	var faults Faults
+	if errors.As(err, &faults) {
+		n = len(faults)
 	}
-	d := compare(old, next, hostproxy.Changes{})
-	log.Info("configuration in force", "file", s.p.File, "changes", len(d.Settings), "first", d.first(10))
+	text := time.Now().Format(time.RFC3339) + ": " + err.Error()
+	s.refused.Store(&text)
+	s.logs.logger.Error("configuration refused; the old one stays in force", "file", s.p.File, "faults", n, "error", err)
 }
 
 // serveStatus serves s.status, which is made after the routes that lead to it.
@@ -462,6 +473,9 @@ func (s *serving) serveConfig(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintf(w, "# %s, in force since %s\n", comment(s.p.File), s.since.Load().Format(time.RFC3339))
 	if r := s.refused.Load(); r != nil {
 		fmt.Fprintf(w, "# a later file was refused: %s\n", comment(*r))
+	}
+	if r := s.stale.Load(); r != nil && *r != "" {
+		fmt.Fprintf(w, "# not in force until the process is restarted: %s\n", comment(*r))
 	}
 	_, _ = io.WriteString(w, now.String())
 }

@@ -40,3 +40,44 @@ func TestANamedPipeThatNobodyReadsIsNoLog(t *testing.T) {
 	write(t, r.File, "%s", plain+"routes: {a.localhost: localhost:2}\n")
 	assert.NoError(t, r.next())
 }
+
+// as runs do as another user, in a thread that ends with it.
+func as(uid uintptr, do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if os.Getuid() == 0 {
+			_, _, _ = syscall.RawSyscall(syscall.SYS_SETRESUID, uid, uid, uid)
+		}
+		do()
+	}()
+	<-done
+}
+
+func TestCheckRefusesALogThatThisUserMayNotWrite(t *testing.T) {
+	dir, err := os.MkdirTemp("", "log") // t.TempDir is within one that only its owner may search
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o555))
+	conf := filepath.Join(t.TempDir(), "proxy.yaml")
+	write(t, conf, "%s", plain+"log: {output: "+dir+"/x.log}\nroutes: {a.localhost: localhost:1}\n")
+	c, err := reload.Load(conf)
+	require.NoError(t, err)
+	as(65534, func() { _, err = reload.Machine(c) })
+	assert.ErrorContains(t, err, "log.output: \""+dir+"\": permission denied: let the user of this process write there (chmod, chown)")
+}
+
+func TestCheckOnlyNotesAPortThatThisUserMayNotOpen(t *testing.T) {
+	limit, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	require.NoError(t, err)
+	if string(limit) == "0\n" {
+		t.Skip("every user may open every port here")
+	}
+	c, err := reload.LoadText("proxy.yaml", []byte("listeners: [{role: plain, addr: \"127.0.0.1:1\"}]\nroutes: {a.localhost: localhost:1}\n"))
+	require.NoError(t, err)
+	var notes string
+	as(65534, func() { notes, err = reload.Machine(c) })
+	require.NoError(t, err)
+	assert.Contains(t, notes, "note: proxy.yaml:1:27: listeners[0].addr: \"127.0.0.1:1\" is not allowed for this user: a port below 1024 needs a capability")
+}

@@ -126,6 +126,7 @@ func (b *planner) fresh(c *Upstream, at ...string) *hostproxy.Upstream {
 	}
 	if c.TLS != nil {
 		u.TLS = b.clientTLS(c.TLS, append(at, "tls")...)
+		b.encrypted(u, c, append(at, "tls")...)
 	}
 	for status, p := range c.Pages {
 		if u.Pages == nil {
@@ -232,6 +233,27 @@ func (b *planner) clientTLS(c *ClientTLS, at ...string) *tls.Config {
 		}
 	}
 	return conf
+}
+
+// encrypted adds a fault if no target of u can be an https one. It says nothing
+// about targets that could not be read.
+func (b *planner) encrypted(u *hostproxy.Upstream, c *Upstream, at ...string) {
+	var schemes []string
+	for _, t := range u.Targets {
+		schemes = append(schemes, t.Scheme)
+	}
+	switch d := c.Discover; {
+	case len(u.Targets) < len(c.Targets), d == nil && len(c.Targets) == 0, d != nil && u.Discover == nil:
+		return
+	case d != nil && d.SRV != nil:
+		schemes = append(schemes, d.SRV.Scheme)
+	case d != nil:
+		one, _ := hostproxy.NewUpstream(d.DNS.Target) // u.Discover is there: it can be read
+		schemes = append(schemes, one.Targets[0].Scheme)
+	}
+	if !slices.Contains(schemes, "https") {
+		b.fault(at, "tls is for https targets, and there is none: write https:// in front of a target, or remove tls")
+	}
 }
 
 // tlsVersion returns the number of a version, 0 for "".

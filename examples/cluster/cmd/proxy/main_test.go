@@ -257,19 +257,21 @@ func TestARedisThatHasToBeChangedIsRefusedAtStart(t *testing.T) {
 
 func TestBadArgumentsAreExplained(t *testing.T) {
 	for args, wants := range map[string][]string{
-		"":                                    {"no routes: want host=target"},
-		"app.localhost":                       {`argument "app.localhost": want host=target`},
-		"=localhost:1":                        {`argument "=localhost:1": want host=target`},
-		"a.test=b:1 a.test=c:1":               {`host "a.test" is there twice: separate its targets by commas`},
-		"-dir x -redis redis://y a.test=b:1":  {"-dir and -redis exclude each other"},
-		"-dir x -rate 3 a.test=b:1":           {"-rate needs Redis"},
-		"-burst 3 a.test=b:1":                 {"-burst needs -rate"},
-		"-trust x a.test=b:1":                 {"-trust needs -ca", "-trust: open x"},
-		"-trust main.go -ca https://ca a.t=b": {`-trust: "main.go" has no certificate: want PEM`},
-		"-trusted 10.0.0.0/8,10 a.test=b:1":   {`"10": want an address with the length of its prefix`},
-		"-burst 3 -trust main.go":             {"no routes", "-burst needs -rate", "-trust needs -ca", "no certificate"},
-		"-delay soon a.test=b:1":              {"-delay"},
-		"-delay -1s a.test=b:1":               {"-delay -1s is negative"},
+		"":                      {"no routes: want host=target"},
+		"app.localhost":         {`argument "app.localhost": want host=target`},
+		"=localhost:1":          {`argument "=localhost:1": want host=target`},
+		"a.test=b:1 a.test=c:1": {`argument "a.test=c:1": host "a.test" is there twice: keep one of "a.test=b:1" and this, with all targets, separated by commas`},
+		"a.test=b:1 A.TEST=c:1": {`argument "A.TEST=c:1": host "a.test" is there twice: keep one of "a.test=b:1" and this`},
+		"bücher.test=b:1 xn--bcher-kva.test=b:1 a.test/x=b:1 A.test/x=b:1": {`"xn--bcher-kva.test=b:1"`, `"A.test/x=b:1": host "a.test/x/" is there twice`},
+		"-dir x -redis redis://y a.test=b:1":                               {"-dir and -redis exclude each other"},
+		"-dir x -rate 3 a.test=b:1":                                        {"-rate needs Redis"},
+		"-burst 3 a.test=b:1":                                              {"-burst needs -rate"},
+		"-trust x a.test=b:1":                                              {"-trust needs -ca", "-trust: open x"},
+		"-trust main.go -ca https://ca a.t=b":                              {`-trust: "main.go" has no certificate: want PEM`},
+		"-trusted 10.0.0.0/8,10 a.test=b:1":                                {`"10": want an address with the length of its prefix`},
+		"-burst 3 -trust main.go":                                          {"no routes", "-burst needs -rate", "-trust needs -ca", "no certificate"},
+		"-delay soon a.test=b:1":                                           {"-delay"},
+		"-delay -1s a.test=b:1":                                            {"-delay -1s is negative"},
 	} {
 		_, err := parse(strings.Fields(args), "")
 		for _, want := range wants {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -76,22 +77,37 @@ func list(to *[]netip.Prefix) func(string) error {
 // route reads the routes.
 func (s *settings) route(args []string) error {
 	var errs []error
+	first := map[string]string{} // arguments by canonical pattern: A.test is a.test
 	for _, arg := range args {
 		host, targets, ok := strings.Cut(arg, "=")
+		pattern := canonical(host)
 		u, err := hostproxy.NewUpstream(strings.Split(targets, ",")...)
 		switch {
 		case !ok || host == "" || err != nil:
 			errs = append(errs, fmt.Errorf("argument %q: want host=target, such as app.localhost=localhost:4000 (%w)", arg, cmp.Or(err, errors.New("no host"))))
-		case s.routes[host] != nil:
-			errs = append(errs, fmt.Errorf("argument %q: host %q is there twice: separate its targets by commas", arg, host))
+		case first[pattern] != "":
+			errs = append(errs, fmt.Errorf("argument %q: host %q is there twice: keep one of %q and this, with all targets, separated by commas", arg, pattern, first[pattern]))
 		default:
-			s.routes[host] = u
+			first[pattern], s.routes[host] = arg, u
 		}
 	}
 	if len(args) == 0 {
 		errs = append(errs, errors.New("no routes: want host=target, such as app.localhost=localhost:4000"))
 	}
 	return errors.Join(errs...)
+}
+
+// canonical returns a pattern as a Router has it, or as it is if it is invalid,
+// which is an error later.
+func canonical(pattern string) string {
+	var r hostproxy.Router
+	if r.Set(pattern, http.NotFoundHandler()) != nil {
+		return pattern
+	}
+	for p := range r.All() {
+		pattern = p
+	}
+	return pattern
 }
 
 // fits finds flags that exclude or need each other.

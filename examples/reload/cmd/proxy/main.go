@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	config := flags.String("config", "proxy.yaml", "the configuration file")
-	check := flags.Bool("check", false, "only check the file")
+	check := flags.Bool("check", false, reload.CheckUsage)
 	against := flags.String("against", "", "with -check: print what changes from this file, or from the http `URL` of a listener with the handler config")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
