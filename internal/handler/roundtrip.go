@@ -320,6 +320,9 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 // announce calls the hook for the attempt that begins. The failure of the hook
 // is that of the attempt.
 func (a *roundTrip) announce() (err error) {
+	if t := a.x.Latest(); t != nil {
+		t.Whole = a.body == nil || a.body.Whole()
+	}
 	if !a.x.Hooks.Tries() {
 		return nil
 	}
