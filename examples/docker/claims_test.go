@@ -226,13 +226,13 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	e, err := newEngine("unix://" + d.socket)
 	require.NoError(t, err)
 	t.Cleanup(e.client.CloseIdleConnections)
-	p, err := locate(t.Context(), e, []string{"nobody", "self"}, "web")
+	p, err := locate(t.Context(), e, []string{"nobody", "self"}, own, "web")
 	require.NoError(t, err)
 	assert.Equal(t, place{id: "self", networks: []string{"web"}, gateway: "127.0.0.1", network: "web"}, p)
-	p, err = locate(t.Context(), e, []string{"onhost"}, "")
+	p, err = locate(t.Context(), e, []string{"onhost"}, own, "")
 	require.NoError(t, err)
 	assert.True(t, p.onHost)
-	_, err = locate(t.Context(), e, []string{"nobody"}, "")
+	_, err = locate(t.Context(), e, []string{"nobody"}, own, "")
 	assert.ErrorContains(t, err, `none of ["nobody"]: give its name with -self`)
 	for self, onHost := range map[string]bool{"host": true, "onhost": true, "self": false} {
 		q := newProxy(slog.New(slog.DiscardHandler), true)
@@ -241,6 +241,12 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, onHost, p.onHost, self)
 	}
+	d.set(newBox("0123456789ab", "172.18.0.8:80").with("Name", "/other"))
+	_, err = locate(t.Context(), e, []string{"other"}, own, "")
+	assert.ErrorContains(t, err, "give its name with -self", "its name is this host name, and it is another one")
+	p, err = locate(t.Context(), e, []string{"other"}, chosen, "")
+	require.NoError(t, err)
+	assert.Equal(t, "0123456789ab", p.id)
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }
 

@@ -84,6 +84,7 @@ type container struct {
 		Health *struct{ Status string }
 	}
 	Config struct {
+		Hostname     string
 		Labels       map[string]string
 		ExposedPorts map[string]struct{}
 	}

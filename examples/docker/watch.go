@@ -191,14 +191,14 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 // locate returns where the proxy runs: what -self says, else what the daemon
 // knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
-	names := selves
+	names, own := selves, own
 	switch {
 	case p.self == "host" || p.self == "" && !p.inside:
 		return hostPlace(p.network), nil
 	case p.self != "":
-		names = func() []string { return []string{p.self} }
+		names, own = func() []string { return []string{p.self} }, chosen
 	}
-	at, err := locate(ctx, e, names(), p.network)
+	at, err := locate(ctx, e, names(), own, p.network)
 	// it may be asked for one container in vain, and for others not
 	if err != nil && p.place.id != "" {
 		return p.place, nil
