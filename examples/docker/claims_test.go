@@ -57,6 +57,7 @@ func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
 			[]string{`hostproxy.port is "0"`, `hostproxy.path is "api"`, `hostproxy.strip is "yes"`, `hostproxy.health is "up"`, `hostproxy.scheme is "https"`}},
 		"names and values": {map[string]string{"hostproxy.hots": "a.test", "hostproxy.port": "x", "hostproxy.health": ""},
 			[]string{`"hostproxy.hots" is unknown`, "hostproxy.host is missing", `hostproxy.port is "x"`, "hostproxy.health is empty"}},
+		"a host and a port":          {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
 		"strip alone":                {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
 		"a mapping":                  {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
 		"a star":                     {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
