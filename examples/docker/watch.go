@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -206,20 +208,38 @@ func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 	return at, err
 }
 
-// inspect returns what the daemon says of ids, or has said last of those for
-// which it does not answer. A container that is gone is left out.
-func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
+// errHangs is the error for containers that the daemon is not asked for.
+var errHangs = errors.New("the daemon did not answer for other containers in time")
+
+// inspectAll returns what the daemon says of each of ids, or the error. If it
+// has not answered in time for several, it is not asked for the rest.
+func inspectAll(ctx context.Context, e *engine, ids []string) ([]*container, []error) {
 	answers, errs := make([]*container, len(ids)), make([]error, len(ids))
 	turns := make(chan struct{}, atOnce)
+	var late atomic.Int32
 	var asking sync.WaitGroup
 	for i, id := range ids {
 		turns <- struct{}{}
 		asking.Go(func() {
+			defer func() { <-turns }()
+			if late.Load() >= atOnce {
+				errs[i] = errHangs
+				return
+			}
 			answers[i], errs[i] = e.inspect(ctx, id)
-			<-turns
+			if timeout, ok := errors.AsType[net.Error](errs[i]); ok && timeout.Timeout() {
+				late.Add(1)
+			}
 		})
 	}
 	asking.Wait()
+	return answers, errs
+}
+
+// inspect returns what the daemon says of ids, or has said last of those for
+// which it does not answer. A container that is gone is left out.
+func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
+	answers, errs := inspectAll(ctx, e, ids)
 	seen := map[string]*container{}
 	for i, id := range ids {
 		c := answers[i]
