@@ -17,8 +17,9 @@ const (
 	maxPause = 30 * time.Second
 	// a container that ignores the signal to stop gets traffic again after this
 	// time
-	stopFor = time.Minute
-	atOnce  = 8 // containers that are inspected at the same time
+	stopFor     = time.Minute
+	maxStopping = 10_000 // such containers are remembered
+	atOnce      = 8      // containers that are inspected at the same time
 )
 
 // watch keeps the routes those of the containers until ctx is done. While the
@@ -136,7 +137,9 @@ func (p *proxy) note(ev event) bool {
 	defer p.mu.Unlock()
 	switch signal := ev.Actor.Attributes.Signal; {
 	case action == "kill" && slices.Contains([]string{"2", "3", "9", "15"}, signal):
-		p.stopping[ev.Actor.ID] = time.Now()
+		if len(p.stopping) < maxStopping {
+			p.stopping[ev.Actor.ID] = time.Now()
+		}
 	case action == "start" || action == "restart":
 		delete(p.stopping, ev.Actor.ID)
 	}
