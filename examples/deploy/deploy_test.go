@@ -64,6 +64,7 @@ func TestADeployIsWrittenInSeveralWays(t *testing.T) {
 }
 
 func TestATargetThatNeverBecomesHealthyChangesNothing(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.up.Store(false)
@@ -136,6 +137,7 @@ func TestStopCancelsADeploy(t *testing.T) {
 }
 
 func TestAClientThatDisconnectsCancelsWhatHasChangedNothing(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.up.Store(false)
@@ -174,6 +176,7 @@ func TestRequestsOfTheOldTargetFinish(t *testing.T) {
 }
 
 func TestADrainThatIsCutOffIsAWarning(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	defer close(one.gates)
 	r.must("app", "app.localhost", one.Addr(), "-drain", "100ms")
@@ -231,6 +234,7 @@ func TestStopAnswersRequestsThatWait(t *testing.T) {
 }
 
 func TestASecondRollbackIsRefusedWhileOneWaits(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	r.must("app", "app.localhost", two.Addr())
@@ -374,9 +378,10 @@ func TestGarbageOnTheSocketDisturbsNobody(t *testing.T) {
 }
 
 func TestCommandsAtTheSameTimeLeaveAStateThatIsTrue(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	commands := [][]string{
 		{"app", "app.localhost", two.Addr()}, {"app", "app.localhost", one.Addr(), "-guard", "50ms"}, {"rollback", "app"}, {"stop", "app"},
