@@ -289,7 +289,7 @@ func TestThereIsAnErrorForEachMistake(t *testing.T) {
 		{"rollback app", "has no targets to go back to"},
 		{"maintain app -status 204", "-status 204: want 200 to 599"},
 		{"maintain app -status 0", "-status 0: want 200 to 599"},
-		{"maintain app -page /nowhere/page", "-page: open /nowhere/page"},
+		{"maintain app -page /nowhere/page", `-page "/nowhere/page": no such file`},
 		{"canary app -end", `"app" has no canary`},
 		{"canary app " + two.Addr(), "a canary without clients"},
 		{"canary app " + two.Addr() + " -share 120%", `-share "120%": want more than 0`},
