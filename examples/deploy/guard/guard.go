@@ -8,14 +8,16 @@
 //	...
 //	err := m.Replace(ctx, "blog.example.com", blog, guard.Limits{}, "10.0.0.4:4000")
 //
-// A request that fails, or is slow, counts against the new targets if the old
-// ones have served the same method and URL well. If they have not, it does not
-// count. If they had no such request, it counts once for each client, since one
-// client alone may ask for what never works; it counts always if the old
-// targets have had fewer than 20 requests. Attempt.Whole decides whether a
-// request is timed: how fast a client sends a body says nothing about a target.
-// A program that only gets requests with large bodies has no guard against slow
-// targets, but one against failing ones.
+// One client alone does not make it go back, since it may ask for what never
+// works. At most two failed or slow requests of each client count against the
+// new targets, and none whose method and URL the old targets have never served
+// well. There are two exceptions. If the old targets have had fewer than 20
+// requests, all count. If they have had fewer than three clients, these may be
+// load balancers: then all requests count that the old targets have served.
+//
+// Attempt.Whole decides whether a request is timed: how fast a client sends a
+// body says nothing about a target. A program that only gets requests with
+// large bodies has no guard against slow targets, but one against failing ones.
 //
 // The files: guard.go has the settings, judge.go decides, meter.go counts
 // attempts, baseline.go says what was usual, watch.go brings these together,

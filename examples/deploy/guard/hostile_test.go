@@ -106,28 +106,31 @@ func TestHowFastAClientReadsSaysNothingAboutATarget(t *testing.T) {
 func TestARequestThatAlwaysFailsProvesNothing(t *testing.T) {
 	for _, tt := range []struct {
 		about   string
-		before  func(*world)
+		before  string // what the old target was asked for
+		ask     string
 		clients int // that ask the new target for it
 		worse   bool
 	}{
-		{"the old target failed it too", func(w *world) { w.ask("GET", "/broken", "192.0.2.9", nil) }, 30, false},
-		{"one client finds it", func(*world) {}, 1, false},
-		{"many clients find it", func(*world) {}, 30, true},
+		{"the old target failed it too", "/broken", "/broken", 30, false},
+		{"one client finds it", "/", "/broken", 1, false},
+		{"many clients find it", "/", "/broken", 30, true},
+		{"one client breaks what works for others", "/", "/", 1, false},
+		{"many clients break it", "/", "/", 30, true},
 	} {
 		t.Run(tt.about, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.app.Transport = RoundTripFunc(func(q *http.Request) (*http.Response, error) {
-					if q.URL.Path == "/broken" && q.URL.RawQuery == "" {
+					if q.URL.Path == "/broken" || q.Method == "GET" && q.ContentLength > 0 {
 						return &http.Response{StatusCode: 500, Header: http.Header{}, Body: http.NoBody, Request: q}, nil
 					}
 					return w.RoundTrip(q)
 				})
 				w.visits(100, 0)
-				tt.before(w)
+				w.ask("GET", tt.before, "192.0.2.99", nil)
 				err := w.watched(func() {
 					for i := range 30 {
-						w.ask("GET", "/broken", fmt.Sprint("192.0.2.", 1+i%tt.clients), nil)
+						w.ask("GET", tt.ask, fmt.Sprint("192.0.2.", 1+i%tt.clients), strings.NewReader("x"))
 					}
 				})
 				_, worse := errors.AsType[*guard.WorseError](err)

@@ -21,8 +21,7 @@ type Watch struct {
 	judge    *Judge // what follows is guarded by meter.mu
 	inFlight map[*begun]bool
 	answered map[string]time.Time // when the latest request began that the target has answered
-	blamed   map[netip.Addr]bool  // clients whose request counted that the old targets did not have
-	waits    map[netip.Addr]bool  // clients whose request in flight counted
+	blames   map[netip.Addr]int   // failed or slow requests of each client that counted
 	timed    time.Time            // when the last request began that is timed
 	onWorse  func()               // nil calls nothing
 }
@@ -52,7 +51,7 @@ func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (
 	}
 	slow, _ := b.slowAfter(l)
 	w := &Watch{meter: m, pattern: pattern, limits: l, hang: b.hangsAfter(l), space: min(max(slow, leastSpace), mostSpace), targets: map[string]bool{},
-		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}, answered: map[string]time.Time{}, blamed: map[netip.Addr]bool{}, waits: map[netip.Addr]bool{}}
+		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}, answered: map[string]time.Time{}, blames: map[netip.Addr]int{}}
 	for _, t := range targets {
 		w.targets[t] = true
 	}
@@ -135,22 +134,16 @@ func (w *Watch) look(now time.Time) {
 			w.add(Outcome{Untimed: true})
 		case age > w.hang && w.hangs(b):
 			b.counted = true
-			w.waits[b.client] = true
 			w.bad(b, Outcome{Wait: age, Untimed: b.untimed})
 		}
 	}
 }
 
-// fewClients is how many clients a load balancer has at most: below that, each
-// may stand for many.
-const fewClients = 3
-
 // hangs reports whether a request in flight for long may prove that the target
-// hangs. The response may have begun, and the client may read it slowly. So it
-// proves nothing if the target has answered a request that began later, nor
-// does a second one of the same client.
+// hangs. The response may have begun, and the client may read it slowly: it
+// proves nothing if the target has answered a request that began later.
 func (w *Watch) hangs(b *begun) bool {
-	return !b.untimed && !w.answered[b.target].After(b.start) && (w.judge.base.Clients < fewClients || !w.waits[b.client])
+	return !b.untimed && !w.answered[b.target].After(b.start)
 }
 
 // end counts an attempt that has ended, unless look has done so. The target is
@@ -186,6 +179,13 @@ func (w *Watch) bad(b *begun, o Outcome) {
 	}
 }
 
+const (
+	// so many failed or slow requests of a client count: too few to go back
+	mostBlames = 2
+	// with fewer clients than that, each may be a load balancer
+	fewClients = 3
+)
+
 // proves reports whether a failed or slow request proves something about the
 // new targets. meter.mu is held.
 func (w *Watch) proves(b *begun) bool {
@@ -193,12 +193,12 @@ func (w *Watch) proves(b *begun) bool {
 	switch {
 	case has(base.Bad, b.request):
 		return false
-	case base.Requests < enough || has(base.Good, b.request):
+	case base.Requests < enough, base.Clients < fewClients && has(base.Good, b.request):
 		return true
-	case w.blamed[b.client]:
+	case w.blames[b.client] == mostBlames:
 		return false
 	}
-	w.blamed[b.client] = true
+	w.blames[b.client]++
 	return true
 }
 
