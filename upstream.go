@@ -1076,6 +1076,11 @@ type Attempt = struct {
 	Retry  bool   // begun after another attempt at this Upstream had failed
 	Hedge  bool   // begun beside another attempt; see Upstream.Hedge
 
+	// Whole reports that the request had no body, or that its body had been
+	// read to its end, when the attempt began. If not, FirstByte may include
+	// time that the client took to send the body.
+	Whole bool
+
 	Start     time.Time     // when its target was chosen
 	Dial      time.Duration // time spent connecting; 0 on a reused connection
 	FirstByte time.Duration // time from Start to the head of the response; 0 if there is none
@@ -1113,9 +1118,9 @@ type Beginning struct {
 	// Exchange.Value, and must not change other fields.
 	Exchange *Exchange
 
-	// Attempt is the attempt that begins; nil in Begin. Its Target, Start,
-	// Retry and Hedge are known. A hook may set Attempt.Value, and must not
-	// change other fields.
+	// Attempt is the attempt that begins; nil in Begin. Its fields up to Start
+	// are known. A hook may set Attempt.Value, and must not change other
+	// fields.
 	Attempt *Attempt
 
 	b *exchange.Beginning

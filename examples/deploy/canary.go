@@ -90,6 +90,9 @@ func (m *manager) setCanary(q request, a *app) (*operation, error) {
 	c := canary{Targets: q.Targets, Share: q.Share, Header: q.Header, Cookie: q.Cookie}
 	if a.Canary != nil {
 		c.Targets = a.Canary.Targets
+		if c.Share == 0 {
+			c.Share = a.Canary.Share
+		}
 		if c.Header == "" {
 			c.Header = a.Canary.Header
 		}

@@ -64,6 +64,7 @@ func TestADeployIsWrittenInSeveralWays(t *testing.T) {
 }
 
 func TestATargetThatNeverBecomesHealthyChangesNothing(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.up.Store(false)
@@ -136,6 +137,7 @@ func TestStopCancelsADeploy(t *testing.T) {
 }
 
 func TestAClientThatDisconnectsCancelsWhatHasChangedNothing(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.up.Store(false)
@@ -174,6 +176,7 @@ func TestRequestsOfTheOldTargetFinish(t *testing.T) {
 }
 
 func TestADrainThatIsCutOffIsAWarning(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	defer close(one.gates)
 	r.must("app", "app.localhost", one.Addr(), "-drain", "100ms")
@@ -231,6 +234,7 @@ func TestStopAnswersRequestsThatWait(t *testing.T) {
 }
 
 func TestASecondRollbackIsRefusedWhileOneWaits(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	r.must("app", "app.localhost", two.Addr())
@@ -285,7 +289,7 @@ func TestThereIsAnErrorForEachMistake(t *testing.T) {
 		{"rollback app", "has no targets to go back to"},
 		{"maintain app -status 204", "-status 204: want 200 to 599"},
 		{"maintain app -status 0", "-status 0: want 200 to 599"},
-		{"maintain app -page /nowhere/page", "-page: open /nowhere/page"},
+		{"maintain app -page /nowhere/page", `-page "/nowhere/page": no such file`},
 		{"canary app -end", `"app" has no canary`},
 		{"canary app " + two.Addr(), "a canary without clients"},
 		{"canary app " + two.Addr() + " -share 120%", `-share "120%": want more than 0`},
@@ -374,9 +378,10 @@ func TestGarbageOnTheSocketDisturbsNobody(t *testing.T) {
 }
 
 func TestCommandsAtTheSameTimeLeaveAStateThatIsTrue(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	commands := [][]string{
 		{"app", "app.localhost", two.Addr()}, {"app", "app.localhost", one.Addr(), "-guard", "50ms"}, {"rollback", "app"}, {"stop", "app"},

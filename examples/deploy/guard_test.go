@@ -66,6 +66,7 @@ func TestTheGuardGoesBackByItself(t *testing.T) {
 }
 
 func TestTheGuardGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	for range 40 {
@@ -101,6 +102,7 @@ func TestARollbackEndsTheGuard(t *testing.T) {
 }
 
 func TestTheGuardSaysIfItCannotGoBack(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	deploy := r.begin("app", "app.localhost", two.Addr(), "-guard", "1m")
@@ -144,6 +146,7 @@ func TestTheGuardGoesBackAlsoIfThatCannotBeStored(t *testing.T) {
 }
 
 func TestTheEndOfAGuardThatCannotBeStoredIsAnError(t *testing.T) {
+	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr())
 	deploy := r.begin("app", "app.localhost", two.Addr(), "-guard", "1s")

@@ -64,7 +64,11 @@ func (h *hold) check() error {
 	case len(h.Page.Body) > maxPage:
 		return fmt.Errorf("the page has more than %d bytes: want a smaller one", maxPage)
 	}
-	return nil
+	return hostproxy.To("localhost:1").Maintain(h.Page.page())
+}
+
+func (p *page) page() hostproxy.Page {
+	return hostproxy.Page{Status: p.Status, ContentType: p.Type, Body: []byte(p.Body), RetryAfter: p.RetryAfter}
 }
 
 // words says what happens to requests.

@@ -183,8 +183,7 @@ func (a *app) held() error {
 		case a.Hold == nil:
 			errs = append(errs, u.Resume())
 		case a.Hold.Page != nil:
-			p := a.Hold.Page
-			errs = append(errs, u.Maintain(hostproxy.Page{Status: p.Status, ContentType: p.Type, Body: []byte(p.Body), RetryAfter: p.RetryAfter}))
+			errs = append(errs, u.Maintain(a.Hold.Page.page()))
 		default:
 			errs = append(errs, u.Pause(time.Until(a.Hold.Until)))
 		}

@@ -108,7 +108,8 @@ func (m *manager) abandon(op *operation) {
 
 // interrupt cancels the operation of a in progress, if there is one, and waits
 // until it changes nothing any more. It returns an error if the operation
-// cannot be canceled. m.mu is held before and after, and not in between.
+// cannot be canceled, or if commands are refused now or a was removed
+// meanwhile: m.mu is held before and after, and not in between.
 func (m *manager) interrupt(a *app, why error) error {
 	op := a.op
 	if op == nil {
@@ -118,8 +119,15 @@ func (m *manager) interrupt(a *app, why error) error {
 		return m.busy(a)
 	}
 	op.cancel(why)
+	existed := a.Targets != nil
 	m.mu.Unlock()
 	<-op.changed
 	m.mu.Lock()
+	switch {
+	case m.frozen != nil:
+		return m.frozen
+	case existed && a.Targets == nil:
+		return fmt.Errorf("%q was removed meanwhile", a.name)
+	}
 	return m.busy(a) // another one may have been faster
 }

@@ -19,6 +19,7 @@ import (
 )
 
 func TestARestartKeepsWhatWasInUse(t *testing.T) {
+	t.Parallel()
 	one, two := newVersion(t, "one"), newVersion(t, "two")
 	r := start(t)
 	r.must("app", "app.localhost", one.Addr())

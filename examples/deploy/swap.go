@@ -96,6 +96,7 @@ func (m *manager) switched(a *app, c change, old saved, b guard.Baseline) error 
 		}
 	})
 	if err != nil {
+		a.Next = nil // as of the next state that can be stored
 		_, failed := m.switchTo(a, old.Targets)
 		if failed != nil {
 			failed = fmt.Errorf("%s is in use, which a restart does not know: %w", list(c.to), failed)

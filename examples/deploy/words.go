@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -204,12 +205,12 @@ func (q *request) readPage(file string) error {
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("-page: %w", err)
+		return unreadable(file, err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxPage+1))
 	if err != nil {
-		return fmt.Errorf("-page: %w", err)
+		return unreadable(file, err)
 	}
 	if len(text) > maxPage {
 		return fmt.Errorf("-page %q has more than %d bytes: want a smaller page", file, maxPage)
@@ -219,6 +220,14 @@ func (q *request) readPage(file string) error {
 		q.Type = "text/plain; charset=utf-8"
 	}
 	return nil
+}
+
+// unreadable is the error of a page that cannot be read.
+func unreadable(file string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // without the name, which is not quoted there
+	}
+	return fmt.Errorf("-page %q: %w", file, err)
 }
 
 // words takes the words of the command that are not flags.

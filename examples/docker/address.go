@@ -51,8 +51,18 @@ func hostPlace(network string) place {
 	return place{onHost: true, direct: runtime.GOOS == "linux", network: network}
 }
 
-// locate returns the place of the container that has one of names.
-func locate(ctx context.Context, e *engine, names []string, network string) (place, error) {
+// own reports whether c, which the daemon has given for one of selves, is the
+// proxy's own container. It may be another one, whose name is this host name.
+func own(c *container, name string) bool {
+	return strings.HasPrefix(c.ID, name) || c.Config.Hostname == name
+}
+
+// chosen is own for the name that -self gives.
+func chosen(*container, string) bool { return true }
+
+// locate returns the place of the container that has one of names, and that own
+// accepts.
+func locate(ctx context.Context, e *engine, names []string, own func(*container, string) bool, network string) (place, error) {
 	for _, name := range names {
 		c, err := e.inspect(ctx, name)
 		if errors.Is(err, errGone) {
@@ -60,6 +70,9 @@ func locate(ctx context.Context, e *engine, names []string, network string) (pla
 		}
 		if err != nil {
 			return place{}, fmt.Errorf("looking for the proxy's own container: %w", err)
+		}
+		if !own(c, name) {
+			continue
 		}
 		if c.HostConfig.NetworkMode == "host" {
 			p := hostPlace(network)

@@ -57,6 +57,7 @@ func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
 			[]string{`hostproxy.port is "0"`, `hostproxy.path is "api"`, `hostproxy.strip is "yes"`, `hostproxy.health is "up"`, `hostproxy.scheme is "https"`}},
 		"names and values": {map[string]string{"hostproxy.hots": "a.test", "hostproxy.port": "x", "hostproxy.health": ""},
 			[]string{`"hostproxy.hots" is unknown`, "hostproxy.host is missing", `hostproxy.port is "x"`, "hostproxy.health is empty"}},
+		"a host and a port":          {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
 		"strip alone":                {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
 		"a mapping":                  {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
 		"a star":                     {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
@@ -226,13 +227,13 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	e, err := newEngine("unix://" + d.socket)
 	require.NoError(t, err)
 	t.Cleanup(e.client.CloseIdleConnections)
-	p, err := locate(t.Context(), e, []string{"nobody", "self"}, "web")
+	p, err := locate(t.Context(), e, []string{"nobody", "self"}, own, "web")
 	require.NoError(t, err)
 	assert.Equal(t, place{id: "self", networks: []string{"web"}, gateway: "127.0.0.1", network: "web"}, p)
-	p, err = locate(t.Context(), e, []string{"onhost"}, "")
+	p, err = locate(t.Context(), e, []string{"onhost"}, own, "")
 	require.NoError(t, err)
 	assert.True(t, p.onHost)
-	_, err = locate(t.Context(), e, []string{"nobody"}, "")
+	_, err = locate(t.Context(), e, []string{"nobody"}, own, "")
 	assert.ErrorContains(t, err, `none of ["nobody"]: give its name with -self`)
 	for self, onHost := range map[string]bool{"host": true, "onhost": true, "self": false} {
 		q := newProxy(slog.New(slog.DiscardHandler), true)
@@ -241,6 +242,12 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, onHost, p.onHost, self)
 	}
+	d.set(newBox("0123456789ab", "172.18.0.8:80").with("Name", "/other"))
+	_, err = locate(t.Context(), e, []string{"other"}, own, "")
+	assert.ErrorContains(t, err, "give its name with -self", "its name is this host name, and it is another one")
+	p, err = locate(t.Context(), e, []string{"other"}, chosen, "")
+	require.NoError(t, err)
+	assert.Equal(t, "0123456789ab", p.id)
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }
 

@@ -173,15 +173,25 @@ func (d *daemon) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	case q.URL.Path == "/containers/json":
 		d.serveList(w)
 	default:
-		d.mu.Lock()
-		b, ok := d.boxes[id]
-		d.mu.Unlock()
+		b, ok := d.box(id)
 		if !ok {
 			http.Error(w, `{"message":"No such container: `+id+`"}`, http.StatusNotFound)
 			return
 		}
 		_ = json.NewEncoder(w).Encode(b)
 	}
+}
+
+// box returns the container with an ID or a name.
+func (d *daemon) box(id string) (box, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, b := range d.boxes {
+		if b["Id"] == id || b["Name"] == "/"+id {
+			return b, true
+		}
+	}
+	return nil, false
 }
 
 func (d *daemon) serveList(w http.ResponseWriter) {

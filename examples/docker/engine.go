@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,8 +19,9 @@ import (
 
 // Limits of what the daemon may send.
 const (
-	maxAnswer = 64 << 20
-	maxEvent  = 1 << 20
+	maxAnswer    = 64 << 20
+	maxContainer = 4 << 20 // eight at the same time
+	maxEvent     = 1 << 20
 )
 
 // errGone is the error for a container that the daemon does not know.
@@ -41,20 +43,24 @@ func newEngine(host string) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("daemon %q: %w", host, err)
 	}
-	t := &http.Transport{ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: time.Minute}
-	e := &engine{client: &http.Client{Transport: t}, name: host, base: "http://docker", patience: 10 * time.Second}
-	switch {
-	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	t := &http.Transport{DialContext: dialer.DialContext, ResponseHeaderTimeout: 10 * time.Second, IdleConnTimeout: time.Minute}
+	e := &engine{client: &http.Client{Transport: t, CheckRedirect: stay}, name: host, base: "http://docker", patience: 10 * time.Second}
+	switch plain := u.User == nil && u.RawQuery == "" && u.Fragment == ""; {
+	case plain && u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
+			return dialer.DialContext(ctx, "unix", u.Path)
 		}
-	case u.Scheme == "tcp" && u.Port() != "" && strings.Trim(u.Path, "/") == "":
+	case plain && u.Scheme == "tcp" && u.Port() != "" && strings.Trim(u.Path, "/") == "":
 		e.base = "http://" + u.Host
 	default:
 		return nil, fmt.Errorf("daemon %q: want unix:///path/to/docker.sock, or tcp://host:port for a socket proxy; TLS and ssh are not supported", host)
 	}
 	return e, nil
 }
+
+// stay makes a redirect an answer: the daemon sends none.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // findSocket returns the first socket that exists where Docker and Podman put
 // theirs, and Docker's if there is none yet.
@@ -84,6 +90,7 @@ type container struct {
 		Health *struct{ Status string }
 	}
 	Config struct {
+		Hostname     string
 		Labels       map[string]string
 		ExposedPorts map[string]struct{}
 	}
@@ -106,7 +113,7 @@ func (e *engine) list(ctx context.Context) (ids []string, err error) {
 		ID     string `json:"Id"`
 		Labels map[string]string
 	}
-	if err := e.get(ctx, "/containers/json", &all); err != nil {
+	if err := e.get(ctx, "/containers/json", maxAnswer, &all); err != nil {
 		return nil, err
 	}
 	for _, c := range all {
@@ -120,7 +127,7 @@ func (e *engine) list(ctx context.Context) (ids []string, err error) {
 // inspect returns a container by its ID or name.
 func (e *engine) inspect(ctx context.Context, id string) (*container, error) {
 	c := new(container)
-	if err := e.get(ctx, "/containers/"+url.PathEscape(id)+"/json", c); err != nil {
+	if err := e.get(ctx, "/containers/"+url.PathEscape(id)+"/json", maxContainer, c); err != nil {
 		return nil, err
 	}
 	if c.ID == "" {
@@ -130,8 +137,8 @@ func (e *engine) inspect(ctx context.Context, id string) (*container, error) {
 	return c, nil
 }
 
-// get reads the answer to a GET into v.
-func (e *engine) get(ctx context.Context, path string, v any) error {
+// get reads the answer to a GET, up to limit bytes, into v.
+func (e *engine) get(ctx context.Context, path string, limit int64, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, e.patience)
 	defer cancel()
 	p, err := e.open(ctx, path)
@@ -139,7 +146,7 @@ func (e *engine) get(ctx context.Context, path string, v any) error {
 		return err
 	}
 	defer p.Close()
-	if err := json.NewDecoder(io.LimitReader(p, maxAnswer)).Decode(v); err != nil {
+	if err := json.NewDecoder(io.LimitReader(p, limit)).Decode(v); err != nil {
 		return fmt.Errorf("GET %s: not the JSON of a Docker Engine API: %w", path, err)
 	}
 	return nil
@@ -191,6 +198,9 @@ func (e *engine) events(ctx context.Context) (read func(seen func(event)) error,
 		lines := bufio.NewScanner(body)
 		lines.Buffer(nil, maxEvent)
 		for lines.Scan() {
+			if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+				continue // a sign of life
+			}
 			var ev event
 			if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {
 				return fmt.Errorf("an event is not JSON: %.100q", lines.Text())

@@ -93,6 +93,10 @@ func readLabels(labels map[string]string) (wishes, error) {
 	}
 	w, err := parseLabels(values, labels[project])
 	if err := errors.Join(append(errs, err)...); err != nil {
+		if values["host"] != "" { // its own faults too
+			_, hosts := patterns(values["host"], "", settings{scheme: "http"})
+			err = errors.Join(err, hosts)
+		}
 		return wishes{}, err
 	}
 	w.patterns, err = patterns(values["host"], values["path"], w.settings)

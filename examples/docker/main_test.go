@@ -77,7 +77,7 @@ func TestBadFlagsAreSaid(t *testing.T) {
 	}
 	for host, want := range map[string]string{
 		"": "want unix:///", "/var/run/docker.sock": "want unix:///", "unix://var/run/docker.sock": "want unix:///",
-		"ssh://host": "ssh are not supported", "tcp://host": "want unix:///", "https://host:2376": "TLS",
+		"ssh://host": "ssh are not supported", "tcp://host": "want unix:///", "tcp://user:secret@host:2375": "want unix:///", "unix:///run/docker.sock?x": "want unix:///", "https://host:2376": "TLS",
 	} {
 		_, err := newEngine(host)
 		assert.ErrorContains(t, err, want, host)

@@ -62,6 +62,9 @@ func (p *proxy) serve(ctx context.Context, host, https, plain string) error {
 	if err != nil {
 		return err
 	}
+	if plain == "" {
+		return errors.New("-http is empty: want an address such as :80, which redirects to HTTPS")
+	}
 	if err := p.apply(nil); err != nil { // -route works without a daemon
 		return err
 	}

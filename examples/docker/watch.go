@@ -5,9 +5,11 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,8 +17,9 @@ const (
 	maxPause = 30 * time.Second
 	// a container that ignores the signal to stop gets traffic again after this
 	// time
-	stopFor = time.Minute
-	atOnce  = 8 // containers that are inspected at the same time
+	stopFor     = time.Minute
+	maxStopping = 10_000 // such containers are remembered
+	atOnce      = 8      // containers that are inspected at the same time
 )
 
 // watch keeps the routes those of the containers until ctx is done. While the
@@ -134,7 +137,9 @@ func (p *proxy) note(ev event) bool {
 	defer p.mu.Unlock()
 	switch signal := ev.Actor.Attributes.Signal; {
 	case action == "kill" && slices.Contains([]string{"2", "3", "9", "15"}, signal):
-		p.stopping[ev.Actor.ID] = time.Now()
+		if len(p.stopping) < maxStopping {
+			p.stopping[ev.Actor.ID] = time.Now()
+		}
 	case action == "start" || action == "restart":
 		delete(p.stopping, ev.Actor.ID)
 	}
@@ -191,14 +196,14 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 // locate returns where the proxy runs: what -self says, else what the daemon
 // knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
-	names := selves
+	names, own := selves, own
 	switch {
 	case p.self == "host" || p.self == "" && !p.inside:
 		return hostPlace(p.network), nil
 	case p.self != "":
-		names = func() []string { return []string{p.self} }
+		names, own = func() []string { return []string{p.self} }, chosen
 	}
-	at, err := locate(ctx, e, names(), p.network)
+	at, err := locate(ctx, e, names(), own, p.network)
 	// it may be asked for one container in vain, and for others not
 	if err != nil && p.place.id != "" {
 		return p.place, nil
@@ -206,20 +211,38 @@ func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 	return at, err
 }
 
-// inspect returns what the daemon says of ids, or has said last of those for
-// which it does not answer. A container that is gone is left out.
-func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
+// errHangs is the error for containers that the daemon is not asked for.
+var errHangs = errors.New("the daemon did not answer for other containers in time")
+
+// inspectAll returns what the daemon says of each of ids, or the error. If it
+// has not answered in time for several, it is not asked for the rest.
+func inspectAll(ctx context.Context, e *engine, ids []string) ([]*container, []error) {
 	answers, errs := make([]*container, len(ids)), make([]error, len(ids))
 	turns := make(chan struct{}, atOnce)
+	var late atomic.Int32
 	var asking sync.WaitGroup
 	for i, id := range ids {
 		turns <- struct{}{}
 		asking.Go(func() {
+			defer func() { <-turns }()
+			if late.Load() >= atOnce {
+				errs[i] = errHangs
+				return
+			}
 			answers[i], errs[i] = e.inspect(ctx, id)
-			<-turns
+			if timeout, ok := errors.AsType[net.Error](errs[i]); ok && timeout.Timeout() {
+				late.Add(1)
+			}
 		})
 	}
 	asking.Wait()
+	return answers, errs
+}
+
+// inspect returns what the daemon says of ids, or has said last of those for
+// which it does not answer. A container that is gone is left out.
+func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
+	answers, errs := inspectAll(ctx, e, ids)
 	seen := map[string]*container{}
 	for i, id := range ids {
 		c := answers[i]

@@ -117,6 +117,7 @@ func TestTheProxyServesUntilItIsTold(t *testing.T) {
 	for _, c := range []struct{ daemon, https, http, says string }{
 		{"ssh://x", "", "127.0.0.1:0", "ssh are not supported"},
 		{"unix:///x", "127.0.0.1:99999", "127.0.0.1:0", "99999"},
+		{"unix:///x", "", "", "-http is empty"},
 		{"unix:///x", "127.0.0.1:0", "127.0.0.1:99999", "99999"},
 	} {
 		assert.ErrorContains(t, newProxy(slog.Default(), false).serve(t.Context(), c.daemon, c.https, c.http), c.says)

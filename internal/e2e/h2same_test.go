@@ -150,6 +150,7 @@ func TestARequestIsTheSameByEachProtocol(t *testing.T) {
 						for i := range x.Timeline {
 							a := &x.Timeline[i]
 							a.Start, a.Dial, a.FirstByte, a.Duration = time.Time{}, 0, 0, 0
+							a.Whole = false // depends on when the body came
 						}
 						x.Start, x.Duration, x.FirstByte, x.Dial, x.Proto = time.Time{}, 0, 0, 0, ""
 						if len(x.RequestID) > 10 {

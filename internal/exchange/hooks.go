@@ -82,7 +82,7 @@ func (b *Beginning) Begin(h *Hooks, r *Record, said Said) ([]header.Replacement,
 // set with the headers that the hook has set, or why the attempt fails.
 func (b *Beginning) BeginAttempt(h *Hooks, r *Record, said Said, set []header.Replacement) ([]header.Replacement, error) {
 	b.tell = append(b.tell[:0], set...)
-	b.Record, b.Attempt, b.set = r, &r.Timeline[len(r.Timeline)-1], &b.tell
+	b.Record, b.Attempt, b.set = r, r.Latest(), &b.tell
 	err := b.call("BeginAttempt", h.Attempt, h, said)
 	return b.tell, err
 }

@@ -57,6 +57,7 @@ type Attempt = struct {
 	Target string
 	Retry  bool
 	Hedge  bool
+	Whole  bool
 
 	Start     time.Time
 	Dial      time.Duration
@@ -66,6 +67,14 @@ type Attempt = struct {
 	Status int
 	Err    error // *Failure
 	Value  any
+}
+
+// Latest returns the attempt that began last; nil if there is none.
+func (r *Record) Latest() *Attempt {
+	if len(r.Timeline) == 0 {
+		return nil
+	}
+	return &r.Timeline[len(r.Timeline)-1]
 }
 
 // Conclude notes that the exchange ends now.

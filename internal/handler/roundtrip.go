@@ -318,6 +318,9 @@ func (a *roundTrip) try(t *forward.Target) (*http.Response, error) {
 // announce calls the hook for the start of the attempt. If the hook fails, the
 // attempt fails.
 func (a *roundTrip) announce() (err error) {
+	if t := a.x.Latest(); t != nil {
+		t.Whole = a.body == nil || a.body.Whole()
+	}
 	if !a.x.Hooks.Tries() {
 		return nil
 	}

@@ -17,6 +17,9 @@ func (x *fastExchange) announce() (fail *exchange.Failure) {
 // fails, the attempt fails.
 func (x *fastExchange) announceAttempt() error {
 	hooks := x.from.s.Lane.Hooks
+	if t := x.rec.Latest(); t != nil {
+		t.Whole = x.upload.body.Whole()
+	}
 	if !hooks.Tries() {
 		return nil
 	}

@@ -8,8 +8,20 @@
 //	...
 //	err := m.Replace(ctx, "blog.example.com", blog, guard.Limits{}, "10.0.0.4:4000")
 //
+// One client alone does not make it go back, since it may ask for what never
+// works. At most two failed or slow requests of each client count against the
+// new targets, and none whose method and URL the old targets have never served
+// well. There are two exceptions. If the old targets have had fewer than 20
+// requests, all count. If they have had fewer than three clients, these may be
+// load balancers: then all requests count that the old targets have served.
+//
+// Attempt.Whole decides whether a request is timed: how fast a client sends a
+// body says nothing about a target. A program that only gets requests with
+// large bodies has no guard against slow targets, but one against failing ones.
+//
 // The files: guard.go has the settings, judge.go decides, meter.go counts
-// attempts, watch.go brings both together, swap.go has Replace and Canary.
+// attempts, baseline.go says what was usual, watch.go brings these together,
+// swap.go has Replace and Canary.
 package guard
 
 import (
@@ -23,8 +35,8 @@ import (
 type Limits struct {
 	// Requests is how many requests are enough to keep the new targets. Only
 	// requests that begin a quarter of a second after one another, or more if
-	// slow responses take longer, count for this; failures of all requests
-	// count. Zero means 50.
+	// slow responses take longer, count for this. Failures count regardless of
+	// that. Zero means 50.
 	Requests int
 
 	// Worse is the additional share of failed or slow requests that the guard
@@ -79,49 +91,3 @@ func (l Limits) check() error {
 	}
 	return nil
 }
-
-// A Baseline is what the old targets were like. The zero value means that
-// nothing is known about them.
-type Baseline struct {
-	Requests int `json:"requests"` // attempts that were counted
-	Failures int `json:"failures"` // failed ones among them
-	// time to the response that only a share of Beyond exceeds
-	Tail   time.Duration `json:"tail"`
-	Beyond float64       `json:"beyond"` // about 0.01
-	Whole  time.Duration `json:"whole"`  // as Tail, but to the end of the response
-}
-
-// enough is how many requests a Baseline needs to say what is slow.
-const enough = 20
-
-// served returns how many requests had a good response.
-func (b Baseline) served() int { return b.Requests - b.Failures }
-
-// slowAfter returns the time after which a response is slow, and the share of
-// responses of the old targets that may exceed it.
-func (b Baseline) slowAfter(l Limits) (time.Duration, float64) {
-	if b.served() < enough {
-		return l.slow(), 0.05
-	}
-	return max(time.Duration(float64(b.Tail)*l.slower()), b.Tail+l.grace()), max(b.Beyond, leastShare)
-}
-
-// hangsAfter returns the time after which a request without an end is slow.
-func (b Baseline) hangsAfter(l Limits) time.Duration {
-	slow, _ := b.slowAfter(l)
-	if b.served() < enough {
-		return slow
-	}
-	return max(slow, time.Duration(float64(b.Whole)*l.slower()))
-}
-
-// failing returns the share of failures to expect. It counts 20 requests more
-// than there were, with one failure: few requests without a failure prove
-// little.
-func (b Baseline) failing() float64 {
-	return max(float64(b.Failures+1)/float64(b.Requests+20), leastShare)
-}
-
-// leastShare is the least share of failures that counts as usual. Without it,
-// one failure of a target whose predecessor never failed would prove too much.
-const leastShare = 0.01

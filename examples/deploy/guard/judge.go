@@ -84,7 +84,7 @@ func (j *Judge) Add(o Outcome) Verdict {
 
 // usual says what was usual for the old targets.
 func (j *Judge) usual() string {
-	if j.base.served() < enough {
+	if !j.base.timed() {
 		return "too few requests at the old targets to compare with"
 	}
 	return fmt.Sprintf("%.2g %% of %d at the old targets took longer than %v", 100*j.base.Beyond, j.base.Requests, j.base.Tail.Round(time.Microsecond))

@@ -2,9 +2,8 @@ package guard
 
 import (
 	"errors"
-	"math"
 	"net/http"
-	"slices"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -32,17 +31,28 @@ type history struct {
 // A sample is one attempt that has ended.
 type sample struct {
 	target      string
+	client      netip.Addr // see network
+	request     uint64     // see hash
 	failed      bool
+	timed       bool          // wait is the target's alone
+	streams     bool          // whole may be hours
 	wait, whole time.Duration // until the response began, and until it ended
 }
+
+// streaming is the Attempt.Value of an attempt that streams and is not watched.
+type streaming struct{}
 
 // A begun is an attempt in flight at a watched target.
 type begun struct {
 	watch   *Watch
 	start   time.Time
-	streams bool // it may go on for hours
-	untimed bool // see Outcome
-	counted bool // the Judge has it
+	target  string
+	request uint64     // see hash
+	client  netip.Addr // see network
+	whole   bool       // as Attempt.Whole
+	streams bool       // it may go on for hours
+	untimed bool       // see Outcome
+	counted bool       // the Judge has it
 }
 
 func (m *Meter) history(pattern string) *history {
@@ -65,18 +75,34 @@ func (m *Meter) Forget(pattern string) {
 }
 
 // BeginAttempt is for Router.BeginAttempt, or to be called by the program's own
-// one. It uses Attempt.Value while a Watch is in progress.
+// one. It uses Attempt.Value.
 func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
+	streams := streams(b)
+	if streams {
+		b.Attempt.Value = streaming{}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.routes[b.Exchange.Pattern]
 	if h == nil || h.watch == nil || !h.watch.targets[b.Attempt.Target] {
 		return
 	}
-	x := &begun{watch: h.watch, start: b.Attempt.Start, streams: streams(b)}
-	x.untimed = x.streams || !h.watch.times(x.start)
+	x := &begun{watch: h.watch, start: b.Attempt.Start, target: b.Attempt.Target, request: hash(b.Exchange), client: network(b.Exchange.Client),
+		whole: b.Attempt.Whole, streams: streams}
+	x.untimed = streams || !x.whole || !h.watch.times(x.start)
 	b.Attempt.Value = x
 	h.watch.inFlight[x] = true
+}
+
+// network returns the address of a client, for IPv6 its network: a client has
+// all addresses there.
+func network(client netip.Addr) netip.Addr {
+	client = client.Unmap().WithZone("")
+	if client.Is6() {
+		p, _ := client.Prefix(64)
+		return p.Addr()
+	}
+	return client
 }
 
 // streams reports whether the request asks for a WebSocket or an event stream.
@@ -90,14 +116,20 @@ func (m *Meter) Observe(x *hostproxy.Exchange) {
 	if x.Pattern == "" || len(x.Timeline) == 0 {
 		return
 	}
+	request, client := hash(x), network(x.Client)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h := m.history(x.Pattern)
 	for i := range x.Timeline {
 		a := &x.Timeline[i]
 		s, counts := judged(a)
-		if b, ok := a.Value.(*begun); ok {
-			b.watch.end(b, s, counts)
+		s.request, s.client = request, client
+		switch v := a.Value.(type) {
+		case streaming:
+			s.streams = true
+		case *begun:
+			s.streams = v.streams
+			v.watch.end(v, s, a.FirstByte > 0, counts)
 		}
 		if counts {
 			h.add(s)
@@ -109,7 +141,7 @@ func (m *Meter) Observe(x *hostproxy.Exchange) {
 // responsible for it. It is not if the client disconnected, or if this proxy
 // ended the attempt.
 func judged(a *hostproxy.Attempt) (s sample, counts bool) {
-	s = sample{target: a.Target, failed: a.Status >= 500, wait: a.FirstByte, whole: a.Duration}
+	s = sample{target: a.Target, failed: a.Status >= 500, timed: a.Whole, wait: a.FirstByte, whole: a.Duration}
 	if a.FirstByte == 0 {
 		s.wait = a.Duration // so long there was no response
 	}
@@ -128,39 +160,4 @@ func (h *history) add(s sample) {
 	}
 	h.samples[h.next] = s
 	h.next = (h.next + 1) % remembered
-}
-
-// Baseline returns what the given targets of a route were like in the latest
-// 512 attempts of that route. Targets are written as in Exchange.Target.
-func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var b Baseline
-	var waits, wholes []time.Duration
-	for _, s := range m.history(pattern).samples {
-		if !slices.Contains(targets, s.target) {
-			continue
-		}
-		b.Requests++
-		if s.failed {
-			b.Failures++
-			continue
-		}
-		waits, wholes = append(waits, s.wait), append(wholes, s.whole)
-	}
-	b.Tail, b.Beyond = tail(waits)
-	b.Whole, _ = tail(wholes)
-	return b
-}
-
-// tail returns the p99 of ds, or their maximum if they are fewer than a
-// hundred. A further value exceeds the k-th largest of n values with
-// probability k/(n+1), whatever their distribution is.
-func tail(ds []time.Duration) (time.Duration, float64) {
-	if len(ds) == 0 {
-		return 0, 1
-	}
-	slices.Sort(ds)
-	k := int(math.Ceil(float64(len(ds)) / 100))
-	return ds[len(ds)-k], float64(k) / float64(len(ds)+1)
 }

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"net/netip"
 	"time"
 )
 
@@ -19,8 +20,10 @@ type Watch struct {
 
 	judge    *Judge // what follows is guarded by meter.mu
 	inFlight map[*begun]bool
-	timed    time.Time // when the last request began that is timed
-	onWorse  func()    // nil calls nothing
+	answered map[string]time.Time // when the latest request began that the target has answered
+	blames   map[netip.Addr]int   // failed or slow requests of each client that counted
+	timed    time.Time            // when the last request began that is timed
+	onWorse  func()               // nil calls nothing
 }
 
 // How often requests in flight are looked at, and after which time a stream
@@ -48,7 +51,7 @@ func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (
 	}
 	slow, _ := b.slowAfter(l)
 	w := &Watch{meter: m, pattern: pattern, limits: l, hang: b.hangsAfter(l), space: min(max(slow, leastSpace), mostSpace), targets: map[string]bool{},
-		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}}
+		decided: make(chan struct{}), judge: NewJudge(l, b), inFlight: map[*begun]bool{}, answered: map[string]time.Time{}, blames: map[netip.Addr]int{}}
 	for _, t := range targets {
 		w.targets[t] = true
 	}
@@ -118,7 +121,7 @@ func (w *Watch) times(begin time.Time) bool {
 }
 
 // look counts requests in flight: those without a response for too long, and
-// streams which have begun.
+// streams which have begun. meter.mu is not held.
 func (w *Watch) look(now time.Time) {
 	w.meter.mu.Lock()
 	defer w.meter.mu.Unlock()
@@ -129,26 +132,74 @@ func (w *Watch) look(now time.Time) {
 		case b.streams && age > streamBegins:
 			b.counted = true
 			w.add(Outcome{Untimed: true})
-		case !b.streams && age > w.hang:
+		case age > w.hang && w.hangs(b):
 			b.counted = true
-			w.add(Outcome{Wait: age, Untimed: b.untimed})
+			w.bad(b, Outcome{Wait: age, Untimed: b.untimed})
 		}
 	}
+}
+
+// hangs reports whether a request in flight for long may prove that the target
+// hangs. The response may have begun, and the client may read it slowly: it
+// proves nothing if the target has answered a request that began later.
+func (w *Watch) hangs(b *begun) bool {
+	return !b.untimed && !w.answered[b.target].After(b.start)
 }
 
 // end counts an attempt that has ended, unless look has done so. The target is
 // not responsible for all ends; but if a client did not wait any longer for a
 // slow response, it was slow all the same. meter.mu is held.
-func (w *Watch) end(b *begun, s sample, counts bool) {
+func (w *Watch) end(b *begun, s sample, answered, counts bool) {
 	delete(w.inFlight, b)
+	if answered && b.start.After(w.answered[b.target]) {
+		w.answered[b.target] = b.start
+	}
 	slow, _ := w.judge.base.slowAfter(w.limits)
-	if b.counted || !counts && (b.streams || s.wait <= slow) {
+	if b.counted || !counts && (b.streams || !b.whole || s.wait <= slow) {
 		return
 	}
 	if !counts {
 		s.failed = false
 	}
-	w.add(Outcome{Failed: s.failed, Wait: s.wait, Untimed: b.untimed})
+	o := Outcome{Failed: s.failed, Wait: s.wait, Untimed: b.untimed}
+	if s.failed || s.wait > slow && !b.untimed {
+		w.bad(b, o)
+		return
+	}
+	w.add(o)
+}
+
+// bad counts a failed or slow request, unless it proves nothing. meter.mu is
+// held.
+func (w *Watch) bad(b *begun, o Outcome) {
+	if w.proves(b) {
+		w.add(o)
+	} else if !o.Failed { // it is a response all the same
+		w.add(Outcome{Untimed: true})
+	}
+}
+
+const (
+	// so many failed or slow requests of a client count: too few to go back
+	mostBlames = 2
+	// with fewer clients than that, each may be a load balancer
+	fewClients = 3
+)
+
+// proves reports whether a failed or slow request proves something about the
+// new targets. meter.mu is held.
+func (w *Watch) proves(b *begun) bool {
+	base := &w.judge.base
+	switch {
+	case has(base.Bad, b.request):
+		return false
+	case base.Requests < enough, base.Clients < fewClients && has(base.Good, b.request):
+		return true
+	case w.blames[b.client] == mostBlames:
+		return false
+	}
+	w.blames[b.client]++
+	return true
 }
 
 // add asks the Judge. meter.mu is held.
