@@ -32,6 +32,24 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	return a.admit(g.Limit, time.Now())
 }
 
+// Pass returns by which list the client, whom g permits, has come through.
+func (g *Guard) Pass(client netip.Addr) exchange.Pass {
+	if len(g.Allow) == 0 {
+		return 0
+	}
+	client = client.Unmap().WithZone("")
+	for _, p := range g.Allow {
+		if p.Contains(client) && !(p.Addr().IsLoopback() && p.Bits() >= loopbackBits) {
+			return exchange.PassAddress
+		}
+	}
+	return exchange.PassLoopback
+}
+
+// loopbackBits are those of 127.0.0.0/8. What is shorter is no list of
+// addresses of this machine.
+const loopbackBits = 8
+
 // Explain adds to e what g, which is called name, would do with q, of which x
 // is the exchange.
 func (g *Guard) Explain(e *status.Explanation, name string, q *http.Request, x *exchange.Exchange) {

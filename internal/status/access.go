@@ -15,6 +15,7 @@ import (
 type Arrival struct {
 	Authenticated bool // the client has shown credentials
 	Listed        bool // the client's address is on a list of those that are served
+	ListedPeer    bool // the list has the peer, at a loopback address, which may be a proxy
 	Named         bool // the route's pattern names the host
 }
 
@@ -23,7 +24,8 @@ type Arrival struct {
 // keep it. It passes the requests of
 //
 //   - clients that are Authenticated, or have a verified TLS certificate
-//   - clients that are Listed, for a host that is Named or not a public name
+//   - clients that are Listed, or a ListedPeer without a proxy in between, for
+//     a host that is Named or not a public name
 //   - clients on this machine, without a proxy in between, for a host that is
 //     not a public name
 //   - the program itself, without a server
@@ -53,9 +55,15 @@ func (r *restricted) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 
 // refusal returns why q is refused, or "".
 func refusal(q *http.Request, a Arrival) string {
+	a.Listed = a.Listed || a.ListedPeer && forwarded(q) == ""
 	switch {
 	case a.Authenticated, q.TLS != nil && len(q.TLS.VerifiedChains) > 0, isOwn(q):
 		return ""
+	case !a.Listed && a.ListedPeer:
+		return fmt.Sprintf("403 Forbidden: the request has the header %s: a proxy on this machine has forwarded it,\n"+
+			"and Guard.Allow lists the proxy, not its client.\n\n"+
+			"To let Guard.Allow decide about the clients of that proxy, put its address into Router.TrustedProxies. To serve\n"+
+			"all of them, put a hostproxy.BasicAuth or a ForwardAuth in front of hostproxy.StatusHandler.", forwarded(q))
 	case !a.Listed && !isLocal(q):
 		return "403 Forbidden: the status page is served to clients on this machine only.\n\n" +
 			"To open it to others, put a hostproxy.BasicAuth, a ForwardAuth, or a Guard with Allow\n" +
