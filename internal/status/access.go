@@ -105,12 +105,19 @@ func isLocal(q *http.Request) bool {
 // forwarded returns the name of a header by which a proxy says that it forwards
 // q, or "".
 func forwarded(q *http.Request) string {
-	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "X-Forwarded-Host", "Via"} {
+	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via", "Cf-Connecting-Ip", "True-Client-Ip", "X-Client-Ip",
+		"X-Cluster-Client-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "Cdn-Loop"} {
 		if len(q.Header[name]) > 0 {
 			return name
 		}
 	}
-	return ""
+	first := "" // of those that are there, so that the answer is always the same
+	for name := range q.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") && (first == "" || name < first) {
+			first = name
+		}
+	}
+	return cut(first)
 }
 
 // isPublicName reports whether somebody on the Internet may own the host of a

@@ -49,6 +49,10 @@ func TestStrangersDoNotGetThePage(t *testing.T) {
 		"a host that is long":                  {remote: local, host: strings.Repeat("a.", 5000), want: "is a public name"},
 		"a proxy on this machine":              {remote: local, host: "localhost", header: "X-Forwarded-For", want: "has the header X-Forwarded-For"},
 		"a tunnel on this machine":             {remote: local, host: "localhost", header: "Cf-Connecting-Ip", want: "has the header Cf-Connecting-Ip"},
+		"a proxy that says the scheme alone":   {remote: local, host: "localhost", header: "X-Forwarded-Proto", want: "has the header X-Forwarded-Proto"},
+		"a proxy that says a prefix alone":     {remote: local, host: "localhost", header: "X-Forwarded-Prefix", want: "has the header X-Forwarded-Prefix"},
+		"a proxy with a header that is long":   {remote: local, host: "localhost", header: "X-Forwarded-" + strings.Repeat("x", 5000), want: "has the header X-Forwarded-Xxx"},
+		"another name for the client":          {remote: local, host: "localhost", header: "X-Client-Ip", want: "has the header X-Client-Ip"},
 		"an address taken from a header":       {remote: "127.0.0.1", host: "localhost", header: "X-Real-Ip", want: "has the header X-Real-Ip"},
 
 		"credentials":                        {remote: stranger, host: "status.example.com", arrival: known},
