@@ -205,6 +205,22 @@ func TestTheStatusHasRatesErrorsAndWhoShares(t *testing.T) {
 	}
 }
 
+func TestTheSummaryOfTheStatusCountsWhatRoutesDoNotShareAsAWhole(t *testing.T) {
+	auth := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	app := proxytest.NewServer(t, nil)
+	var r hostproxy.Router
+	t.Cleanup(func() { _ = r.Replace(nil) })
+	verifier := hostproxy.To(auth.Addr())
+	for i := range 3 {
+		host := fmt.Sprintf("%d.test", i)
+		r.Handle(host, &hostproxy.ForwardAuth{Auth: verifier, Next: hostproxy.To(app.Addr())})
+		assert.Equal(t, 200, ask(&r, "GET", "http://"+host+"/").Code)
+	}
+	page := ask(hostproxy.StatusHandler(&r), "GET", "http://x/").Body.String()
+	assert.Contains(t, page, "<b>6.0</b> requests/s")
+	assert.Contains(t, page, "<b>4 of 4</b> targets up")
+}
+
 func ExampleStatusHandler() {
 	var r hostproxy.Router
 	r.Handle("blog.example.com", hostproxy.To("localhost:4000"))
