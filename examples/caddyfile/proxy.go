@@ -238,25 +238,45 @@ func (p *proxy) headerUp(d directive) {
 	}
 	p.t.noBlock(d)
 	a := d.args()
-	if !strings.EqualFold(strings.TrimSuffix(a[0].text, ":"), "Host") {
-		p.t.edit(directive{place: a[0].place, words: a}, &p.edits)
+	field, removed := strings.CutPrefix(a[0].text, "-")
+	if strings.EqualFold(strings.TrimSuffix(strings.TrimPrefix(field, "+"), ":"), "Host") {
+		p.hostHeader(a, removed)
 		return
 	}
-	if len(a) != 2 {
+	p.t.edit(directive{place: a[0].place, words: a}, &p.edits)
+	if removed && holdsHost(field) {
+		p.setHost(a[0], token{})
+	}
+}
+
+// hostHeader reads a change of the Host header.
+func (p *proxy) hostHeader(a []token, removed bool) {
+	switch {
+	case removed && len(a) > 1:
+		p.t.fault(a[1].place, "header_up", "want no value for a header that is removed")
+	case removed:
+		p.setHost(a[0], token{})
+	case len(a) != 2:
 		p.t.fault(a[0].place, "header_up", "want one value for Host")
-		return
+	default:
+		p.setHost(a[0], a[1])
 	}
+}
+
+// setHost sets the Host header of requests to targets. Without a value, as for
+// {upstream_hostport}, it is that of the target.
+func (p *proxy) setHost(at, value token) {
 	if p.host {
-		p.t.fault(a[0].place, "header_up", "Host is set twice")
+		p.t.fault(at.place, "header_up", "Host is set or removed twice")
 	}
 	p.host = true
-	switch a[1].text {
-	case "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
+	switch value.text {
+	case "", "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
 		p.u.TargetHost = true
 	case "{host}", "{hostport}", "{http.request.host}", "{http.request.hostport}":
 		// as it is anyway
 	default:
-		p.up().Host = p.t.text(a[1], "header_up")
+		p.up().Host = p.t.text(value, "header_up")
 	}
 }
 
