@@ -13,7 +13,7 @@ import (
 // whole files.
 func refusedBodies() []string {
 	return []string{
-		"root * /srv more", "root /srv {\n}", "respond a 200 b", "respond a {\n\tmore\n}", "redir / /b 301 more", "redir /a /b {\n\tx\n}",
+		"root * /srv more", "root /srv {\n}", "respond a 200 b", "respond \"/a\"", "respond `@a` x", "error \"/a\" 404 x y", "respond a {\n\tmore\n}", "redir / /b 301 more", "redir /a /b {\n\tx\n}",
 		"rewrite * /a /b", "uri strip_prefix /a /b", "uri replace a b 1 2", "uri strip_prefix /a {\n}", "try_files @m {path}", "try_files =404 {path}",
 		"try_files {path} {\n\tpolicy smallest_size\n}", "file_server more", "file_server {\n\tindex a {\n\t}\n}", "file_server {\n\tstatus 200\n}",
 		"abort now", "abort {\n}", "error a 404 b", "handle /a /b {\n}", "handle", "handle_path /a* b {\n}", "handle_path {\n}", "route x {\n}",
