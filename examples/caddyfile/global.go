@@ -287,6 +287,25 @@ func (t *translator) finish() {
 			t.redirects(s, p)
 		}
 	}
+	t.overlaps()
+}
+
+// overlaps reports a port at one address that is also served at all addresses:
+// the system would refuse the second of the two.
+func (t *translator) overlaps() {
+	everywhere := func(s *server) bool { return s.host == "" || s.host == "0.0.0.0" || s.host == "::" }
+	for _, all := range t.plan.servers {
+		for _, one := range t.plan.servers {
+			if !everywhere(all) || everywhere(one) || len(one.routes) == 0 {
+				continue
+			}
+			for _, port := range one.ports() {
+				if at := one.routes[0]; slices.Contains(all.ports(), port) {
+					t.fault(at.at, at.pattern, "not supported: port %d at %s here, and at all addresses for other sites; write bind in all of them, or the global option default_bind", port, one.host)
+				}
+			}
+		}
+	}
 }
 
 // redirects adds routes that send the hosts of a server to HTTPS, except those
