@@ -57,7 +57,7 @@ func refusedGlobals() []string {
 }
 
 func refusedFiles() []string {
-	return []string{"http://a.local {\n\tbind 127.0.0.1\n}\nhttp://b.local {\n}\n", "a.local {\n\tbind 127.0.0.1\n}\nb.local {\n}\n",
+	return []string{"http://*:8080 {\n}\n", "* {\n}\n", "http://a.local {\n\tbind 127.0.0.1\n}\nhttp://b.local {\n}\n", "a.local {\n\tbind 127.0.0.1\n}\nb.local {\n}\n",
 		"http://a.local {\n\tbind ::1\n}\nb.local {\n}\n", "{\n\tdefault_bind 127.0.0.1\n}\nhttp://a.local {\n\tbind 0.0.0.0\n}\nhttp://b.local {\n}\n",
 		"", "# nothing\n", "{\n}\n", "a b {\n", "}\n", "{\n}\n{\n}\n", "http://a:443 {\n}\n", "https://a:80 {\n}\n", "a/b {\n}\n", "ws://a {\n}\n", "0.0.0.0:80 {\n}\n", "a_b!c {\n}\n",
 		"{env.X} {\n}\n", "http://a {\n\ttls internal\n}\n", "a.local:80 {\n\ttls internal\n}\n", "a.local {\n}\na.local:443 {\n}\n", ":443 {\n}\n", "https:// {\n\ttls {\n\t\ton_demand\n\t}\n}\n",
