@@ -403,6 +403,9 @@ func (p *proxy) address(a token) (scheme string, targets []string) {
 		return "", nil
 	}
 	if scheme == "http" && p.secure {
+		if has {
+			p.t.fault(a.place, p.d.name(), "the target has http://, but TLS is set in transport http: write https://, or delete one of the two")
+		}
 		scheme = "https"
 	}
 	if scheme == "http" && p.h2c {
