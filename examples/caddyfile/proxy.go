@@ -349,8 +349,11 @@ func (p *proxy) upstream() *hostproxy.Upstream {
 	if scheme == "https" {
 		p.u.TargetHost = p.u.TargetHost || !p.host
 		p.tls()
-	} else if p.insecure || p.serverName != "" || p.h.rootCAs != nil || p.h.keys[0] != "" {
+	} else if p.secure {
 		p.t.fault(p.d.place, p.d.name(), "TLS is set, but the targets are not reached by TLS: write https:// in front of them")
+	}
+	if p.h2c && scheme != "h2c" {
+		p.t.fault(p.d.place, p.d.name(), "not supported: versions h2c for targets by TLS or at a unix socket; write h2c:// in front of targets")
 	}
 	if p.dynamic != "" {
 		p.h.discover = p.h.targets[len(p.h.targets)-1]
