@@ -467,7 +467,13 @@ func (t *translator) forwardAuth(d directive, sc *scope) func(http.Handler) http
 			for _, l := range line.block {
 				words = append(words, l.words...)
 			}
+			if len(words) == 0 {
+				t.fault(line.place, "copy_headers", "want headers to copy")
+			}
 			for _, w := range words {
+				if strings.Contains(w.text, "*") {
+					t.fault(w.place, "copy_headers", "not supported: a star; write the names of the headers")
+				}
 				if strings.Contains(w.text, ">") {
 					t.fault(w.place, "copy_headers", "not supported: another name for a header; copy it as it is")
 				}
