@@ -41,6 +41,7 @@ type proxy struct {
 	passive          map[string]directive // lines of passive checks
 	seen             map[string]bool      // options that may be written once
 	host             bool                 // a line sets the Host header
+	asks             bool                 // of forward_auth
 	edits            site.Edits           // of requests
 	trust            *proxyTrust
 }
@@ -60,7 +61,7 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 // first, and reports whether one was for it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
-		trust: &proxyTrust{place: d.place}}
+		trust: &proxyTrust{place: d.place}, asks: own != nil}
 	p.u, p.h.at, p.h.word = site.To("localhost:80"), d.place, d.name()
 	for _, line := range d.block {
 		p.once(line)
@@ -282,7 +283,7 @@ func (p *proxy) setHost(at, value token) {
 
 func (p *proxy) up() *site.HeaderUp {
 	if p.h.up == nil {
-		p.h.up = &site.HeaderUp{}
+		p.h.up = &site.HeaderUp{Question: p.asks}
 	}
 	return p.h.up
 }
