@@ -176,6 +176,9 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 		case line.name() == "trust_pool" && len(args) > 0 && args[0].text == "file":
 			files := args[1:]
 			for _, l := range line.block {
+				if l.name() != "pem_file" {
+					t.fault(l.place, l.name(), "want pem_file with files")
+				}
 				files = append(files, l.args()...)
 			}
 			for _, a := range files {
@@ -185,8 +188,13 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 			t.fault(line.place, line.name(), "not supported: of the options of client_auth, mode, trust_pool file and trusted_ca_cert_file are; set HostTLS.ClientAuth in the program that -go prints")
 		}
 	}
-	if !mode && c.CAFiles != nil {
+	switch {
+	case !mode && c.CAFiles == nil:
+		t.fault(d.place, "client_auth", "want mode, trust_pool file, or both, in the block")
+	case !mode:
 		c.Mode = tls.RequireAndVerifyClientCert
+	case c.Mode >= tls.VerifyClientCertIfGiven && c.CAFiles == nil:
+		t.fault(d.place, "client_auth", "this mode verifies certificates: write trust_pool file and the files of the CAs")
 	}
 	b.client = c
 }
