@@ -294,9 +294,9 @@ func (t *translator) finish() {
 // the system would refuse the second of the two.
 func (t *translator) overlaps() {
 	everywhere := func(s *server) bool { return s.host == "" || s.host == "0.0.0.0" || s.host == "::" }
-	for _, all := range t.plan.servers {
-		for _, one := range t.plan.servers {
-			if !everywhere(all) || everywhere(one) || len(one.routes) == 0 {
+	for i, all := range t.plan.servers {
+		for j, one := range t.plan.servers {
+			if !everywhere(all) || everywhere(one) && i >= j || len(one.routes) == 0 {
 				continue
 			}
 			for _, port := range one.ports() {

@@ -35,7 +35,7 @@ func refusedBodies() []string {
 		"reverse_proxy a:1 {\n\ttransport http {\n\t\ttls\n\t\ttls\n\t}\n}", "reverse_proxy a:1 {\n\ttransport http {\n\t\ttls_server_name\n\t}\n}",
 		"reverse_proxy a:1 {\n\tdynamic srv x\n}", "reverse_proxy a:99999", "reverse_proxy a:b", "reverse_proxy {\n\tdynamic a x 80 {\n\t\tresolvers 1.1.1.1\n\t}\n}",
 		"reverse_proxy a:1 {\n\tflush_interval x\n}", "reverse_proxy a:1 {\n\theader_up X-A {args[0]}\n}", "reverse_proxy a:1 {\n\ttransport http more {\n\t}\n}",
-		"bind", "bind 127.0.0.1 {\n}", "bind unix//x", "tls internal more {\n}", "tls", "tls off", "tls {\n\tprotocols tls1.3\n}", "tls {\n\tclient_auth x {\n\t}\n}", "tls {\n\tclient_auth {\n\t}\n}",
+		"bind", "bind 127.0.0.1 {\n}", "bind unix//x", "bind :80", "bind 127.0.0.1:80", "bind [::1]:80", "tls internal more {\n}", "tls", "tls off", "tls {\n\tprotocols tls1.3\n}", "tls {\n\tclient_auth x {\n\t}\n}", "tls {\n\tclient_auth {\n\t}\n}",
 		"tls {\n\tclient_auth {\n\t\tmode require_and_verify\n\t}\n}", "tls {\n\tclient_auth {\n\t\tmode verify_if_given\n\t}\n}",
 		"tls {\n\tclient_auth {\n\t\ttrust_pool file {\n\t\t\tpem a\n\t\t}\n\t}\n}",
 		"tls {\n\tca http://a\n}", "tls {\n\tissuer zerossl\n}", "log name", "log {\n\tlevel INFO {\n\t}\n}", "log {\n\tlevel LOUD\n}", "log {\n\toutput file\n}", "log {\n\toutput file a {\n\t\tmode 600\n\t}\n}",
@@ -63,7 +63,7 @@ func refusedGlobals() []string {
 }
 
 func refusedFiles() []string {
-	return []string{"http://*:8080 {\n}\n", "* {\n}\n", "http://a.local {\n\tbind 127.0.0.1\n}\nhttp://b.local {\n}\n", "a.local {\n\tbind 127.0.0.1\n}\nb.local {\n}\n",
+	return []string{"http://a.local {\n\tbind 0.0.0.0 [::]\n}\n", "http://*:8080 {\n}\n", "* {\n}\n", "http://a.local {\n\tbind 127.0.0.1\n}\nhttp://b.local {\n}\n", "a.local {\n\tbind 127.0.0.1\n}\nb.local {\n}\n",
 		"http://a.local {\n\tbind ::1\n}\nb.local {\n}\n", "{\n\tdefault_bind 127.0.0.1\n}\nhttp://a.local {\n\tbind 0.0.0.0\n}\nhttp://b.local {\n}\n",
 		"", "# nothing\n", "{\n}\n", "a b {\n", "}\n", "{\n}\n{\n}\n", "http://a:443 {\n}\n", "https://a:80 {\n}\n", "a/b {\n}\n", "ws://a {\n}\n", "0.0.0.0:80 {\n}\n", "a_b!c {\n}\n",
 		"{env.X} {\n}\n", "http://a {\n\ttls internal\n}\n", "a.local:80 {\n\ttls internal\n}\n", "a.local {\n}\na.local:443 {\n}\n", ":443 {\n}\n", "https:// {\n\ttls {\n\t\ton_demand\n\t}\n}\n",
