@@ -43,7 +43,9 @@ func (t *translator) globalOption(d directive) {
 	}
 	switch d.name() {
 	case "email":
-		g.email = value()
+		if a, ok := t.one(d); ok {
+			g.email = t.email(a, "email")
+		}
 	case "acme_ca":
 		if a, ok := t.one(d); ok {
 			g.ca = t.directory(a, "acme_ca")
@@ -73,7 +75,9 @@ func (t *translator) globalOption(d directive) {
 	case "grace_period":
 		g.limits.DrainTimeout = t.positive(d)
 	case "default_sni":
-		g.defaultSNI = value()
+		if g.defaultSNI = value(); g.defaultSNI != "" && !hostSyntax.MatchString(g.defaultSNI) {
+			t.fault(d.place, "default_sni", "%q is not a host: want one of the file, such as example.com", g.defaultSNI)
+		}
 	case "default_bind":
 		g.bind = t.hosts(d)
 	case "storage":

@@ -43,7 +43,7 @@ func refusedBodies() []string {
 		"@a query x", "@a path_regexp (", "@a protocol ftp", "@a path /x {\n\ty\n}", "respond {nothing.known}", "respond {>Old}", "handle {\n\ttls internal\n}",
 		"handle_errors", "handle_errors 99 {\n}", "handle_errors {\n}\nhandle_errors {\n}", "respond {err.status_code}", "handle {\n\thandle_errors {\n\t}\n}",
 		"handle_errors {\n\trespond {err.message}\n}", "handle_errors {\n}\nbasic_auth {\n\ta $2a$04$gjjBA5lQVav6DCVGoJKfTexcZM5YY685ArE7fkYCBHoC9XQrJOs.y\n}",
-		"tls a@b.example\ntls c@d.example", "tls a@b.example {\n\tissuer acme {\n\t\temail c@d.example\n\t}\n}", "tls {\n\tca https://a\n\tca https://b\n}",
+		"tls a@b.example\ntls c@d.example", "tls \"a@b c\"", "tls {\n\tissuer acme {\n\t\temail nonsense\n\t}\n}", "tls a@b.example {\n\tissuer acme {\n\t\temail c@d.example\n\t}\n}", "tls {\n\tca https://a\n\tca https://b\n}",
 		"tls {\n\tca https://a\n\tissuer acme https://b\n}", "tls {\n\tissuer acme\n\tissuer internal\n}", "tls internal\ntls a@b.example", "tls internal {\n\tca https://a\n}",
 		"tls a.pem b.pem\ntls c.pem d.pem", "tls a.pem b.pem {\n\ton_demand\n}", "tls a.pem b.pem {\n\tissuer internal\n}", "tls {\n\tclient_auth {\n\t\tmode require\n\t\tmode request\n\t}\n}",
 		"log {\n\toutput stdout\n\toutput stderr\n}", "log {\n\tformat json\n\tformat console\n}", "log {\n\tlevel INFO\n\tlevel ERROR\n}", "log {\n\toutput file a {\n\t\troll_keep 1\n\t\troll_keep 2\n\t}\n}",
@@ -55,7 +55,7 @@ func refusedBodies() []string {
 }
 
 func refusedGlobals() []string {
-	return []string{"email", "email a b", "http_port x", "http_port 443", "http_port 70000", "admin on", "debug yes", "auto_https maybe", "grace_period 5", "grace_period 0s",
+	return []string{"email", "email nonsense", "default_sni \"a b\"", "email a b", "http_port x", "http_port 443", "http_port 70000", "admin on", "debug yes", "auto_https maybe", "grace_period 5", "grace_period 0s",
 		"storage redis", "storage file_system a b", "servers :443 {\n}", "servers {\n\tprotocols h1\n}", "servers {\n\ttimeouts x {\n\t}\n}", "servers {\n\ttimeouts {\n\t\tread_body 1s\n\t}\n}",
 		"servers {\n\ttrusted_proxies cloudflare\n}", "servers {\n\ttrusted_proxies static\n}", "servers {\n\tclient_ip_headers X\n}", "on_demand_tls", "on_demand_tls x {\n}", "email a\nemail b",
 		"acme_ca x", "log {\n}", "on_demand_tls {\n\task http://a\n\task http://b\n}", "servers {\n\tmax_header_size 1KB\n\tmax_header_size 2KB\n}",
