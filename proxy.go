@@ -1444,8 +1444,10 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 //   - a [BasicAuth] or a [ForwardAuth], for any Host
 //   - client certificates ([HostTLS.ClientAuth]), for any Host
 //   - a [Guard] with Allow; a Host that is a public name then requires a route
-//     whose pattern names it. To rely on authentication of your own, let Allow
-//     contain every address, and put your middleware in front of the Guard.
+//     whose pattern names it. If Allow lists a loopback address as such, a proxy
+//     at it must be in [Router.TrustedProxies]. To rely on authentication of
+//     your own, let Allow contain every address, and put your middleware in
+//     front of the Guard.
 //
 // A request that the program makes itself, without a server, is served; that
 // includes requests of [net/http/httptest.NewRequest]. StatusHandler panics if

@@ -422,17 +422,14 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, err)
 		return
 	}
-	slots, refusal := guard.Admit(q, ClientAddr(q))
+	client := ClientAddr(q)
+	slots, refusal := guard.Admit(q, client)
 	defer slots.Free() // also when Next panics
 	if refusal != nil {
 		refusal.ServeHTTP(w, q)
 		return
 	}
-	pass := exchange.Pass(0)
-	if len(g.Allow) > 0 {
-		pass = exchange.PassAddress
-	}
-	exchange.PassTo(g.Next, w, q, pass)
+	exchange.PassTo(g.Next, w, q, guard.Pass(client))
 }
 
 func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {

@@ -102,6 +102,45 @@ func TestARefusedVisitorIsToldHowToOpenTheStatusPage(t *testing.T) {
 	assert.Equal(t, 403, askFrom(hostproxy.StatusHandler(&r), "127.0.0.1:5000", "http://rebound.example.com:9000/").Code)
 }
 
+// Without TrustedProxies, every client of a proxy on this machine has a
+// loopback address: a list of such addresses must not open the page to them.
+func TestAGuardForThisMachineDoesNotOpenTheStatusPageToClientsOfAProxy(t *testing.T) {
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	for name, tt := range map[string]struct {
+		allow, trusted []netip.Prefix
+		forwardedFor   string
+		routed, alone  int // status in a Router, and without one
+	}{
+		"nobody forwards":                      {allow: loopback, routed: 200, alone: 200},
+		"a proxy that is not trusted":          {allow: loopback, forwardedFor: "203.0.113.7", routed: 403, alone: 403},
+		"it says that its client is here":      {allow: loopback, forwardedFor: "127.0.0.1", routed: 403, alone: 403},
+		"a list that has everybody":            {allow: everybody, forwardedFor: "203.0.113.7", routed: 200, alone: 200},
+		"a trusted proxy, and a stranger":      {allow: loopback, trusted: loopback, forwardedFor: "203.0.113.7", routed: 403, alone: 403},
+		"a trusted proxy, and a client here":   {allow: loopback, trusted: loopback, forwardedFor: "127.0.0.1", routed: 200, alone: 403},
+		"a trusted proxy, and a listed client": {allow: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}, trusted: loopback, forwardedFor: "203.0.113.7", routed: 200, alone: 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := hostproxy.Router{TrustedProxies: tt.trusted}
+			h := &hostproxy.Guard{Allow: tt.allow, Next: hostproxy.StatusHandler(&r)}
+			r.Handle("localhost", h)
+			for _, in := range []struct {
+				h    http.Handler
+				want int
+			}{{&r, tt.routed}, {h, tt.alone}} {
+				q := httptest.NewRequest("GET", "http://localhost/", nil)
+				q = q.WithContext(context.WithValue(q.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
+				q.RemoteAddr = "127.0.0.1:5000"
+				if tt.forwardedFor != "" {
+					q.Header.Set("X-Forwarded-For", tt.forwardedFor)
+				}
+				w := httptest.NewRecorder()
+				in.h.ServeHTTP(w, q)
+				assert.Equal(t, in.want, w.Code)
+			}
+		})
+	}
+}
+
 // The pass of a Guard outside a Router is in a copy of the request: the files
 // of a form that was parsed from it go all the same.
 func TestAGuardOutsideARouterLeavesNoFormBehind(t *testing.T) {
@@ -164,6 +203,22 @@ func TestTheStatusHasRatesErrorsAndWhoShares(t *testing.T) {
 		assert.Len(t, recent.Spread, want.spread, route.Pattern)
 		assert.Equal(t, 1.0, recent.Seconds, "%s: the target is younger than a window", route.Pattern)
 	}
+}
+
+func TestTheSummaryOfTheStatusCountsWhatRoutesDoNotShareAsAWhole(t *testing.T) {
+	auth := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	app := proxytest.NewServer(t, nil)
+	var r hostproxy.Router
+	t.Cleanup(func() { _ = r.Replace(nil) })
+	verifier := hostproxy.To(auth.Addr())
+	for i := range 3 {
+		host := fmt.Sprintf("%d.test", i)
+		r.Handle(host, &hostproxy.ForwardAuth{Auth: verifier, Next: hostproxy.To(app.Addr())})
+		assert.Equal(t, 200, ask(&r, "GET", "http://"+host+"/").Code)
+	}
+	page := ask(hostproxy.StatusHandler(&r), "GET", "http://x/").Body.String()
+	assert.Contains(t, page, "<b>6.0</b> requests/s")
+	assert.Contains(t, page, "<b>4 of 4</b> targets up")
 }
 
 func ExampleStatusHandler() {

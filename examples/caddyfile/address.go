@@ -42,7 +42,7 @@ func (t *translator) address(n token) (address, bool) {
 	case a.host == "0.0.0.0" || a.host == "::":
 		return a, t.fault(n.place, n.text, "the address of a site is the host that clients ask for: write :%s for any host, and bind for the address to listen on", port)
 	case a.host == "*":
-		a.host = ""
+		return a, t.fault(n.place, n.text, "not supported: * alone, which is any host of one label; write :PORT, or http:// or https:// alone, for any host")
 	case a.host != "" && net.ParseIP(a.host) == nil && !hostSyntax.MatchString(a.host):
 		return a, t.fault(n.place, n.text, "this is not the address of a site: want a host such as example.com, *.example.com or an IP address, with http:// or :port if need be; or a directive is outside of a block")
 	}

@@ -43,7 +43,9 @@ func (t *translator) globalOption(d directive) {
 	}
 	switch d.name() {
 	case "email":
-		g.email = value()
+		if a, ok := t.one(d); ok {
+			g.email = t.email(a, "email")
+		}
 	case "acme_ca":
 		if a, ok := t.one(d); ok {
 			g.ca = t.directory(a, "acme_ca")
@@ -73,7 +75,9 @@ func (t *translator) globalOption(d directive) {
 	case "grace_period":
 		g.limits.DrainTimeout = t.positive(d)
 	case "default_sni":
-		g.defaultSNI = value()
+		if g.defaultSNI = value(); g.defaultSNI != "" && !hostSyntax.MatchString(g.defaultSNI) {
+			t.fault(d.place, "default_sni", "%q is not a host: want one of the file, such as example.com", g.defaultSNI)
+		}
 	case "default_bind":
 		g.bind = t.hosts(d)
 	case "storage":
@@ -285,6 +289,25 @@ func (t *translator) finish() {
 		}
 		if redirect {
 			t.redirects(s, p)
+		}
+	}
+	t.overlaps()
+}
+
+// overlaps reports a port at one address that is also served at all addresses:
+// the system would refuse the second of the two.
+func (t *translator) overlaps() {
+	everywhere := func(s *server) bool { return s.host == "" || s.host == "0.0.0.0" || s.host == "::" }
+	for i, all := range t.plan.servers {
+		for j, one := range t.plan.servers {
+			if !everywhere(all) || everywhere(one) && i >= j || len(one.routes) == 0 {
+				continue
+			}
+			for _, port := range one.ports() {
+				if at := one.routes[0]; slices.Contains(all.ports(), port) {
+					t.fault(at.at, at.pattern, "not supported: port %d at %s here, and at all addresses for other sites; write bind in all of them, or the global option default_bind", port, one.host)
+				}
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package caddyfile
 
 import (
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 
@@ -138,8 +139,16 @@ func (t *translator) requestHeader(d directive, _ *scope) func(http.Handler) htt
 	t.noBlock(d)
 	var e site.Edits
 	t.edit(directive{place: d.args()[0].place, words: d.args()}, &e)
-	if e.Set["Host"] != nil || e.Add["Host"] != nil {
+	if e.Set["Host"] != nil || e.Add["Host"] != nil || slices.ContainsFunc(e.Remove, holdsHost) ||
+		slices.ContainsFunc(e.Replace, func(r site.ReplaceValue) bool { return r.Field == "Host" }) {
 		t.fault(d.place, "request_header", "not supported: the Host header here; write header_up Host in reverse_proxy")
 	}
 	return func(next http.Handler) http.Handler { return &site.RequestHeader{Edits: e, Next: next} }
+}
+
+// holdsHost reports whether a header that is removed, such as X-*, is or
+// includes Host.
+func holdsHost(name string) bool {
+	ok, err := path.Match(strings.ToLower(strings.TrimSuffix(name, ":")), "host")
+	return ok && err == nil
 }

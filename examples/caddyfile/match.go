@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// matcher takes the matcher out of the arguments of d: *, a path, or the name
-// of one. It returns nil if d is for all requests.
+// matcher takes the matcher out of the arguments of d, quoted or not: *, a
+// path, or the name of one. It returns nil if d is for all requests.
 func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 	name := d.name()
 	if name == "try_files" || len(d.args()) == 0 {
@@ -23,7 +23,7 @@ func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 		return nil, true
 	}
 	a := d.args()[0]
-	if a.quoted || (name == "root" || name == "rewrite") && len(d.args()) == 1 {
+	if (name == "root" || name == "rewrite") && len(d.args()) == 1 {
 		return nil, true
 	}
 	rest := append([]token{d.words[0]}, d.words[2:]...)

@@ -66,6 +66,14 @@ type limits struct {
 // addr returns the address to listen on.
 func (s *server) addr(port int) string { return net.JoinHostPort(s.host, strconv.Itoa(port)) }
 
+// ports returns the ports to listen on.
+func (s *server) ports() []int {
+	if s.redirects {
+		return []int{s.port, s.httpAt}
+	}
+	return []int{s.port}
+}
+
 // listeners returns the listeners of the Server.
 func (s *server) listeners() []hostproxy.Listener {
 	if !s.tls {

@@ -41,6 +41,7 @@ type proxy struct {
 	passive          map[string]directive // lines of passive checks
 	seen             map[string]bool      // options that may be written once
 	host             bool                 // a line sets the Host header
+	asks             bool                 // of forward_auth
 	edits            site.Edits           // of requests
 	trust            *proxyTrust
 }
@@ -60,7 +61,7 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 // first, and reports whether one was for it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
-		trust: &proxyTrust{place: d.place}}
+		trust: &proxyTrust{place: d.place}, asks: own != nil}
 	p.u, p.h.at, p.h.word = site.To("localhost:80"), d.place, d.name()
 	for _, line := range d.block {
 		p.once(line)
@@ -238,31 +239,51 @@ func (p *proxy) headerUp(d directive) {
 	}
 	p.t.noBlock(d)
 	a := d.args()
-	if !strings.EqualFold(strings.TrimSuffix(a[0].text, ":"), "Host") {
-		p.t.edit(directive{place: a[0].place, words: a}, &p.edits)
+	field, removed := strings.CutPrefix(a[0].text, "-")
+	if strings.EqualFold(strings.TrimSuffix(strings.TrimPrefix(field, "+"), ":"), "Host") {
+		p.hostHeader(a, removed)
 		return
 	}
-	if len(a) != 2 {
+	p.t.edit(directive{place: a[0].place, words: a}, &p.edits)
+	if removed && holdsHost(field) {
+		p.setHost(a[0], token{})
+	}
+}
+
+// hostHeader reads a change of the Host header.
+func (p *proxy) hostHeader(a []token, removed bool) {
+	switch {
+	case removed && len(a) > 1:
+		p.t.fault(a[1].place, "header_up", "want no value for a header that is removed")
+	case removed:
+		p.setHost(a[0], token{})
+	case len(a) != 2:
 		p.t.fault(a[0].place, "header_up", "want one value for Host")
-		return
+	default:
+		p.setHost(a[0], a[1])
 	}
+}
+
+// setHost sets the Host header of requests to targets. Without a value, as for
+// {upstream_hostport}, it is that of the target.
+func (p *proxy) setHost(at, value token) {
 	if p.host {
-		p.t.fault(a[0].place, "header_up", "Host is set twice")
+		p.t.fault(at.place, "header_up", "Host is set or removed twice")
 	}
 	p.host = true
-	switch a[1].text {
-	case "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
+	switch value.text {
+	case "", "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
 		p.u.TargetHost = true
 	case "{host}", "{hostport}", "{http.request.host}", "{http.request.hostport}":
 		// as it is anyway
 	default:
-		p.up().Host = p.t.text(a[1], "header_up")
+		p.up().Host = p.t.text(value, "header_up")
 	}
 }
 
 func (p *proxy) up() *site.HeaderUp {
 	if p.h.up == nil {
-		p.h.up = &site.HeaderUp{}
+		p.h.up = &site.HeaderUp{Question: p.asks}
 	}
 	return p.h.up
 }
@@ -329,8 +350,11 @@ func (p *proxy) upstream() *hostproxy.Upstream {
 	if scheme == "https" {
 		p.u.TargetHost = p.u.TargetHost || !p.host
 		p.tls()
-	} else if p.insecure || p.serverName != "" || p.h.rootCAs != nil || p.h.keys[0] != "" {
+	} else if p.secure {
 		p.t.fault(p.d.place, p.d.name(), "TLS is set, but the targets are not reached by TLS: write https:// in front of them")
+	}
+	if p.h2c && scheme != "h2c" {
+		p.t.fault(p.d.place, p.d.name(), "not supported: versions h2c for targets by TLS or at a unix socket; write h2c:// in front of targets")
 	}
 	if p.dynamic != "" {
 		p.h.discover = p.h.targets[len(p.h.targets)-1]
@@ -383,6 +407,9 @@ func (p *proxy) address(a token) (scheme string, targets []string) {
 		return "", nil
 	}
 	if scheme == "http" && p.secure {
+		if has {
+			p.t.fault(a.place, p.d.name(), "the target has http://, but TLS is set in transport http: write https://, or delete one of the two")
+		}
 		scheme = "https"
 	}
 	if scheme == "http" && p.h2c {
@@ -441,7 +468,13 @@ func (t *translator) forwardAuth(d directive, sc *scope) func(http.Handler) http
 			for _, l := range line.block {
 				words = append(words, l.words...)
 			}
+			if len(words) == 0 {
+				t.fault(line.place, "copy_headers", "want headers to copy")
+			}
 			for _, w := range words {
+				if strings.Contains(w.text, "*") {
+					t.fault(w.place, "copy_headers", "not supported: a star; write the names of the headers")
+				}
 				if strings.Contains(w.text, ">") {
 					t.fault(w.place, "copy_headers", "not supported: another name for a header; copy it as it is")
 				}

@@ -51,7 +51,7 @@ func (t *translator) respond(d directive, _ *scope) func(http.Handler) http.Hand
 	r := &site.Respond{}
 	switch {
 	case len(args) == 0:
-		t.fault(d.place, "respond", "want a body, a status, or both")
+		t.fault(d.place, "respond", "want a body, a status, or both; a path as the only argument is read as a matcher: write respond * /path")
 	case len(args) > 2:
 		t.fault(args[2].place, "respond", "want a body and a status: %q is too much; write a body with spaces in quotes", args[2].text)
 	case len(args) == 1 && isStatus(args[0]):

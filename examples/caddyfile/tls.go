@@ -33,7 +33,7 @@ func (t *translator) tls(d directive, s *siteScope) {
 		b.internal = b.once(t, args[0].place, "internal")
 	case len(args) == 1 && strings.Contains(args[0].text, "@"):
 		b.once(t, args[0].place, "email")
-		b.email = t.literal(args[0], "tls")
+		b.email = t.email(args[0], "tls")
 	case len(args) == 1 && args[0].text == "off":
 		t.fault(args[0].place, "tls", "this is of Caddy 1: write http:// in front of the address")
 	case len(args) == 1:
@@ -120,6 +120,15 @@ func (t *translator) tlsLine(d directive, b *tlsBlock) {
 	}
 }
 
+// email reads the e-mail address of an account.
+func (t *translator) email(a token, word string) string {
+	name, domain, _ := strings.Cut(a.text, "@")
+	if name == "" || domain == "" || strings.ContainsAny(a.text, " :\t\n") || strings.Contains(domain, "@") {
+		t.fault(a.place, word, "%q is not an e-mail address: want one such as ops@example.com", a.text)
+	}
+	return t.literal(a, word)
+}
+
 // directory reads the URL of a CA.
 func (t *translator) directory(a token, word string) string {
 	if !strings.HasPrefix(a.text, "https://") {
@@ -145,7 +154,7 @@ func (t *translator) issuer(d directive, b *tlsBlock) {
 				b.ca = t.directory(a, "dir")
 			case line.name() == "email":
 				b.once(t, line.place, "email")
-				b.email = t.literal(a, "email")
+				b.email = t.email(a, "email")
 			default:
 				t.fault(line.place, line.name(), "not supported: of the options of issuer acme, dir and email are; set Router.TLS.Issuer in the program that -go prints")
 			}
@@ -176,6 +185,9 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 		case line.name() == "trust_pool" && len(args) > 0 && args[0].text == "file":
 			files := args[1:]
 			for _, l := range line.block {
+				if l.name() != "pem_file" {
+					t.fault(l.place, l.name(), "want pem_file with files")
+				}
 				files = append(files, l.args()...)
 			}
 			for _, a := range files {
@@ -185,8 +197,13 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 			t.fault(line.place, line.name(), "not supported: of the options of client_auth, mode, trust_pool file and trusted_ca_cert_file are; set HostTLS.ClientAuth in the program that -go prints")
 		}
 	}
-	if !mode && c.CAFiles != nil {
+	switch {
+	case !mode && c.CAFiles == nil:
+		t.fault(d.place, "client_auth", "want mode, trust_pool file, or both, in the block")
+	case !mode:
 		c.Mode = tls.RequireAndVerifyClientCert
+	case c.Mode >= tls.VerifyClientCertIfGiven && c.CAFiles == nil:
+		t.fault(d.place, "client_auth", "this mode verifies certificates: write trust_pool file and the files of the CAs")
 	}
 	b.client = c
 }

@@ -3,6 +3,7 @@ package caddyfile
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -273,6 +274,10 @@ func (t *translator) hosts(d directive) (hosts []string) {
 		host := strings.Trim(t.literal(a, d.name()), "[]")
 		if strings.ContainsAny(host, "/|") {
 			t.fault(a.place, d.name(), "not supported: %q; want an IP address or a host name. For a unix socket, set Listener.Addr in the program that -go prints", a.text)
+			continue
+		}
+		if _, err := netip.ParseAddr(host); strings.Contains(host, ":") && err != nil {
+			t.fault(a.place, d.name(), "%q is not an address of this machine: want an IP address or a host name, without a port, which is that of the site", a.text)
 			continue
 		}
 		hosts = append(hosts, host)

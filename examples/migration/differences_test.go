@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -87,6 +89,36 @@ func TestRequestsReachTheTargetAsThePagesSay(t *testing.T) {
 	}
 	assert.Equal(t, http.StatusBadRequest, get(stripped, "http://app.example.com/api/%2e%2e/admin").Code)
 	assert.Equal(t, http.StatusNotFound, get(stripped, "http://app.example.com/apis").Code)
+}
+
+func TestHostsAndAliasesOfHeadersReachTheTargetAsThePagesSay(t *testing.T) {
+	server := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprintf(w, "%s %s %s", q.Host, q.Header["X_user"], q.Header["X_env"])
+	}))
+	named := upstream(t, server.Addr())
+	named.Rewrite = func(p *httputil.ProxyRequest) { p.Out.Host = "app" }
+	edited := upstream(t, server.Addr())
+	edited.TargetHost, edited.RequestHeader.Set = true, http.Header{"X-Env": {"prod"}}
+	q := httptest.NewRequest("GET", "http://app.example.com/", nil)
+	q.Header["X_user"], q.Header["X_env"] = []string{"u"}, []string{"e"}
+	for want, u := range map[string]*hostproxy.Upstream{"app [u] [e]": named, server.Addr() + " [u] []": edited} {
+		w := httptest.NewRecorder()
+		u.ServeHTTP(w, q)
+		assert.Equal(t, want, w.Body.String())
+	}
+}
+
+func TestRedirectsAndFilesAreAsThePagesSay(t *testing.T) {
+	for host, want := range map[string]string{"example.com": "https://example.com:8443/a?b=c", "example.com:443": "https://example.com/a?b=c"} {
+		w := get(hostproxy.Redirect(host), "https://www.example.com:8443/a?b=c")
+		assert.Equal(t, want, w.Header().Get("Location"))
+	}
+	files := http.FileServerFS(fstest.MapFS{"index.html": {Data: []byte("home")}, "list/a.txt": {}})
+	assert.Equal(t, "./", get(files, "http://www.example.com/index.html").Header().Get("Location"))
+	assert.Contains(t, get(files, "http://www.example.com/list/").Body.String(), "a.txt")
+	w := httptest.NewRecorder()
+	files.ServeHTTP(w, httptest.NewRequest("POST", "http://www.example.com/", nil))
+	assert.Equal(t, "home", w.Body.String())
 }
 
 func TestResponsesAreChangedAsThePagesSay(t *testing.T) {

@@ -15,6 +15,7 @@ type Pass uint8
 const (
 	PassAddress     Pass = 1 << iota // its address is on a list of allowed clients
 	PassCredentials                  // its credentials are valid
+	PassLoopback                     // its address, of this machine, is on a list
 )
 
 type passKey struct{}
@@ -37,8 +38,9 @@ func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 func WayOf(q *http.Request) status.Arrival {
 	ctx := q.Context()
 	p := PassesOf(ctx)
-	a := status.Arrival{Authenticated: p&PassCredentials != 0, Listed: p&PassAddress != 0}
+	a := status.Arrival{Authenticated: p&PassCredentials != 0, Listed: p&PassAddress != 0, ListedPeer: p&PassLoopback != 0}
 	if x := FromContext(ctx); x != nil {
+		a.Listed = a.Listed || a.ListedPeer && x.Trusted
 		a.Named = x.Pattern != "" && !strings.HasPrefix(x.Pattern+"/", "*/")
 	}
 	return a

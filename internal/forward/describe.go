@@ -37,7 +37,7 @@ func (t *Target) describe() status.Target {
 	for i, d := range answers.Quantiles {
 		ms[i] = float64(d.Microseconds()) / 1000
 	}
-	s := status.Target{Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
+	s := status.Target{Of: t, Name: t.Name, State: string(health.State), Reason: health.Reason, Since: health.Since,
 		InFlight: t.InFlight(), Streams: t.Streams(), Answers: answers.Ever, Failures: t.Failures(), P50: ms[0], P90: ms[1], P99: ms[2]}
 	for _, c := range t.monitor.Changes() {
 		s.Changes = append(s.Changes, status.Change{Time: c.Since, State: string(c.State), Reason: c.Reason})

@@ -33,6 +33,24 @@ func (g *Guard) Admit(q *http.Request, client netip.Addr) (limit.Slots, http.Han
 	return a.admit(g.Limit, time.Now())
 }
 
+// Pass returns which list of g contains the client, which g permits.
+func (g *Guard) Pass(client netip.Addr) exchange.Pass {
+	if len(g.Allow) == 0 {
+		return 0
+	}
+	client = client.Unmap().WithZone("")
+	for _, p := range g.Allow {
+		if p.Contains(client) && !(p.Addr().IsLoopback() && p.Bits() >= loopbackBits) {
+			return exchange.PassAddress
+		}
+	}
+	return exchange.PassLoopback
+}
+
+// loopbackBits is the length of 127.0.0.0/8. A shorter prefix is no list of
+// addresses of this machine.
+const loopbackBits = 8
+
 // Explain adds to e what g would do with q, whose exchange is x. name is what
 // the explanation calls g.
 func (g *Guard) Explain(e *status.Explanation, name string, q *http.Request, x *exchange.Exchange) {

@@ -15,6 +15,7 @@ import (
 type Arrival struct {
 	Authenticated bool // the client has presented valid credentials
 	Listed        bool // the client's address is on a list of allowed addresses
+	ListedPeer    bool // the list has the peer, at a loopback address, which may be a proxy
 	Named         bool // the route's pattern names the host
 }
 
@@ -23,9 +24,10 @@ type Arrival struct {
 // it. It passes the requests of
 //
 //   - clients that are Authenticated, or have a verified TLS certificate
-//   - clients that are Listed, for a host that is Named or not a public name
-//   - clients on this machine, without another proxy in between, for a host
-//     that is not a public name
+//   - clients that are Listed, or a ListedPeer without another proxy in between, for
+//     a host that is Named or not a public name
+//   - clients on this machine, without another proxy in between, for a host that is
+//     not a public name
 //   - the program itself, without a server
 //
 // So a page on the Internet cannot read the status page through a browser on
@@ -53,9 +55,15 @@ func (r *restricted) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 
 // refusal returns why q is refused, or "".
 func refusal(q *http.Request, a Arrival) string {
+	a.Listed = a.Listed || a.ListedPeer && forwarded(q) == ""
 	switch {
 	case a.Authenticated, q.TLS != nil && len(q.TLS.VerifiedChains) > 0, isOwn(q):
 		return ""
+	case !a.Listed && a.ListedPeer:
+		return fmt.Sprintf("403 Forbidden: the request has the header %s: a proxy on this machine has forwarded it,\n"+
+			"and Guard.Allow lists the proxy, not its client.\n\n"+
+			"To let Guard.Allow decide about the clients of that proxy, put its address into Router.TrustedProxies. To serve\n"+
+			"all of them, put a hostproxy.BasicAuth or a ForwardAuth in front of hostproxy.StatusHandler.", forwarded(q))
 	case !a.Listed && !isLocal(q):
 		return "403 Forbidden: the status page is served to clients on this machine only.\n\n" +
 			"To open it to others, put a hostproxy.BasicAuth, a ForwardAuth, or a Guard with Allow\n" +
@@ -96,12 +104,19 @@ func isLocal(q *http.Request) bool {
 
 // forwarded returns the name of a header in q that only a proxy sends, or "".
 func forwarded(q *http.Request) string {
-	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "X-Forwarded-Host", "Via"} {
+	for _, name := range [...]string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via", "Cf-Connecting-Ip", "True-Client-Ip", "X-Client-Ip",
+		"X-Cluster-Client-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "Cdn-Loop"} {
 		if len(q.Header[name]) > 0 {
 			return name
 		}
 	}
-	return ""
+	first := "" // of those that are there, so that the answer is always the same
+	for name := range q.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") && (first == "" || name < first) {
+			first = name
+		}
+	}
+	return cut(first)
 }
 
 // isPublicName reports whether the host of a request may be a name that

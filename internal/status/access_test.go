@@ -18,7 +18,8 @@ import (
 
 func TestStrangersDoNotGetThePage(t *testing.T) {
 	const local, stranger = "127.0.0.1:5000", "203.0.113.7:5000"
-	var listed, named, known status.Arrival
+	var listed, named, known, peer status.Arrival
+	peer.ListedPeer, peer.Named = true, true
 	listed.Listed = true
 	named.Listed, named.Named = true, true
 	known.Authenticated = true
@@ -48,6 +49,10 @@ func TestStrangersDoNotGetThePage(t *testing.T) {
 		"a host that is long":                  {remote: local, host: strings.Repeat("a.", 5000), want: "is a public name"},
 		"a proxy on this machine":              {remote: local, host: "localhost", header: "X-Forwarded-For", want: "has the header X-Forwarded-For"},
 		"a tunnel on this machine":             {remote: local, host: "localhost", header: "Cf-Connecting-Ip", want: "has the header Cf-Connecting-Ip"},
+		"a proxy that says the scheme alone":   {remote: local, host: "localhost", header: "X-Forwarded-Proto", want: "has the header X-Forwarded-Proto"},
+		"a proxy that says a prefix alone":     {remote: local, host: "localhost", header: "X-Forwarded-Prefix", want: "has the header X-Forwarded-Prefix"},
+		"a proxy with a header that is long":   {remote: local, host: "localhost", header: "X-Forwarded-" + strings.Repeat("x", 5000), want: "has the header X-Forwarded-Xxx"},
+		"another name for the client":          {remote: local, host: "localhost", header: "X-Client-Ip", want: "has the header X-Client-Ip"},
 		"an address taken from a header":       {remote: "127.0.0.1", host: "localhost", header: "X-Real-Ip", want: "has the header X-Real-Ip"},
 
 		"credentials":                        {remote: stranger, host: "status.example.com", arrival: known},
@@ -56,6 +61,9 @@ func TestStrangersDoNotGetThePage(t *testing.T) {
 		"an address on the list":             {remote: stranger, host: "10.0.0.1:9000", arrival: listed},
 		"on the list, behind a proxy":        {remote: local, host: "10.0.0.1:9000", arrival: listed, header: "X-Forwarded-For"},
 		"on the list, for the route's name":  {remote: stranger, host: "status.example.com", arrival: named},
+		"a peer on the list":                 {remote: local, host: "status.example.com", arrival: peer},
+		"a peer on the list, by a proxy":     {remote: local, host: "status.example.com", arrival: peer, header: "X-Forwarded-For", want: "Guard.Allow lists the proxy, not its client"},
+		"a peer on the list, rebinding":      {remote: local, host: "evil.example.com", arrival: status.Arrival{ListedPeer: true}, want: "is a public name"},
 		"on the list, rebinding":             {remote: stranger, host: "evil.example.com", arrival: listed, want: "is a public name"},
 		"in a route for a name, not listed":  {remote: stranger, host: "status.example.com", arrival: status.Arrival{Named: true}, want: "to clients on this machine only"},
 		"this machine, for the route's name": {remote: local, host: "status.example.com", arrival: status.Arrival{Named: true}, want: "is a public name"},

@@ -76,18 +76,22 @@ func TestFiguresSayWhatWasSeen(t *testing.T) {
 }
 
 func TestTheSummaryCountsASharedUpstreamOnce(t *testing.T) {
-	shared := status.Target{Name: "a:1", State: "up", Recent: status.Recent{Seconds: 100, Attempts: 1000, Errors: 500}}
+	shared := status.Target{Of: 1, Name: "a:1", State: "up", Recent: status.Recent{Seconds: 100, Attempts: 1000, Errors: 500}}
+	own := status.Target{Of: 2, Name: "b:1", State: "down", Recent: status.Recent{Seconds: 50, Attempts: 500}}
 	h := status.Handler(func() status.Page {
 		return status.Page{Routes: []status.Route{
-			{Pattern: "a.test", Sharing: 1, Targets: []status.Target{shared}}, {Pattern: "b.test", Sharing: 1, Targets: []status.Target{shared}},
-			{Pattern: "c.test", Targets: []status.Target{{Name: "b:1", State: "down", Recent: status.Recent{Seconds: 50, Attempts: 500}}}},
+			{Pattern: "a.test", Sharing: 2, Targets: []status.Target{shared}}, {Pattern: "b.test", Sharing: 2, Targets: []status.Target{shared}},
+			// such as a ForwardAuth and what is behind it
+			{Pattern: "c.test", Sharing: 2, Targets: []status.Target{shared, own}},
 		}}
 	}, nil)
 	b := body(t, get(t, h, "GET", "/", ""))
 	assert.Contains(t, b, "<b>20.0</b> requests/s")
 	assert.Contains(t, b, "<b>25.0 %</b> errors")
-	assert.Equal(t, 2, strings.Count(b, "shares its upstream with 1 other route<"))
+	assert.Contains(t, b, "<b>1 of 2</b> targets up")
+	assert.Equal(t, 3, strings.Count(b, "shares its upstream with 2 other routes<"))
 	assert.Contains(t, b, "of the last 100 s now (64 to 128 s, less for new targets)")
+	assert.Contains(t, body(t, get(t, h, "GET", "/?q=a.test", "")), "<b>10.0</b> requests/s", "what other routes share counts as a whole")
 }
 
 func TestATargetShowsItsLastChangesOfHealth(t *testing.T) {

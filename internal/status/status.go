@@ -41,6 +41,9 @@ type Route struct {
 
 // A Target is one address of a route's upstream.
 type Target struct {
+	// the same for a target that several routes have; nil: no other has it
+	Of any `json:"-"`
+
 	Name     string    `json:"name"`
 	State    string    `json:"state"` // up, down, open or half-open
 	Reason   string    `json:"reason,omitempty"`

@@ -133,15 +133,20 @@ func newCertificateView(c Certificate, now time.Time) certificateView {
 // routes count once.
 func (v *view) summarize(p *Page) {
 	attempts, errors := 0.0, 0.0
+	counted := make(map[any]bool)
 	for _, r := range p.Routes {
-		v.Targets += len(r.Targets)
 		for _, t := range r.Targets {
+			if t.Of != nil && counted[t.Of] {
+				continue
+			}
+			counted[t.Of] = true
+			v.Targets++
 			if t.State == "up" {
 				v.Up++
 			}
-			part := 1 / (max(t.Recent.Seconds, 1) * float64(r.Sharing+1))
-			attempts += float64(t.Recent.Attempts) * part
-			errors += float64(t.Recent.Errors) * part
+			seconds := max(t.Recent.Seconds, 1)
+			attempts += float64(t.Recent.Attempts) / seconds
+			errors += float64(t.Recent.Errors) / seconds
 			v.Total.Window = max(v.Total.Window, int(t.Recent.Seconds))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/textproto"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -152,15 +153,37 @@ func (s *RequestHeader) Unwrap() http.Handler { return s.Next }
 type HeaderUp struct {
 	Edits Edits
 	Host  string // Host header; may have placeholders; "" keeps it
+
+	// Question says that the target is the authentication server of a
+	// hostproxy.ForwardAuth. Placeholders such as {uri} and {method} then stand
+	// for the client's request, not for the question about it.
+	Question bool
 }
 
 // Rewrite changes the outgoing request.
 func (s HeaderUp) Rewrite(p *httputil.ProxyRequest) {
-	expand := func(v string) string { return Expand(v, p.In) }
+	in := p.In
+	if s.Question {
+		in = asked(in)
+	}
+	expand := func(v string) string { return Expand(v, in) }
 	s.Edits.apply(p.Out.Header, expand)
 	if s.Host != "" {
 		p.Out.Host = expand(s.Host)
 	}
+}
+
+// asked returns the client's request, as far as placeholders need it, that the
+// question q of a ForwardAuth is about. The ForwardAuth has set both headers.
+func asked(q *http.Request) *http.Request {
+	uri := q.Header.Get("X-Forwarded-Uri")
+	u, err := url.ParseRequestURI(uri)
+	if err != nil {
+		return q
+	}
+	c := q.WithContext(q.Context())
+	c.Method, c.URL, c.RequestURI = q.Header.Get("X-Forwarded-Method"), u, uri
+	return c
 }
 
 // A HeaderDown changes the headers of responses from a target: its method

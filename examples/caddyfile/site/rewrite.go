@@ -63,7 +63,7 @@ func (s *Rewrite) set(u *url.URL, q *http.Request) {
 		to, query, hasQuery = s.To, "", false
 	}
 	if to != "" {
-		p := expand(strings.ReplaceAll(to, "{path}", "{%path}"), q, func(v string) string { return v })
+		p := Expand(strings.NewReplacer("{path}", "{%path}", "{http.request.uri.path}", "{%path}").Replace(to), q)
 		p, injected, ok := strings.Cut(p, "?") // of {uri}
 		if ok && !hasQuery {
 			u.RawQuery = injected
