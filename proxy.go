@@ -816,7 +816,9 @@ func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, c
 	}
 	// middleware needs an http.Request: the handler lane
 	if s.Handler == nil && !d.Server.Lane.Limit.NeedsRequest() {
-		d.Server.Lane.Route = s.Router.hit
+		if d.Server.Lane.Heads.Fast() {
+			d.Server.Lane.Route = s.Router.hit
+		}
 	}
 }
 
@@ -942,7 +944,7 @@ func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	lane.Retired = func(rt any) { r.closeRetired(rt.(*routes.Route[route])) }
 	if rules, err := r.rules(); err == nil {
-		lane.Limit, lane.Numbering, lane.Hooks = rules.limit, rules.numbering, rules.hooks
+		lane.Limit, lane.Numbering, lane.Hooks, lane.Heads = rules.limit, rules.numbering, rules.hooks, rules.heads
 	}
 	return lane
 }

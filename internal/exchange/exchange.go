@@ -18,6 +18,7 @@
 //   - interim.go, methods.go, sweep.go, buffers.go: the limits and the memory
 //     that both lanes share
 //   - contain.go: panics of the program's hooks
+//   - headedit.go: what a Router changes in the heads of responses
 //   - hooks.go: its hooks at the beginning of exchanges and attempts
 //
 // It knows no target and no connection.
@@ -28,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -52,6 +54,9 @@ type Exchange struct {
 	Set       []header.Replacement // by Begin; Numbered sends them
 	begun     bool                 // Begin has been called, in another lane
 	beginning *Beginning           // nil before it is needed
+
+	Head   HeadEdit               // the Router's; nil has none
+	edited atomic.Pointer[Spared] // see Edited
 
 	Passes Pass // what let it through to the route's handler
 	Owner  any  // what the Router knows the route's handler by, if that is not an Upstream

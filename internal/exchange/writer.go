@@ -31,6 +31,7 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 		}
 	}()
 	h.ServeHTTP(watcher, q)
+	watcher.Conclude()
 }
 
 // ReturnForm lets the server of q remove the files of the form that a handler
@@ -129,6 +130,7 @@ func (w *Watcher) implicit() {
 
 // begin notes the head of the final response.
 func (w *Watcher) begin(status int) {
+	w.edit()
 	w.Wrote, w.x.Status = true, status
 	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
 		w.length = n
@@ -141,6 +143,9 @@ func (w *Watcher) Flush() { _ = w.FlushError() }
 // FlushError is for http.ResponseController. The head goes out with it, if it
 // has not.
 func (w *Watcher) FlushError() error {
+	if w.edits() && flushes(w.ResponseWriter) {
+		w.implicit() // the head must be edited before it goes out
+	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
 		w.implicit()

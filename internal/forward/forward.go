@@ -11,6 +11,7 @@
 //   - prefix.go, translate.go: how paths differ between clients and targets
 //   - headeredit.go, trailer.go, encode.go, response.go, order.go: which fields
 //     cross the proxy, and how the fast lane writes requests
+//   - outeredit.go: what a Router changes in the heads of responses
 //   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: what a
 //     target is reached by
 //   - silence_linux.go, silence_other.go: peers of HTTP/2 that have died
@@ -125,6 +126,7 @@ type Forwarder struct {
 	Encoder
 	Span
 	set      atomic.Pointer[set]
+	edits    atomic.Pointer[[]withinEdit]
 	changing chan struct{} // holds a token while somebody changes set
 	held     atomic.Pointer[hold]
 	waiting  atomic.Int64 // exchanges for the end of a hold, or for first targets
@@ -174,7 +176,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.lastOwnOf("")
+	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.ResponseHeader.lastOwnOf("")
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	f.waker = newWaker(f)

@@ -22,6 +22,7 @@ type Edit struct {
 	lines  []byte
 	fields []h1.Field
 	adds   []string // the names of fields, canonical
+	spared []string // what no Outer changes; see EditIn
 	last   []string // what LastOf or LastOwnOf returns most of the time
 }
 

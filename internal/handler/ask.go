@@ -68,7 +68,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	c.RequestID, c.Numbering = x.RequestID, x.Numbering
-	v := &verdict{w: w, h: make(http.Header), x: c}
+	v := &verdict{w: w, h: make(http.Header), x: c, asked: x, spared: f.EditIn(outer(x)).Spared()}
 	defer func() {
 		if fail, ok := c.Err.(*exchange.Failure); ok && v.yes == nil {
 			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // it was ours
@@ -137,6 +137,8 @@ type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
 	x      *exchange.Exchange // of the question
+	asked  *exchange.Exchange // of the request that it is about
+	spared *exchange.Spared   // if the answer is a target's
 	yes    http.Header        // nil for any other answer
 	status int                // final; 0 before it is known
 	read   int                // bytes of a yes
@@ -161,6 +163,9 @@ func (v *verdict) WriteHeader(status int) {
 	if status/100 == 2 && !v.x.Refused { // a page of ours is no yes, whatever its status
 		v.yes = v.h.Clone() // trailers may follow
 		return
+	}
+	if !v.x.Refused {
+		v.asked.Edited(v.spared)
 	}
 	out := v.w.Header()
 	for k, values := range v.h {

@@ -30,6 +30,7 @@ type roundTrip struct {
 	fast     bool               // the short way may do
 	res      http.Response      // on the short way
 	room     client.Room        // likewise
+	edit     *forward.Edit      // of the response
 	fields   []h1.Field         // of a response that is relayed
 	paths    []byte             // values of its fields that name some
 	events   bool               // it is an event stream
@@ -139,7 +140,7 @@ func (a *roundTrip) begin() *exchange.Failure {
 func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	a.fast = f.Fast()
 	if a.f != f { // else an attempt that goes on may look at it
-		a.f = f
+		a.f, a.edit = f, f.EditIn(outer(a.x))
 		a.flight.serve(f)
 		if f.Shows() {
 			a.introduce()
@@ -407,7 +408,7 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 		return nil // nobody would understand (RFC 9110, 15.2)
 	}
 	header.CleanResponse(h)
-	a.f.ResponseHeader.Drop(h)
+	a.edit.Drop(h)
 	out := a.w.Header()
 	before := out.Clone()
 	clear(out)

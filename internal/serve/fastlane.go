@@ -35,6 +35,8 @@ type Lane struct {
 	Numbering exchange.Numbering // of requests
 	Hooks     *exchange.Hooks    // at the beginning of exchanges and attempts; nil has none
 
+	Heads *forward.Outers // edits of all final responses; nil edits nothing
+
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
@@ -72,7 +74,8 @@ type fastExchange struct {
 	hop       header.Hop
 
 	hit    Hit
-	scheme string // the client's, as far as a trusted peer says it
+	scheme string        // the client's, as far as a trusted peer says it
+	edit   *forward.Edit // of the response
 	start  time.Time
 	dial   time.Duration // of the attempt
 	rec    exchange.Record
@@ -102,7 +105,7 @@ const maxKeptOut = 64 << 10
 
 // release forgets whose exchange x was.
 func (x *fastExchange) release() {
-	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set = nil, Hit{}, nil, nil, nil, nil
+	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set, x.edit = nil, Hit{}, nil, nil, nil, nil, nil
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {
