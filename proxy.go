@@ -103,9 +103,11 @@ type Server struct {
 	// Handler serves the requests instead of Router; set it to put middleware
 	// in front of Router. ACME challenges and redirects to HTTPS do not pass
 	// through it. A wrapper of the http.ResponseWriter needs a method Unwrap
-	// for WebSockets and for responses that are flushed. Over HTTP/1.x, a
-	// request's context ends about a second after its client has disconnected.
-	// Nil means Router.
+	// for WebSockets and for responses that are flushed. Headers that
+	// middleware sets in front are sent in addition to those of the target, so
+	// a header may be sent twice; [Router.ResponseHeader] sets it once, and
+	// keeps the fast lane. Over HTTP/1.x, a request's context ends about a
+	// second after its client has disconnected. Nil means Router.
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME

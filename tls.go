@@ -1092,7 +1092,8 @@ func (r *Router) closeIdle() {
 
 // An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use
 // only HTTPS. They obey the policy for MaxAge, even if the certificate is no
-// longer valid: start with a short MaxAge.
+// longer valid: start with a short MaxAge. [Router.HSTS] applies to all
+// responses, and [Upstream.HSTS] only to those of targets.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
 	IncludeSubDomains bool          // applies the policy to subdomains too
