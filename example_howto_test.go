@@ -75,38 +75,42 @@ func Example_trustLocalCA() {
 	// trusted
 }
 
-// ResponseHeader sets headers on the responses of an Upstream and replaces what
-// the target sent. HSTS is sent over TLS only. Start with a short MaxAge:
-// browsers keep it. Handlers that are no Upstream get headers by middleware.
+// The headers of a Router are on all responses, those of handlers and errors
+// included, and replace what the target sent. A route can change them. HSTS is
+// sent over TLS only. Start with a short MaxAge: browsers keep it.
 func Example_securityHeaders() {
-	headers := http.Header{
-		"Content-Security-Policy": {"default-src 'self'"},
-		"Referrer-Policy":         {"strict-origin-when-cross-origin"},
-		"X-Content-Type-Options":  {"nosniff"},
-		"X-Frame-Options":         {"DENY"},
-	}
 	addr, stop := greeter("hello")
 	defer stop()
-	app := hostproxy.To(addr)
-	app.ResponseHeader = hostproxy.HeaderEdit{Set: headers, Remove: []string{"Server", "X-Powered-By"}}
-	app.HSTS = &hostproxy.HSTS{MaxAge: 24 * time.Hour}
-	files := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		for name, values := range headers {
-			w.Header()[name] = values
-		}
-		http.FileServerFS(fstest.MapFS{"index.html": {Data: []byte("home")}}).ServeHTTP(w, q)
-	})
-	var r hostproxy.Router
-	r.Handle("app.example.com", app)
-	r.Handle("www.example.com", files)
-	for _, url := range []string{"https://app.example.com/", "http://app.example.com/", "https://www.example.com/"} {
-		h := visit(&r, url).Header()
-		fmt.Printf("%s: %s %s %q\n", url, h.Get("X-Frame-Options"), h.Get("X-Content-Type-Options"), h.Get("Strict-Transport-Security"))
+	r := hostproxy.Router{
+		ResponseHeader: hostproxy.HeaderEdit{
+			Set: http.Header{
+				"Content-Security-Policy": {"default-src 'self'"},
+				"Referrer-Policy":         {"strict-origin-when-cross-origin"},
+				"X-Content-Type-Options":  {"nosniff"},
+				"X-Frame-Options":         {"DENY"},
+			},
+			Remove: []string{"Server", "X-Powered-By"},
+		},
+		HSTS: &hostproxy.HSTS{MaxAge: 24 * time.Hour},
+	}
+	framed := hostproxy.To(addr)
+	framed.ResponseHeader.Set = http.Header{"X-Frame-Options": {"SAMEORIGIN"}}
+	r.Handle("app.example.com", hostproxy.To(addr))
+	r.Handle("app.example.com/framed", framed)
+	r.Handle("www.example.com", http.FileServerFS(fstest.MapFS{"index.html": {Data: []byte("home")}}))
+	for _, url := range []string{"https://app.example.com/", "http://app.example.com/", "https://app.example.com/framed",
+		"https://www.example.com/", "https://www.example.com/missing", "https://unknown.example.com/"} {
+		w := visit(&r, url)
+		h := w.Header()
+		fmt.Printf("%d %s: %s %q\n", w.Code, url, h.Get("X-Frame-Options"), h.Get("Strict-Transport-Security"))
 	}
 	// Output:
-	// https://app.example.com/: DENY nosniff "max-age=86400"
-	// http://app.example.com/: DENY nosniff ""
-	// https://www.example.com/: DENY nosniff ""
+	// 200 https://app.example.com/: DENY "max-age=86400"
+	// 200 http://app.example.com/: DENY ""
+	// 200 https://app.example.com/framed: SAMEORIGIN "max-age=86400"
+	// 200 https://www.example.com/: DENY "max-age=86400"
+	// 404 https://www.example.com/missing: DENY "max-age=86400"
+	// 421 https://unknown.example.com/: DENY "max-age=86400"
 }
 
 // Make the hash once, by this or by "htpasswd -nB ali", and keep it instead of

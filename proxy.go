@@ -103,9 +103,11 @@ type Server struct {
 	// Handler serves the requests instead of Router; set it to put middleware
 	// in front of Router. ACME challenges and redirects to HTTPS do not pass
 	// through it. A wrapper of the http.ResponseWriter needs a method Unwrap
-	// for WebSockets and for responses that are flushed. Over HTTP/1.x, a
-	// request's context ends about a second after its client has disconnected.
-	// Nil means Router.
+	// for WebSockets and for responses that are flushed. Headers that
+	// middleware sets in front are sent in addition to those of the target, so
+	// a header may be sent twice; [Router.ResponseHeader] sets it once, and
+	// keeps the fast lane. Over HTTP/1.x, a request's context ends about a
+	// second after its client has disconnected. Nil means Router.
 	Handler http.Handler
 
 	// Addr is the address for HTTPS. HTTPAddr is the address for ACME
@@ -835,7 +837,9 @@ func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, c
 	}
 	// middleware needs an http.Request: the handler lane
 	if s.Handler == nil && !d.Server.Lane.Limit.NeedsRequest() {
-		d.Server.Lane.Route = s.Router.hit
+		if d.Server.Lane.Heads.Fast() {
+			d.Server.Lane.Route = s.Router.hit
+		}
 	}
 }
 
@@ -963,7 +967,7 @@ func (r *Router) lane() *serve.Lane {
 	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
 	lane.Retired = func(rt any) { r.closeRetired(rt.(*routes.Route[route])) }
 	if rules, err := r.rules(); err == nil {
-		lane.Limit, lane.Numbering, lane.Hooks = rules.limit, rules.numbering, rules.hooks
+		lane.Limit, lane.Numbering, lane.Hooks, lane.Heads = rules.limit, rules.numbering, rules.hooks, rules.heads
 	}
 	return lane
 }

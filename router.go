@@ -80,6 +80,28 @@ type Router struct {
 	// RequestID gives each request an identifier. The zero value disables it.
 	RequestID RequestIDHeader
 
+	// ResponseHeader is a fixed change to the headers of all final responses
+	// that leave through the Router. These are responses of targets, of
+	// NotFound and of other handlers of your own, and of the proxy itself, such
+	// as errors, [Redirect], the Page of [Upstream.Maintain], the redirects to
+	// HTTPS on port 80, and refusals of invalid requests by a [Server]. It does
+	// not apply to responses of middleware in [Server.Handler], to ACME
+	// challenges, and to connections that a handler hijacks.
+	//
+	// Set replaces the header that a target, a handler or middleware in front
+	// has set. A header that [Upstream.ResponseHeader] of the route names is
+	// left to it: on responses of targets, the route's change applies alone.
+	// Interim responses (1xx) get no new headers; those of targets lose the
+	// headers in Remove and Set. Trailers of handlers stay as they are. If a
+	// change names Date or Alt-Svc, no route can use the fast lane.
+	ResponseHeader HeaderEdit
+
+	// HSTS sets Strict-Transport-Security on the same responses, if they go
+	// over TLS. It replaces the header that the target, a handler or
+	// ResponseHeader sets. [Upstream.HSTS] and [Upstream.ResponseHeader] of a
+	// route take precedence. Nil leaves the header as it is.
+	HSTS *HSTS
+
 	// RateLimit limits the requests of each client, or of each [LimitKey]. Nil
 	// means no limit.
 	RateLimit *RateLimit
@@ -142,6 +164,7 @@ type rules struct {
 	limit     *limit.Rule // nil means no limit
 	numbering exchange.Numbering
 	hooks     *exchange.Hooks // nil without any
+	heads     *forward.Outers // nil edits nothing
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -160,10 +183,11 @@ func (r *Router) compile() (*rules, error) {
 		}
 	}
 	n, err2 := r.RequestID.numbering()
-	if err := errors.Join(err, err2); err != nil {
+	heads, err3 := r.heads()
+	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
-	return &rules{l, n, r.hooks(n)}, nil
+	return &rules{l, n, r.hooks(n), heads}, nil
 }
 
 // rules returns the compiled fields. The first call puts them in force.
@@ -997,7 +1021,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 			q = x.Numbered(q)
 			q = q.WithContext(exchange.NewContext(q.Context(), x))
 		}
-		refusal.ServeHTTP(exchange.Watch(w, x), q)
+		exchange.ServeWatched(refusal, w, q, x)
 		return
 	}
 	q.Pattern = rt.Pattern.String()
@@ -1032,11 +1056,13 @@ func (r *Router) closeRetired(rt *routes.Route[route]) {
 	}
 }
 
-// identify gives the exchange its identifier, and sets the response header.
+// identify gives the exchange its identifier, and sets the response header. It
+// notes how the head of the response is edited.
 func (r *Router) identify(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	if rules, err := r.rules(); err == nil {
 		x.Identify(q, r, rules.numbering)
 		rules.numbering.Tell(w, x.RequestID)
+		rules.heads.Edit(x)
 	}
 }
 
@@ -1200,16 +1226,6 @@ func (r *Router) deaf(s *Server) chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.running[s].deaf
-}
-
-// passOn ends this process's calls of Wake.Stop: that is left to the process
-// that has taken over.
-func (r *Router) passOn() {
-	for _, u := range r.uses.All() {
-		if f := u.compiled.InUse(); f != nil {
-			f.PassOn()
-		}
-	}
 }
 
 // clone returns a copy of p, or nil if p is nil.

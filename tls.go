@@ -730,6 +730,7 @@ func (r *Router) challenges(fallback http.Handler) http.Handler {
 // HTTPS host and port for a plain request that came to port, "" for 80.
 func (r *Router) redirects(authority func(q *http.Request, host, port string) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w = r.edited(w, q)
 		host, port, err := hostname.Split(q.Host)
 		switch {
 		case err != nil:
@@ -1083,6 +1084,15 @@ func plainIssuer(issuer certmagic.Issuer) certmagic.Issuer {
 	return issuer
 }
 
+// passOn leaves to the process that has taken over when targets sleep.
+func (r *Router) passOn() {
+	for _, u := range r.uses.All() {
+		if f := u.compiled.InUse(); f != nil {
+			f.PassOn()
+		}
+	}
+}
+
 // closeIdle closes the idle connections to the targets of all routes, and ends
 // their background work.
 func (r *Router) closeIdle() {
@@ -1093,7 +1103,8 @@ func (r *Router) closeIdle() {
 
 // An HSTS is a Strict-Transport-Security policy (RFC 6797): clients then use
 // only HTTPS. They obey the policy for MaxAge, even if the certificate is no
-// longer valid: start with a short MaxAge.
+// longer valid: start with a short MaxAge. [Router.HSTS] applies to all
+// responses, and [Upstream.HSTS] only to those of targets.
 type HSTS struct {
 	MaxAge            time.Duration // 0 makes clients forget the policy
 	IncludeSubDomains bool          // applies the policy to subdomains too
@@ -1123,4 +1134,26 @@ func (p *HSTS) value() (string, error) {
 		v += "; preload"
 	}
 	return v, nil
+}
+
+// heads compiles the edits of all final responses.
+func (r *Router) heads() (*forward.Outers, error) {
+	policy, err := r.HSTS.value()
+	heads, err2 := forward.NewOuters(r.ResponseHeader.edit(), policy)
+	if err := errors.Join(err, err2); err != nil {
+		return nil, fmt.Errorf("hostproxy: %w", err)
+	}
+	return heads, nil
+}
+
+// edited returns a writer below w that edits the response to q, or w if there
+// is nothing to edit. It is for responses that are no exchange.
+func (r *Router) edited(w http.ResponseWriter, q *http.Request) http.ResponseWriter {
+	rules, err := r.rules()
+	if err != nil || rules.heads == nil {
+		return w
+	}
+	x := exchange.Begin(q, r.TrustedProxies)
+	rules.heads.Edit(x)
+	return exchange.Watch(w, x)
 }

@@ -196,12 +196,16 @@ type Upstream struct {
 
 	// RequestHeader and ResponseHeader are fixed changes to headers.
 	// RequestHeader is applied after Rewrite, and ResponseHeader after
-	// ModifyResponse.
+	// ModifyResponse. ResponseHeader and HSTS apply to responses of targets
+	// only, whatever their status, and to Pages in place of them. They do not
+	// apply to the proxy's own responses, such as 401, 404, 429 and 502, to the
+	// Page of [Upstream.Maintain], and to what ErrorHandler writes:
+	// [Router.ResponseHeader] and [Router.HSTS] apply to all of these.
 	RequestHeader, ResponseHeader HeaderEdit
 
 	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces
 	// the header that the target or ResponseHeader sets. Nil leaves the header
-	// as it is.
+	// as it is. See ResponseHeader for the responses that do not get it.
 	HSTS *HSTS
 
 	// TargetHost sends the target's own host in the Host header. By default the

@@ -152,6 +152,12 @@ func TestRefusalsHaveTheStatusesThatThePagesName(t *testing.T) {
 	w := get(closed, "http://app.example.com/")
 	assert.Equal(t, http.StatusBadGateway, w.Code)
 	assert.Empty(t, w.Header()["X-Frame-Options"], "ResponseHeader is for responses of the target")
+	all := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: http.Header{"X-Frame-Options": {"DENY"}, "X-Other": {"1"}}}, HSTS: new(hostproxy.HSTS)}
+	all.Handle("app.example.com", closed)
+	w = get(&all, "https://app.example.com/")
+	assert.Equal(t, http.StatusBadGateway, w.Code)
+	assert.Equal(t, []string{"DENY", "1", "max-age=0"}, []string{w.Header().Get("X-Frame-Options"), w.Header().Get("X-Other"), w.Header().Get("Strict-Transport-Security")},
+		"that of the Router is for all")
 
 	began, end := make(chan struct{}), make(chan struct{})
 	slow := upstream(t, proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {

@@ -75,6 +75,8 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 		"routes: {a.test: {passthrough: {addr: b}}}":                                                                   "routes[a.test].passthrough",
 		"routes: {a.test: {page: {body: a, body_file: b}}}":                                                            "want one of body and body_file",
 		"rate_limit: {burst: 3}\nroutes: {a.test: \"a:1\"}":                                                            "1:1: rate_limit: ",
+		"response_header: {set: {Host: x}}\nroutes: {a.test: \"a:1\"}":                                                 "1:19: response_header.set: response_header.set: \"Host\" is not allowed",
+		"hsts: {max_age: 1ms}\nroutes: {a.test: \"a:1\"}":                                                              "1:8: hsts.max_age: hsts.max_age is 1ms",
 		"request_id: {respond: true}\nroutes: {a.test: \"a:1\"}":                                                       "request_id.respond requires request_id.name",
 		"tls: {email: x}\nroutes: {a.test: \"a:1\"}":                                                                   "1:7: tls.email: ",
 		"tls: {email: a@b.c, issuer: {ca: \"https://x/\"}}\nroutes: {a.test: \"a:1\"}":                                 "1:7: tls.email: ",

@@ -26,6 +26,8 @@ type Config struct {
 
 	TrustedProxies []netip.Prefix
 	RequestID      RequestID
+	ResponseHeader *HeaderEdit
+	HSTS           *HSTS
 	RateLimit      *RateLimit
 	NotFound       *Page // answers requests that match no route
 

@@ -225,6 +225,9 @@ func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
 	complete(reflect.ValueOf(&c.Server).Elem(), "", "")
 	complete(reflect.ValueOf(&c.RequestID).Elem(), "", "")
 	complete(reflect.ValueOf(&c.RateLimit).Elem(), "", "")
+	complete(reflect.ValueOf(&c.ResponseHeader).Elem(), "", "")
+	c.ResponseHeader.SetFiles = nil
+	complete(reflect.ValueOf(&c.HSTS).Elem(), "", "")
 	complete(reflect.ValueOf(&c.TrustedProxies).Elem(), "", "")
 	complete(reflect.ValueOf(&c.NotFound).Elem(), "", "")
 	c.NotFound.BodyFile = ""
@@ -232,6 +235,8 @@ func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
 	arrives(t, reflect.ValueOf(s).Elem(), "Server")
 	arrives(t, reflect.ValueOf(s.Router).Elem().FieldByName("RateLimit").Elem(), "Router.RateLimit")
 	arrives(t, reflect.ValueOf(&s.Router.RequestID).Elem(), "RequestID")
+	arrives(t, reflect.ValueOf(&s.Router.ResponseHeader).Elem(), "ResponseHeader")
+	arrives(t, reflect.ValueOf(s.Router.HSTS).Elem(), "HSTS")
 	assert.NotEmpty(t, s.Router.TrustedProxies)
 	assert.NotNil(t, s.Router.NotFound)
 }

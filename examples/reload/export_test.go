@@ -38,7 +38,9 @@ func NewHost(c *HostTLS) hostproxy.HostTLS {
 // NewServer is the same for a Server and its Router.
 func NewServer(t *testing.T, c *Config) *hostproxy.Server {
 	s := &serving{p: new(Proxy), logs: newLogs(t.Output()), named: map[string]http.Handler{}}
-	s.prepare(builder(c).plan)
+	b := builder(c)
+	b.planRouter()
+	s.prepare(b.plan)
 	return s.server
 }
 

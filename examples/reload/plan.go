@@ -31,6 +31,7 @@ type plan struct {
 	upstreams map[string]*upstream    // by place, such as upstreams[blog]
 	hosts     map[string]*hostTLS     // for TLS.Host, by canonical pattern
 	tls       hostproxy.TLS           // without hooks
+	edit      hostproxy.HeaderEdit    // of all responses
 }
 
 // A kept is the handler of a route, which stays if its settings and its

@@ -51,7 +51,7 @@ func (b *planner) checkRoutes() {
 
 // checkRouter adds the faults in the settings of the Router.
 func (b *planner) checkRouter() {
-	b.tls = b.planTLS()
+	b.planRouter()
 	r := b.router()
 	r.Logger = slog.New(slog.DiscardHandler) // the faults are returned too
 	b.library(r.Check(), b.Config)
@@ -77,9 +77,17 @@ func (b *plan) router() *hostproxy.Router {
 	return &hostproxy.Router{
 		TrustedProxies: b.TrustedProxies,
 		RequestID:      hostproxy.RequestIDHeader(b.RequestID),
+		ResponseHeader: b.edit,
+		HSTS:           (*hostproxy.HSTS)(b.HSTS),
 		RateLimit:      rateLimit(b.RateLimit),
 		TLS:            b.tls,
 	}
+}
+
+// planRouter plans what the Router cannot take from the file as it is.
+func (b *planner) planRouter() {
+	b.tls = b.planTLS()
+	b.edit = b.headerEdit(b.ResponseHeader, "response_header")
 }
 
 // planTLS returns the settings of the file for Router.TLS, without hooks.

@@ -18,6 +18,7 @@
 //   - interim.go, methods.go, sweep.go, buffers.go: limits and memory that both
 //     lanes share
 //   - contain.go: panics of the program's hooks
+//   - headedit.go: what a Router changes in the heads of responses
 //   - hooks.go: its hooks at the beginning of exchanges and attempts
 //
 // It knows no target and no connection.
@@ -28,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/hostproxy/hostproxy/internal/header"
@@ -53,6 +55,9 @@ type Exchange struct {
 	Set       []header.Replacement // set by the Begin hook; Numbered sends them
 	begun     bool                 // the other lane has called Begin
 	beginning *Beginning           // nil until needed
+
+	Head   HeadEdit               // the Router's; nil has none
+	edited atomic.Pointer[Spared] // see Edited
 
 	Passes Pass // checks that it passed before the route's handler
 	Owner  any  // the Router's key for the route's handler, if that is not an Upstream

@@ -16,6 +16,7 @@ type Answer struct {
 	Status  int
 	Header  http.Header // stays, unless Page changes it
 	Page    http.Handler
+	Spared  *Spared  // of a target's, which is edited already; see Exchange.Edited
 	Failure *Failure // why no target has responded; nil if one has
 }
 
@@ -64,6 +65,9 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	h := w.Header()
 	for k, v := range a.Header {
 		h[k] = v
+	}
+	if a.Spared != nil {
+		x.Edited(a.Spared)
 	}
 	p := &pageWriter{w: w, status: a.Status, head: q.Method == http.MethodHead}
 	var err error

@@ -32,6 +32,7 @@ func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchang
 		}
 	}()
 	h.ServeHTTP(watcher, q)
+	watcher.Conclude()
 }
 
 // ReturnForm lets the server of q remove the files of a form that a handler has
@@ -130,6 +131,7 @@ func (w *Watcher) implicit() {
 
 // begin notes the head of the final response.
 func (w *Watcher) begin(status int) {
+	w.edit()
 	w.Wrote, w.x.Status = true, status
 	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
 		w.length = n
@@ -142,6 +144,9 @@ func (w *Watcher) Flush() { _ = w.FlushError() }
 // FlushError is for http.ResponseController. It also sends the head if that has
 // not been sent.
 func (w *Watcher) FlushError() error {
+	if w.edits() && flushes(w.ResponseWriter) {
+		w.implicit() // the head must be edited before it goes out
+	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
 		w.implicit()

@@ -10,6 +10,7 @@
 //   - hashkey.go, sticky.go: the hash key and the cookie by which a target is
 //     chosen
 //   - prefix.go, translate.go: how paths differ between clients and targets
+//   - outeredit.go: the Router's changes to the heads of responses
 //   - headeredit.go, trailer.go, encode.go, response.go, order.go: the fields
 //     that cross the proxy, and how the fast lane writes requests
 //   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: how a target
@@ -125,6 +126,7 @@ type Forwarder struct {
 	Encoder
 	Span
 	set      atomic.Pointer[set]
+	edits    atomic.Pointer[[]withinEdit]
 	changing chan struct{} // holds a token while set is being changed
 	held     atomic.Pointer[hold]
 	waiting  atomic.Int64 // exchanges that wait for the end of a hold, or for first targets
@@ -174,7 +176,7 @@ func New(c Config) (*Forwarder, error) {
 	}
 	f.RequestHeader.compile()
 	f.ResponseHeader.compile()
-	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.lastOwnOf("")
+	f.RequestHeader.last, f.ResponseHeader.last = f.lastOf(""), f.ResponseHeader.lastOwnOf("")
 	f.limited, f.queue.Max, f.queue.Wait = c.MaxInFlight > 0 || c.MaxTargetInFlight > 0, c.MaxQueue, cmp.Or(c.QueueWait, 10*time.Second)
 	f.plain, f.guarded = f.isPlain(), f.Guard.guarded()
 	f.waker = newWaker(f)

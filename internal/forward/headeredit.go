@@ -22,6 +22,7 @@ type Edit struct {
 	lines  []byte
 	fields []h1.Field
 	adds   []string // names of fields, canonical
+	spared []string // what no Outer changes; see EditIn
 	last   []string // the usual result of LastOf or LastOwnOf
 }
 

@@ -33,31 +33,20 @@ func (e *Encoder) lastOf(number string, sets ...[]header.Replacement) []string {
 
 // LastOwnOf is LastOf for a response: the names are in the order of
 // AppendFields, AppendOwn and AppendAnnounced.
-func (e *Encoder) LastOwnOf(number string) []string {
+func (e *Edit) LastOwnOf(number string) []string {
 	if number == "" {
-		return e.ResponseHeader.last
+		return e.last
 	}
 	return e.lastOwnOf(number)
 }
 
-func (e *Encoder) lastOwnOf(number string) (names []string) {
+func (e *Edit) lastOwnOf(number string) (names []string) {
 	if number != "" {
 		names = append(make([]string, 0, 8), http.CanonicalHeaderKey(number))
 	}
-	names = append(names, e.ResponseHeader.adds...)
+	names = append(names, e.adds...)
 	return append(names, hsts, "Set-Cookie", "Trailer", "Upgrade")
 }
 
 // Drops reports whether the edit removes or sets the field of that name.
 func (e *Edit) Drops(name string) bool { return header.Matches(e.drops, name) }
-
-// AppendLastOwn appends the names of the fields that the proxy adds to a
-// response, in the order of AppendFields, AppendOwn and AppendAnnounced.
-func (e *Encoder) AppendLastOwn(dst []string, number string) []string {
-	dst = slices.Grow(dst, 8)
-	if number != "" {
-		dst = append(dst, http.CanonicalHeaderKey(number))
-	}
-	dst = append(dst, e.ResponseHeader.adds...)
-	return append(dst, hsts, "Set-Cookie", "Trailer", "Upgrade")
-}

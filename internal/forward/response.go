@@ -12,18 +12,19 @@ import (
 )
 
 // The fields of a response to the client, in the fast lane. The client's
-// protocol encodes them, and adds the fields for framing, connection and Date.
+// protocol encodes them, and adds the fields for framing, connection and Date. The Edit is
+// that of EditIn.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
 // AppendFields appends the fields of a final response to the client. id
 // replaces the identifier in res. The fields are valid as long as res is.
-func (e *Encoder) AppendFields(dst []h1.Field, res *h1.Response, id header.RequestID) []h1.Field {
+func (e *Edit) AppendFields(dst []h1.Field, res *h1.Response, id header.RequestID) []h1.Field {
 	dst = e.appendPassing(dst, res, id.Name)
-	if id.Name != "" && !header.Matches(e.ResponseHeader.drops, id.Name) {
+	if id.Name != "" && !header.Matches(e.drops, id.Name) {
 		dst = append(dst, fieldOf(id.Name, id.Value))
 	}
-	return append(dst, e.ResponseHeader.fields...)
+	return append(dst, e.fields...)
 }
 
 // AppendUpgrade appends the Upgrade fields of a 426, which name the protocols
@@ -41,13 +42,13 @@ func AppendUpgrade(dst []h1.Field, res *h1.Response) []h1.Field {
 }
 
 // AppendInterimFields appends the fields of a 1xx response to the client.
-func (e *Encoder) AppendInterimFields(dst []h1.Field, res *h1.Response) []h1.Field {
+func (e *Edit) AppendInterimFields(dst []h1.Field, res *h1.Response) []h1.Field {
 	return e.appendPassing(dst, res, "")
 }
 
 // appendPassing appends the fields of res that cross the proxy, except the one
 // named replaced.
-func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced string) []h1.Field {
+func (e *Edit) appendPassing(dst []h1.Field, res *h1.Response, replaced string) []h1.Field {
 	for i := range res.Fields {
 		if fd := &res.Fields[i]; e.Passes(res, fd) && !header.SameVariable(fd.Name, replaced) {
 			dst = append(dst, *fd)
@@ -58,7 +59,7 @@ func (e *Encoder) appendPassing(dst []h1.Field, res *h1.Response, replaced strin
 
 // AppendAnnounced appends one Trailer field for each trailer that res announces
 // and that may pass.
-func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
+func (e *Edit) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 	if !res.Trailer {
 		return dst
 	}
@@ -69,7 +70,7 @@ func (e *Encoder) AppendAnnounced(dst []h1.Field, res *h1.Response) []h1.Field {
 		}
 		for name := range bytes.SplitSeq(fd.Value, []byte{','}) {
 			name = bytes.Trim(name, " \t")
-			if h1.ValidToken(name) && !announced(dst, name) && header.PassesTrailer[[]byte, []byte](e.ResponseHeader.drops, name) && !(res.Nominates && nominated(res, name)) {
+			if h1.ValidToken(name) && !announced(dst, name) && header.PassesTrailer[[]byte, []byte](e.drops, name) && !(res.Nominates && nominated(res, name)) {
 				dst = append(dst, h1.Field{Name: bytesOf("Trailer"), Value: name})
 			}
 		}
@@ -88,10 +89,10 @@ func announced(fields []h1.Field, name []byte) bool {
 }
 
 // Passes reports whether a response field crosses the proxy.
-func (e *Encoder) Passes(res *h1.Response, fd *h1.Field) bool {
+func (e *Edit) Passes(res *h1.Response, fd *h1.Field) bool {
 	return header.Classify(fd.Name)&(header.HopByHop|header.Framing|header.AltSvc) == 0 &&
 		!(res.Nominates && nominated(res, fd.Name)) &&
-		!header.Matches(e.ResponseHeader.drops, fd.Name)
+		!header.Matches(e.drops, fd.Name)
 }
 
 func nominated(res *h1.Response, name []byte) bool {

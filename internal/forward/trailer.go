@@ -23,9 +23,9 @@ func (e *Encoder) AppendRequestEnd(dst []byte, trailers []h1.Field, hop *header.
 
 // AppendTrailers appends the trailers of a response that may pass. named is the
 // result of AppendNominated for its head.
-func (e *Encoder) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Field {
+func (e *Edit) AppendTrailers(dst, trailers []h1.Field, named []byte) []h1.Field {
 	for i := range trailers {
-		if fd := &trailers[i]; header.PassesTrailer(e.ResponseHeader.drops, fd.Name, named) {
+		if fd := &trailers[i]; header.PassesTrailer(e.drops, fd.Name, named) {
 			dst = append(dst, *fd)
 		}
 	}

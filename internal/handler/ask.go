@@ -67,7 +67,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	c.RequestID, c.Numbering = x.RequestID, x.Numbering
-	v := &verdict{w: w, h: make(http.Header), x: c}
+	v := &verdict{w: w, h: make(http.Header), x: c, asked: x, spared: f.EditIn(outer(x)).Spared()}
 	defer func() {
 		if fail, ok := c.Err.(*exchange.Failure); ok && v.yes == nil {
 			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // our deadline
@@ -136,6 +136,8 @@ type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
 	x      *exchange.Exchange // exchange of the question
+	asked  *exchange.Exchange // of the request that it is about
+	spared *exchange.Spared   // if the answer is a target's
 	yes    http.Header        // header of a yes; nil for any other answer
 	status int                // final status; 0 until known
 	read   int                // bytes of a yes's body
@@ -160,6 +162,9 @@ func (v *verdict) WriteHeader(status int) {
 	if status/100 == 2 && !v.x.Refused { // our own page is not a yes, regardless of its status
 		v.yes = v.h.Clone() // trailers may follow
 		return
+	}
+	if !v.x.Refused {
+		v.asked.Edited(v.spared)
 	}
 	out := v.w.Header()
 	for k, values := range v.h {

@@ -134,7 +134,7 @@ func (a *roundTrip) adopt(try *client.Try, n int) (*http.Response, error) {
 	}
 	h := a.w.Header()
 	a.flight.order.Answer = client.AddFields(h, head, func(f *h1.Field) bool {
-		return a.f.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
+		return a.edit.Passes(head, f) || sized && header.EqualFold(f.Name, "Content-Length")
 	})
 	if head.Trailer && head.Framing(a.q.Method) == h1.ChunkedBody {
 		all, _ := client.ResponseHeader(head)
@@ -161,7 +161,7 @@ func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 	if sized {
 		length = head.ContentLength
 	}
-	a.fields = a.attempts.AppendOwn(a.f.AppendFields(a.fields[:0], head, header.RequestID{}), a.x.ClientScheme)
+	a.fields = a.attempts.AppendOwn(a.edit.AppendFields(a.fields[:0], head, header.RequestID{}), a.x.ClientScheme)
 	if !w.Relay(head.Status, a.fields, length) {
 		return false
 	}

@@ -33,7 +33,7 @@ import (
 // as net/http requires.
 func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {
 	a := roundTrips.Get().(*roundTrip)
-	a.f, a.w, a.q, a.x = f, w, q, x
+	a.f, a.w, a.q, a.x, a.edit = f, w, q, x, f.EditIn(outer(x))
 	if f.Shows() || f.Diverts() {
 		a.introduce()
 	}
@@ -46,6 +46,12 @@ func Serve(f *forward.Forwarder, w http.ResponseWriter, q *http.Request, x *exch
 	} else {
 		x.Shared = true
 	}
+}
+
+// outer returns the edit of x's Router; nil without one.
+func outer(x *exchange.Exchange) *forward.OuterEdit {
+	o, _ := x.Head.(*forward.OuterEdit)
+	return o
 }
 
 // carry executes the exchange, and reports whether it ended alone.
@@ -160,6 +166,7 @@ func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Reques
 		f.ErrorHandler(w, q, fail)
 	}()
 	if err == nil {
+		w.Conclude()
 		return
 	}
 	x.Err = &exchange.Failure{Op: fail.Op, Target: fail.Target, Side: exchange.SideProxy, Err: fmt.Errorf("%w, called for: %w", err, fail.Err)}

@@ -38,8 +38,8 @@ func (a *roundTrip) answerOrder() exchange.Order {
 	}
 	return exchange.Order{
 		Names: a.flight.order.Answer.Without(func(name string) bool {
-			return name == "Trailer" || name == "Upgrade" || number != "" && header.SameVariable(name, number) || a.f.ResponseHeader.Drops(name)
+			return name == "Trailer" || name == "Upgrade" || number != "" && header.SameVariable(name, number) || a.edit.Drops(name)
 		}),
-		Last: a.f.LastOwnOf(number),
+		Last: a.edit.LastOwnOf(number),
 	}
 }

@@ -80,7 +80,8 @@ func (a *roundTrip) page(res *http.Response, page http.Handler) {
 	a.copyHeader(res)
 	h := a.w.Header()
 	a.x.Numbering.Show(h, a.x.RequestID)
-	a.f.ResponseHeader.Apply(h)
+	a.edit.Apply(h)
+	a.x.Edited(a.edit.Spared())
 	a.attempts.AddOwn(h, a.x.ClientScheme)
 	a.closeAfter()
 	a.wrote = true
@@ -145,7 +146,8 @@ func (a *roundTrip) requireUpgrade(h http.Header, status int, protocols []string
 func (a *roundTrip) writeHead(res *http.Response) (announced int) {
 	h := a.w.Header()
 	a.x.Numbering.Show(h, a.x.RequestID)
-	a.f.ResponseHeader.Apply(h)
+	a.edit.Apply(h)
+	a.x.Edited(a.edit.Spared())
 	a.attempts.AddOwn(h, a.x.ClientScheme)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http would guess one
@@ -320,5 +322,5 @@ func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
 
 // passes reports whether a trailer of the response is forwarded.
 func (a *roundTrip) passes(name string) bool {
-	return a.f.ResponseHeader.PassesTrailer(name, a.named...)
+	return a.edit.PassesTrailer(name, a.named...)
 }

@@ -30,6 +30,7 @@ type roundTrip struct {
 	fast     bool               // the short way may be possible
 	res      http.Response      // used on the short way
 	room     client.Room        // used on the short way
+	edit     *forward.Edit      // of the response
 	fields   []h1.Field         // fields of a relayed response
 	paths    []byte             // values of its fields that contain paths
 	events   bool               // the response is an event stream
@@ -139,7 +140,7 @@ func (a *roundTrip) begin() *exchange.Failure {
 func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 	a.fast = f.Fast()
 	if a.f != f { // an attempt that still runs may look at a.f, so it is set only on a change
-		a.f = f
+		a.f, a.edit = f, f.EditIn(outer(a.x))
 		a.flight.serve(f)
 		if f.Shows() {
 			a.introduce()
@@ -408,7 +409,7 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 		return nil // not part of HTTP/1.0 (RFC 9110, 15.2)
 	}
 	header.CleanResponse(h)
-	a.f.ResponseHeader.Drop(h)
+	a.edit.Drop(h)
 	out := a.w.Header()
 	before := out.Clone()
 	clear(out)

@@ -37,7 +37,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 	header.CleanResponse(res.Header)
 	delete(a.w.Header(), a.x.Numbering.Name)
 	a.x.Numbering.Show(res.Header, a.x.RequestID)
-	a.f.ResponseHeader.Apply(res.Header)
+	a.edit.Apply(res.Header)
 	a.attempts.AddOwn(res.Header, a.x.ClientScheme)
 
 	client, ahead, err := a.switchClient(res, asked)
@@ -117,6 +117,8 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 		a.wrote = true
 		a.x.Status = http.StatusOK
 		res.Header.Del("Sec-Websocket-Accept") // answers the key we made
+		a.edit.Drop(a.w.Header())
+		a.x.Edited(a.edit.Spared())
 		for k, v := range res.Header {
 			a.w.Header()[k] = v
 		}
@@ -134,7 +136,7 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", protocol)
 	for k, v := range a.w.Header() {
-		if _, ours := h[k]; !ours {
+		if _, ours := h[k]; !ours && !a.edit.Drops(k) {
 			h[k] = v
 		}
 	}

@@ -93,9 +93,15 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 	for name, set := range map[string]func(*hostproxy.Router, *hostproxy.Upstream){
 		"two targets":        func(*hostproxy.Router, *hostproxy.Upstream) {},
 		"two edits each way": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.RequestHeader, u.ResponseHeader = edit, edit },
-		"HSTS, Forwarded":    func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.HSTS, u.Forwarded = new(hostproxy.HSTS), true },
-		"a sticky cookie":    func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Sticky = new(hostproxy.Sticky) },
-		"RoundRobin":         func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Policy = hostproxy.RoundRobin },
+		"the Router's edit": func(r *hostproxy.Router, _ *hostproxy.Upstream) {
+			r.ResponseHeader, r.HSTS = edit, new(hostproxy.HSTS)
+		},
+		"the Router's edit and the route's": func(r *hostproxy.Router, u *hostproxy.Upstream) {
+			r.ResponseHeader, u.ResponseHeader = hostproxy.HeaderEdit{Set: http.Header{"X-Env": {"any"}, "X-Frame-Options": {"DENY"}}, Add: http.Header{"X-Extra": {"a", "b"}}}, edit
+		},
+		"HSTS, Forwarded": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.HSTS, u.Forwarded = new(hostproxy.HSTS), true },
+		"a sticky cookie": func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Sticky = new(hostproxy.Sticky) },
+		"RoundRobin":      func(_ *hostproxy.Router, u *hostproxy.Upstream) { u.Policy = hostproxy.RoundRobin },
 		"a hash of the address": func(_ *hostproxy.Router, u *hostproxy.Upstream) {
 			u.Policy = hostproxy.ConsistentHash
 		},

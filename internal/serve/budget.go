@@ -347,7 +347,7 @@ func (l *Budgets) Describe() []status.Server {
 // reject answers a head that no lane forwards, counts it and reports its
 // record. req is the parsed part of it, or nil.
 func (x *fastExchange) reject(status int, err error, req *h1.Request) {
-	x.lost = true
+	x.lost, x.scheme = true, x.from.scheme()
 	x.reply(&exchange.Failure{Status: status, Reason: "http_request_error"})
 	x.account(Cause{"requests", strconv.Itoa(status)}, status, err, req)
 }

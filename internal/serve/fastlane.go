@@ -35,6 +35,8 @@ type Lane struct {
 	Numbering exchange.Numbering // request identifiers
 	Hooks     *exchange.Hooks    // called at the start of exchanges and attempts; may be nil
 
+	Heads *forward.Outers // edits of all final responses; nil edits nothing
+
 	// Limit bounds the requests of each client; nil means no bound.
 	Limit *limit.Rule
 
@@ -73,7 +75,8 @@ type fastExchange struct {
 	hop       header.Hop
 
 	hit    Hit
-	scheme string // the client's scheme, from a trusted peer if there is one
+	scheme string        // the client's scheme, from a trusted peer if there is one
+	edit   *forward.Edit // of the response
 	start  time.Time
 	dial   time.Duration // duration of the attempt's dial
 	rec    exchange.Record
@@ -104,7 +107,7 @@ const maxKeptOut = 64 << 10
 
 // release clears what belongs to the last exchange.
 func (x *fastExchange) release() {
-	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set = nil, Hit{}, nil, nil, nil, nil
+	x.from, x.hit, x.fail, x.known, x.set, x.hop.Set, x.edit = nil, Hit{}, nil, nil, nil, nil, nil
 	x.rec, x.first = exchange.Record{}, piece{}
 	x.attempts.Reset()
 	if cap(x.out) > maxKeptOut {

@@ -41,8 +41,8 @@ func (x *fastExchange) respondBy(f *forward.Forwarder, up *pool.Conn, n int, pag
 	if f.Translates() {
 		x.translate(f)
 	}
-	a := &exchange.Answer{Status: x.res.Status, Header: make(http.Header), Page: page}
-	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
+	a := &exchange.Answer{Status: x.res.Status, Header: make(http.Header), Page: page, Spared: x.edit.Spared()}
+	x.fields = x.attempts.AppendOwn(x.edit.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	a.AddFields(forward.AppendUpgrade(x.fields, &x.res))
 	x.unwatch()
 	x.skipBody(up, n)

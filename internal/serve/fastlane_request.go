@@ -137,6 +137,7 @@ func (x *fastExchange) forward() step {
 		return x.failBy(x.attempts.Forwarder(), fail)
 	}
 	f := x.attempts.Forwarder()
+	x.edit = f.EditIn(x.from.s.Lane.Heads.For(x.scheme))
 	up, n, fail := x.reach(f)
 	if fail != nil {
 		if !x.asked && x.upload.body.Replays() && f.Refuses(x.attempts.Target, fail.Err) {
@@ -474,7 +475,8 @@ func (x *fastExchange) drainBody() step {
 func (x *fastExchange) reply(fail *exchange.Failure) {
 	var body []byte
 	x.fields, body = forward.AppendReplyFields(x.fields[:0], fail, x.shown())
-	x.final = head{status: fail.Status, fields: x.fields, length: int64(len(body)), last: x.lost}
+	x.fields = x.from.s.Lane.Heads.For(x.scheme).EditReply(x.fields)
+	x.final = head{status: fail.Status, fields: x.fields, undated: dated(x.fields), length: int64(len(body)), last: x.lost}
 	_ = x.front.head(&x.final)
 	if view(x.req.Method) != http.MethodHead {
 		_, _ = x.front.data(body)

@@ -28,9 +28,9 @@ func (x *fastExchange) respond(f *forward.Forwarder, up *pool.Conn, n int) step 
 	if f.Translates() {
 		x.translate(f)
 	}
-	x.fields = x.attempts.AppendOwn(f.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
+	x.fields = x.attempts.AppendOwn(x.edit.AppendFields(x.fields[:0], &x.res, x.shown()), x.scheme)
 	if framing == h1.ChunkedBody {
-		x.fields = f.AppendAnnounced(x.fields, &x.res)
+		x.fields = x.edit.AppendAnnounced(x.fields, &x.res)
 	}
 	x.fields = forward.AppendUpgrade(x.fields, &x.res)
 	length := x.res.ContentLength
@@ -107,7 +107,7 @@ func (x *fastExchange) readHead(f *forward.Forwarder, up *pool.Conn) (int, error
 				return 0, exchange.ErrInterim
 			}
 			if x.res.Status != http.StatusContinue { // not asked for: Expect takes the other lane
-				x.fields = f.AppendInterimFields(x.fields[:0], &x.res)
+				x.fields = x.edit.AppendInterimFields(x.fields[:0], &x.res)
 				x.sent = true
 				if err := x.front.interim(x.res.Status, x.fields); err != nil {
 					x.gone.Store(true)
@@ -265,7 +265,7 @@ func (x *fastExchange) copyChunked(f *forward.Forwarder, up *pool.Conn) (exchang
 	for p := x.first; ; p = x.decode(up.Buffered()) {
 		x.data(p.data)
 		if p.err == io.EOF {
-			x.fields = f.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.nominated)
+			x.fields = x.edit.AppendTrailers(x.fields[:0], x.chunks.Trailers, x.nominated)
 			err := x.front.end(x.fields)
 			up.Discard(p.n) // only now: the trailers are in its buffer
 			return exchange.SideClient, err

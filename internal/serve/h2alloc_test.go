@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -120,6 +121,7 @@ func TestAStreamOfTheFastLaneAllocatesNothing(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var r hostproxy.Router
 			r.RateLimit = &hostproxy.RateLimit{Rate: 1e6, MaxInFlight: 10, By: hostproxy.LimitKey{Cookie: "c"}}
+			r.ResponseHeader = hostproxy.HeaderEdit{Remove: []string{"Server"}, Set: http.Header{"X-Frame-Options": {"DENY"}}}
 			r.Handle("a.test", hostproxy.To(backend(t, tt.answer)))
 			pairs := append([]string{":method", tt.method, ":scheme", "http", ":authority", "a.test", ":path", "/p?q"}, tt.more...)
 			assert.Less(t, newLink2(t, &r, tt.body, pairs...).perRequest(), 0.05)

@@ -1,0 +1,59 @@
+package exchange
+
+import "net/http"
+
+// A HeadEdit is what a Router changes in the heads of all final responses. It
+// may be used concurrently.
+type HeadEdit interface {
+	// EditHead changes h. done is nil unless the edit has been applied already,
+	// with that of the route: then it changes only what handlers around the
+	// route have changed since, except the fields that done names.
+	EditHead(h http.Header, done *Spared)
+}
+
+// Spared are the names of fields on which the route has the last word.
+type Spared []string
+
+// Edited notes that a response of x's has been edited, by the route and by
+// x.Head. A handler around the route may still replace it by one of its own.
+func (x *Exchange) Edited(spared *Spared) {
+	if x.Head != nil {
+		x.edited.Store(spared)
+	}
+}
+
+// edit edits the head that is about to be sent, if w is the writer nearest to
+// the client.
+func (w *Watcher) edit() {
+	if w.edits() {
+		w.x.Head.EditHead(w.Header(), w.x.edited.Load())
+	}
+}
+
+// edits reports whether w has a head to edit.
+func (w *Watcher) edits() bool { return !w.Wrote && !w.inner && w.x.Head != nil }
+
+// ServeWatched lets h serve q, noting status and body bytes in x.
+func ServeWatched(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
+	watcher := Watch(w, x)
+	h.ServeHTTP(watcher, q)
+	watcher.Conclude()
+}
+
+// Conclude edits the head of a response whose handler has returned without
+// writing one: the server then does.
+func (w *Watcher) Conclude() { w.edit() }
+
+// flushes reports whether w, or what it wraps, can be flushed.
+func flushes(w http.ResponseWriter) bool {
+	for {
+		switch inner := w.(type) {
+		case interface{ FlushError() error }, http.Flusher:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = inner.Unwrap()
+		default:
+			return false
+		}
+	}
+}
