@@ -1,10 +1,13 @@
 package certs
 
 import (
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // noticePause is how long the routes must stay unchanged before unused settings
@@ -19,6 +22,10 @@ const noticeLast = 10 * time.Second
 type notices struct {
 	manager *Manager
 	checked atomic.Bool // whether a refused handshake led to a check for routes
+
+	// Whether unsigned has logged an error, and a name that a client made up.
+	// The first host of each kind is logged, since clients choose the names.
+	barren, odd atomic.Bool
 
 	mu       sync.Mutex
 	timer    *time.Timer // runs check; nil until the first change
@@ -89,6 +96,21 @@ func (n *notices) refused(name string) {
 		return
 	}
 	n.manager.log.Warn("handshakes are refused: the Router has no routes", "host", name, "remedy", "add one with Router.Handle, Set or Replace")
+}
+
+// unsigned is called for each handshake for a host that no route names, and for
+// which no issuer can sign. If the host is a public name and there is a
+// HostPolicy, that is a fault of the program: no such host can get a
+// certificate. Otherwise it may be any name that a client made up.
+func (n *notices) unsigned(name string, why error) {
+	level, logged := slog.LevelInfo, &n.odd
+	if n.manager.options.Policy != nil && hostname.Unsignable(name) == "" {
+		level, logged = slog.LevelError, &n.barren
+	}
+	if logged.Load() || logged.Swap(true) {
+		level = slog.LevelDebug
+	}
+	n.manager.log.Log(n.manager.ctx, level, "no certificate possible", "host", name, "cause", why)
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.
