@@ -26,6 +26,7 @@ type notices struct {
 	// Whether unsigned has logged an error, and a name that a client made up.
 	// The first host of each kind is logged, since clients choose the names.
 	barren, odd atomic.Bool
+	undecided   atomic.Bool // undemanded has logged
 
 	mu       sync.Mutex
 	timer    *time.Timer // runs check; nil until the first change
@@ -111,6 +112,25 @@ func (n *notices) unsigned(name string, why error) {
 		level = slog.LevelDebug
 	}
 	n.manager.log.Log(n.manager.ctx, level, "no certificate possible", "host", name, "cause", why)
+}
+
+// undemanded is called for each handshake for a host that only a wildcard
+// matches, if there is no HostPolicy. It logs the first public name: that
+// client was refused, though a route serves its host. There is no earlier line
+// and no error, since a program may mean "*" for internal names or plain HTTP,
+// and such a program rarely gets a handshake for a public name.
+func (n *notices) undemanded(name string) {
+	if n.undecided.Load() {
+		return
+	}
+	if why := n.manager.routing.refusal(name); why != nil {
+		n.unsigned(name, why)
+		return
+	}
+	if !n.undecided.Swap(true) {
+		n.manager.log.Warn("handshakes are refused: only a wildcard route matches the host, and TLS.HostPolicy is not set", "host", name,
+			"remedy", "set TLS.HostPolicy, which allows on-demand certificates, or add a route that names the host")
+	}
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.

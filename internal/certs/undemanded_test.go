@@ -69,3 +69,51 @@ func TestTheIssuerOfTLSHostThatSignsNoPublicNamesIsLoggedOnce(t *testing.T) {
 		assert.Contains(t, about, onlyInternal)
 	})
 }
+
+func TestAPublicNameWithoutAHostPolicyIsWarnedAboutOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logBuffer)
+		o := with(newIssuer(t, "ca", day(90)))
+		o.Logger = log.logger(slog.LevelInfo)
+		m, _ := start(t, o, "*")
+		for _, name := range []string{"a.example.com", "a.example.com", "b.example.org"} {
+			_, err := shake(t, m, name)
+			require.ErrorContains(t, err, "unrecognized name")
+		}
+		assert.Equal(t, 1, strings.Count(log.String(), "TLS.HostPolicy is not set"), log.String())
+		assert.Contains(t, log.String(), "level=WARN")
+		assert.Contains(t, log.String(), "host=a.example.com")
+		assert.Contains(t, log.String(), "remedy=")
+	})
+}
+
+// A program that serves internal names by a wildcard is not to be alarmed, by
+// any name that a scanner sends.
+func TestAWildcardForInternalNamesRaisesNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(logBuffer)
+		o := certs.Options{Public: []certmagic.Issuer{&certs.LocalCA{}}, Logger: log.logger(slog.LevelInfo)}
+		m, _ := start(t, o, "*")
+		_, err := shake(t, m, "app.internal")
+		require.NoError(t, err)
+		for _, name := range []string{"nas.lan", "bob.net", "8.8.8.8"} {
+			_, err := shake(t, m, name)
+			require.Error(t, err)
+		}
+		assert.NotContains(t, log.String(), "level=WARN")
+		assert.NotContains(t, log.String(), "level=ERROR")
+
+		public := new(logBuffer)
+		o = with(&certmagic.ACMEIssuer{CA: certmagic.LetsEncryptProductionCA})
+		o.Logger = public.logger(slog.LevelInfo)
+		m, _ = start(t, o, "*")
+		_, err = shake(t, m, "app.internal")
+		require.NoError(t, err)
+		for _, name := range []string{"nas.lan", "8.8.8.8"} {
+			_, err := shake(t, m, name)
+			require.Error(t, err)
+		}
+		assert.NotContains(t, public.String(), "level=WARN", "no public CA signs these")
+		assert.Contains(t, m.Outlook("8.8.8.8").About, "no route names the address")
+	})
+}
