@@ -95,6 +95,9 @@ type Config struct {
 	// are all.
 	Discover discover.Source
 	NotFound func(error) // told why Discover finds nothing; nil tells nobody
+	// called once, with the pattern of the route, if the ResponseWriter for a
+	// stream cannot flush; may be nil
+	Unflushed func(pattern string)
 
 	// FailClosed answers with 503 when no target is up; else they are tried
 	// as if all were.
@@ -136,6 +139,7 @@ type Forwarder struct {
 	busy     atomic.Int64
 	queue    limit.Queue
 	refused  atomic.Bool // some target does not speak HTTP/1.1
+	deaf     atomic.Bool // Unflushed was called
 	plain    bool        // no hook wants to see an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called
