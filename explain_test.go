@@ -264,7 +264,6 @@ func TestExplainLooksThroughHandlers(t *testing.T) {
 	users := map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"}
 	var r hostproxy.Router
 	r.Handle("basic.test", &hostproxy.BasicAuth{Users: users, Next: &hostproxy.ForwardAuth{Auth: hostproxy.To("auth:1"), Path: "/verify", Next: u}})
-	r.Handle("opaque.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { u.ServeHTTP(w, q) }))
 
 	e := explain(&r, "http://basic.test/")
 	assert.Equal(t, []string{"*hostproxy.BasicAuth", "*hostproxy.ForwardAuth", "*hostproxy.Upstream"}, e.Handlers)
@@ -276,13 +275,40 @@ func TestExplainLooksThroughHandlers(t *testing.T) {
 	q.SetBasicAuth("ali", "wrong")
 	assert.Equal(t, "unknown: the request has Basic credentials, which an explanation does not verify", rule(t, r.Explain(q), "BasicAuth"))
 
-	e = explain(&r, "http://opaque.test/")
-	assert.Equal(t, []string{"http.HandlerFunc"}, e.Handlers)
-	assert.Contains(t, e.String(), "\nresponse: from http.HandlerFunc\n")
-	ask(&r, "GET", "http://opaque.test/")
-	e = explain(&r, "http://opaque.test/")
-	assert.Equal(t, []string{"http.HandlerFunc", "*hostproxy.Upstream"}, e.Handlers, "as a request has shown")
-	assert.Equal(t, b.Addr(), e.Target)
+}
+
+// A handler of the program may send each request elsewhere: what it did with
+// earlier ones says nothing about the next.
+func TestExplainNamesNoTargetBehindAHandlerThatDecides(t *testing.T) {
+	b := proxytest.NewServer(t, nil)
+	u, other := hostproxy.To(b.Addr()), hostproxy.To(b.Addr())
+	var r hostproxy.Router
+	r.Handle("*", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		switch q.Host {
+		case "bob.test":
+			u.ServeHTTP(w, q)
+		case "eve.test":
+			other.ServeHTTP(w, q)
+		default:
+			http.NotFound(w, q)
+		}
+	}))
+	opaque := func() hostproxy.Explanation {
+		t.Helper()
+		e := explain(&r, "http://nobody.test/")
+		assert.Equal(t, []string{"http.HandlerFunc"}, e.Handlers)
+		assert.Contains(t, e.String(), "\nresponse: from http.HandlerFunc\n")
+		assert.Empty(t, e.Target)
+		assert.Empty(t, e.Targets)
+		return e
+	}
+	assert.Empty(t, opaque().Rules)
+	const hint = "unknown: it decides what to do with each request; earlier ones reached an Upstream through it: " +
+		"if all do, give it a method Unwrap() http.Handler"
+	for _, host := range []string{"bob.test", "eve.test"} {
+		require.Equal(t, 200, ask(&r, "GET", "http://"+host+"/").Code)
+		assert.Equal(t, hint, rule(t, opaque(), "http.HandlerFunc"))
+	}
 }
 
 // never is called by nothing that explains.

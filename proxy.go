@@ -1270,7 +1270,8 @@ func (r *Router) Check() error {
 // it counts nothing, takes no token of a [RateLimit], calls no hook, and starts
 // no certificate order and no background work. It does not count as first use
 // of a field. It does not know what handlers of your own, in front of an
-// [Upstream], would do with q.
+// [Upstream], would do with q. It explains the Upstream only if these handlers
+// lead to it by methods Unwrap() http.Handler.
 func (r *Router) Explain(q *http.Request) Explanation {
 	e, client, cert := r.explain(q)
 	return Explanation{
@@ -1412,9 +1413,9 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 		return
 	}
 	met := slices.DeleteFunc(slices.Clone(rt.upstreams()), func(u *Upstream) bool { return auths[u] })
-	if len(met) == 1 { // known only from requests
-		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", met[0]))
-		met[0].explain(e, q, x)
+	if n := len(e.Handlers); n > 0 && len(met) > 0 { // known only from requests
+		e.Rule(e.Handlers[n-1], status.Unknown, "it decides what to do with each request; earlier ones reached an Upstream through it: "+
+			"if all do, give it a method Unwrap() http.Handler")
 	}
 }
 

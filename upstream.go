@@ -1321,12 +1321,18 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	policy, err := u.HSTS.value()
 	errs = append(errs, err)
 	c := u.config()
-	c.Guard.Limit, c.HSTS = rule, policy
+	c.Guard.Limit, c.HSTS, c.Unflushed = rule, policy, u.unflushed
 	f, err := forward.New(c)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// unflushed logs that streams for the route with that pattern are delayed.
+func (u *Upstream) unflushed(pattern string) {
+	u.logger().Warn("streams are delayed: a handler in front passes on a ResponseWriter without Flush", "pattern", pattern,
+		"remedy", "give the ResponseWriter a method Unwrap() http.ResponseWriter")
 }
 
 // checkPages returns an error for each of Pages that cannot write a page.

@@ -36,6 +36,12 @@ func TestTargets(t *testing.T) {
 		"":                         "it is empty: write host:port",
 		"localhost":                "the port is missing: write localhost:80",
 		":":                        "the name is empty",
+		"4006":                     "a port needs a host: write localhost:4006",
+		":4006":                    "a port needs a host: write localhost:4006",
+		"http://:4006":             "a port needs a host: write http://localhost:4006",
+		"h2c://50051":              "a port needs a host: write h2c://localhost:50051",
+		"0":                        "a name whose last label is a number must be an IPv4 address",
+		":65536":                   "a port is a number from 1 to 65535",
 		"a.test:99999":             "a port is a number from 1 to 65535",
 		"a.test:http":              "a port is a number from 1 to 65535",
 		"::1:8080":                 "an IPv6 address needs brackets, as in [::1]",
@@ -74,7 +80,9 @@ func TestTargets(t *testing.T) {
 			assert.Equal(t, 1, strings.Count(err.Error(), "hostproxy"), "%v", err)
 		}
 	}
-	_, err := hostproxy.NewUpstream("nope", "nix")
+	err := hostproxy.To("a.test:1").Replace(t.Context(), "6102")
+	assert.EqualError(t, err, `hostproxy: target "6102": a port needs a host: write localhost:6102`)
+	_, err = hostproxy.NewUpstream("nope", "nix")
 	assert.ErrorContains(t, err, `"nope"`)
 	assert.ErrorContains(t, err, `"nix"`, "all faults at once")
 	_, err = hostproxy.NewUpstream()

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,6 +27,7 @@ type proxy struct {
 	local            bool
 	drain            time.Duration
 	accessLog        bool
+	trusted          []netip.Prefix
 
 	log    *slog.Logger
 	lock   *os.File
@@ -36,14 +39,7 @@ type proxy struct {
 // run is the command of that name.
 func run(args []string) int {
 	p := &proxy{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
-	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	dirFlag(fs, &p.dir)
-	fs.StringVar(&p.https, "https", ":443", "`address` for HTTPS; \"\" serves the routes in plain HTTP")
-	fs.StringVar(&p.http, "http", ":80", "`address` for redirects to HTTPS, or for plain HTTP")
-	fs.StringVar(&p.email, "email", "", "`contact` for the CA")
-	fs.BoolVar(&p.local, "local", false, "certificates of a local CA, for tests: internal names such as app.localhost only")
-	fs.DurationVar(&p.drain, "drain", time.Hour, "how long WebSockets go on in a process that has handed over, and requests after SIGTERM")
-	fs.BoolVar(&p.accessLog, "access-log", false, "log each request, not only those that fail")
+	fs := p.flags()
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitDone
@@ -63,6 +59,36 @@ func run(args []string) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+// flags defines the flags of run.
+func (p *proxy) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("run", flag.ContinueOnError)
+	dirFlag(fs, &p.dir)
+	fs.StringVar(&p.https, "https", ":443", "`address` for HTTPS; \"\" serves the routes in plain HTTP")
+	fs.StringVar(&p.http, "http", ":80", "`address` for redirects to HTTPS, or for plain HTTP")
+	fs.StringVar(&p.email, "email", "", "`contact` for the CA")
+	fs.BoolVar(&p.local, "local", false, "certificates of a local CA, for tests: internal names such as app.localhost only")
+	fs.DurationVar(&p.drain, "drain", time.Hour, "how long WebSockets go on in a process that has handed over, and requests after SIGTERM")
+	fs.BoolVar(&p.accessLog, "access-log", false, "log each request, not only those that fail")
+	fs.Func("trusted-proxies", "`prefixes` of load balancers whose X-Forwarded-For is believed, separated by commas, such as 10.0.0.0/8", p.trust)
+	return fs
+}
+
+// trust reads the flag -trusted-proxies.
+func (p *proxy) trust(text string) error {
+	for one := range strings.SplitSeq(text, ",") {
+		one = strings.TrimSpace(one)
+		prefix, err := netip.ParsePrefix(one)
+		if addr, bad := netip.ParseAddr(one); bad == nil && addr.Zone() == "" {
+			prefix, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return fmt.Errorf("%q: want prefixes such as 10.0.0.0/8 or addresses, separated by commas", one)
+		}
+		p.trusted = append(p.trusted, prefix)
+	}
+	return nil
 }
 
 // check returns an error if a flag has no meaning.
@@ -129,7 +155,7 @@ func (p *proxy) configure() {
 		level = slog.LevelInfo
 	}
 	access := hostproxy.AccessLog(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	p.router.Logger = p.log
+	p.router.Logger, p.router.TrustedProxies = p.log, p.trusted
 	p.router.BeginAttempt = p.meter.BeginAttempt
 	p.router.Observe = func(x *hostproxy.Exchange) { p.meter.Observe(x); access(x) }
 	p.router.TLS.Email = p.email

@@ -17,6 +17,7 @@ import (
 
 const usage = `usage:
   deploy run [-dir DIR] [-https ADDR] [-http ADDR] [-email ADDR] [-local] [-drain TIME] [-access-log]
+             [-trusted-proxies 10.0.0.0/8,...]
   deploy [deploy] APP HOST TARGET...   [-health PATH] [-ready TIME] [-drain TIME] [-grace TIME] [-guard TIME]
   deploy [deploy] APP -host HOST -target TARGET...       the same, as kamal-proxy has it
   deploy rollback APP [-ready TIME]    back to the targets before; cancels a deploy, or ends a canary; twice: forward again
@@ -40,6 +41,7 @@ $XDG_DATA_HOME or ~/.local/share. A TIME is such as 30s or 5m.
   -drain TIME    how long requests may take to finish at the old targets (30s)
   -grace TIME    how long WebSockets and event streams go on at the old targets; 0 closes them at once (0)
   -guard TIME    watches the first 50 requests for that time, and goes back if the new targets fail more often or are slower
+  -share 10%     of the clients, not of the requests; a client is an address, behind a load balancer only with -trusted-proxies
 
 -health, -drain and -grace are those of the app's first deploy. Exit code: 0 done; 1 failed, and the old targets are in use
 unless the error says otherwise; 2 wrong usage.

@@ -300,6 +300,7 @@ func (c *choices) demanded(name string) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("TLS.Host set NoCertificate: %w", ErrNotAllowed)
 	}
 	if err := c.manager.routing.refusal(name); err != nil {
+		c.manager.notices.unsigned(name, err)
 		c.drop(name)
 		return nil, errors.Join(err, ErrNotAllowed)
 	}

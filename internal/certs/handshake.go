@@ -104,7 +104,10 @@ func (m *Manager) other(hello *tls.ClientHelloInfo, name string) (*tls.Certifica
 	case m.routing.mints(name):
 		m.local.introduce()
 		return m.mint(hello, name)
-	case m.options.Policy == nil || isIP(name):
+	case isIP(name):
+		return nil, nil
+	case m.options.Policy == nil:
+		m.notices.undemanded(name)
 		return nil, nil
 	}
 	return m.demand(hello, name)

@@ -1,10 +1,13 @@
 package certs
 
 import (
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
 // noticePause is how long the routes must stay unchanged before unused settings
@@ -19,6 +22,11 @@ const noticeLast = 10 * time.Second
 type notices struct {
 	manager *Manager
 	checked atomic.Bool // whether a refused handshake led to a check for routes
+
+	// Whether unsigned has logged an error, and a name that a client made up.
+	// The first host of each kind is logged, since clients choose the names.
+	barren, odd atomic.Bool
+	undecided   atomic.Bool // undemanded has logged
 
 	mu       sync.Mutex
 	timer    *time.Timer // runs check; nil until the first change
@@ -89,6 +97,40 @@ func (n *notices) refused(name string) {
 		return
 	}
 	n.manager.log.Warn("handshakes are refused: the Router has no routes", "host", name, "remedy", "add one with Router.Handle, Set or Replace")
+}
+
+// unsigned is called for each handshake for a host that no route names, and for
+// which no issuer can sign. If the host is a public name and there is a
+// HostPolicy, that is a fault of the program: no such host can get a
+// certificate. Otherwise it may be any name that a client made up.
+func (n *notices) unsigned(name string, why error) {
+	level, logged := slog.LevelInfo, &n.odd
+	if n.manager.options.Policy != nil && hostname.Unsignable(name) == "" {
+		level, logged = slog.LevelError, &n.barren
+	}
+	if logged.Load() || logged.Swap(true) {
+		level = slog.LevelDebug
+	}
+	n.manager.log.Log(n.manager.ctx, level, "no certificate possible", "host", name, "cause", why)
+}
+
+// undemanded is called for each handshake for a host that only a wildcard
+// matches, if there is no HostPolicy. It logs the first public name: that
+// client was refused, though a route serves its host. There is no earlier line
+// and no error, since a program may mean "*" for internal names or plain HTTP,
+// and such a program rarely gets a handshake for a public name.
+func (n *notices) undemanded(name string) {
+	if n.undecided.Load() {
+		return
+	}
+	if why := n.manager.routing.refusal(name); why != nil {
+		n.unsigned(name, why)
+		return
+	}
+	if !n.undecided.Swap(true) {
+		n.manager.log.Warn("handshakes are refused: only a wildcard route matches the host, and TLS.HostPolicy is not set", "host", name,
+			"remedy", "set TLS.HostPolicy, which allows on-demand certificates, or add a route that names the host")
+	}
 }
 
 // hasWildcard reports whether any pattern is a wildcard. n.mu is held.

@@ -73,8 +73,11 @@ func newDemands(m *Manager) *demands {
 // if name is refused, or if no issuer can sign for it. began reports whether
 // the decision begins now.
 func (d *demands) join(name string) (x *demand, began bool, err error) {
-	if d.manager.choices == nil && d.manager.routing.refusal(name) != nil {
-		return nil, false, nil
+	if d.manager.choices == nil {
+		if why := d.manager.routing.refusal(name); why != nil {
+			d.manager.notices.unsigned(name, why)
+			return nil, false, nil
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

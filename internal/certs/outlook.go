@@ -73,10 +73,19 @@ func (m *Manager) outlookOfOther(name string) Outlook {
 		return Outlook{About: "no certificate yet: the route is new"}
 	case m.routing.mints(name):
 		return Outlook{About: "a certificate that the local CA makes in the handshake"}
-	case m.options.Policy == nil || isIP(name):
+	case isIP(name):
+		return Outlook{About: "no certificate: no route names the address, and on-demand certificates are for host names only; handshakes are refused"}
+	case m.options.Policy == nil:
 		return Outlook{About: "no certificate: no route names the host and TLS.HostPolicy is not set; handshakes are refused"}
 	}
-	return Outlook{About: "a certificate on demand, if HostPolicy allows it"}
+	switch why := m.routing.refusal(name); {
+	case why == nil:
+		return Outlook{About: "a certificate on demand, if HostPolicy allows it"}
+	case m.choices == nil:
+		return Outlook{About: fmt.Sprintf("no certificate: %v; handshakes are refused", why)}
+	default:
+		return Outlook{About: fmt.Sprintf("a certificate on demand, if HostPolicy allows it and TLS.Host returns an issuer that signs it, since %v", why)}
+	}
 }
 
 // Orders reports whether a certificate would be loaded or obtained if a route

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/hostproxy/hostproxy/internal/hostname"
@@ -45,7 +46,7 @@ func parseTarget(s string) (*url.URL, error) {
 	}
 	host, port, err := hostname.Split(s)
 	if err != nil {
-		return nil, rule(err)
+		return nil, addressRule("", s, err)
 	}
 	if port == "" {
 		return nil, fmt.Errorf("the port is missing: write %s:80 or another port", bracketed(host))
@@ -124,7 +125,7 @@ func checkTarget(u *url.URL) error {
 		host, port, err := hostname.Split(u.Host)
 		switch {
 		case err != nil:
-			return rule(err)
+			return addressRule(u.Scheme+"://", u.Host, err)
 		case u.Scheme == "h2c" && port == "":
 			return fmt.Errorf("the port is missing, and h2c has no default: write h2c://%s:50051 or another port", bracketed(host))
 		}
@@ -145,6 +146,16 @@ func checkSocket(u *url.URL) error {
 		return errors.New("unix takes only the path of the socket: remove what follows it")
 	}
 	return nil
+}
+
+// addressRule is the rule that an address breaks, which follows scheme. err is
+// hostname's error. A port alone is the commonest of these mistakes.
+func addressRule(scheme, address string, err error) error {
+	port := strings.TrimPrefix(address, ":")
+	if n, bad := strconv.ParseUint(port, 10, 16); bad == nil && n > 0 {
+		return fmt.Errorf("a port needs a host: write %slocalhost:%d", scheme, n)
+	}
+	return rule(err)
 }
 
 // rule returns the rule of package hostname that was broken, without the host.

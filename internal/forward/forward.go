@@ -95,6 +95,9 @@ type Config struct {
 	// are the only ones.
 	Discover discover.Source
 	NotFound func(error) // called with the reason when Discover finds nothing; may be nil
+	// Unflushed is called once, with the pattern of the route, if the
+	// ResponseWriter for a stream cannot flush; may be nil.
+	Unflushed func(pattern string)
 
 	// FailClosed answers with 503 when no target is up. If false, targets are
 	// then tried as if all were up.
@@ -138,6 +141,7 @@ type Forwarder struct {
 	busy     atomic.Int64
 	queue    limit.Queue
 	refused  atomic.Bool // a target has refused HTTP/1.1
+	deaf     atomic.Bool // Unflushed was called
 	plain    bool        // no hook needs an http.Request or an http.Response
 
 	inFlight atomic.Int64  // exchanges, plus draining once Drain was called

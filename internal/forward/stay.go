@@ -89,3 +89,11 @@ func EventStream(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }
+
+// NotFlushed notes that a stream for the route with that pattern is delayed,
+// because its ResponseWriter cannot flush.
+func (f *Forwarder) NotFlushed(pattern string) {
+	if f.Unflushed != nil && !f.deaf.Load() && !f.deaf.Swap(true) {
+		f.Unflushed(pattern)
+	}
+}

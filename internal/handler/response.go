@@ -227,8 +227,11 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 		}
 		if left == 0 || left < 0 && (stream || last < len(buf)) {
 			a.flight.slow.Store(true)
-			_ = a.flight.rc.Flush() // a write error shows on the next write
+			err := a.flight.rc.Flush() // a write error shows on the next write
 			a.flight.slow.Store(false)
+			if errors.Is(err, http.ErrNotSupported) {
+				a.unflushed()
+			}
 		}
 		n, err := res.Body.Read(buf[:])
 		last = n
@@ -250,6 +253,16 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 		if err != nil {
 			return a.copyFailure(err)
 		}
+	}
+}
+
+// unflushed reports an event stream, or a response of gRPC, that cannot be
+// flushed: its client waits for what has already come. For other responses that
+// matters less.
+func (a *roundTrip) unflushed() {
+	kind := a.w.Header().Get("Content-Type")
+	if !a.x.Mirrored && (a.events || forward.EventStream(kind) || !exchange.TakesPage(kind)) {
+		a.f.NotFlushed(a.x.Pattern)
 	}
 }
 

@@ -24,10 +24,10 @@ type Arrival struct {
 // it. It passes the requests of
 //
 //   - clients that are Authenticated, or have a verified TLS certificate
-//   - clients that are Listed, or a ListedPeer without another proxy in between, for
-//     a host that is Named or not a public name
-//   - clients on this machine, without another proxy in between, for a host that is
-//     not a public name
+//   - clients that are Listed, or a ListedPeer without another proxy in
+//     between, for a host that is Named or not a public name
+//   - clients on this machine, without another proxy in between, for a host
+//     that is not a public name
 //   - the program itself, without a server
 //
 // So a page on the Internet cannot read the status page through a browser on
