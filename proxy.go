@@ -419,8 +419,8 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 //     request serves one more; it is closed if none comes in 5 s. HTTP/2
 //     connections get GOAWAY.
 //   - WebSockets and other upgraded connections, event streams and connections
-//     of a [Passthrough] go on until they end, or until
-//     HandOverTimeout has passed. WebSockets are then closed with status 1001, and what is left is
+//     of a [Passthrough] go on until they end, or until HandOverTimeout has
+//     passed. WebSockets are then closed with status 1001, and what is left is
 //     closed 6 s later. A negative HandOverTimeout disables the limit.
 //   - When the ctx of Serve is done, s shuts down as described there.
 //
@@ -1449,9 +1449,9 @@ func (rt *route) explain(e *status.Explanation, q *http.Request, x *exchange.Exc
 //   - a [BasicAuth] or a [ForwardAuth], for any Host
 //   - client certificates ([HostTLS.ClientAuth]), for any Host
 //   - a [Guard] with Allow; a Host that is a public name then requires a route
-//     whose pattern names it. If Allow lists a loopback address as such, a proxy
-//     at it must be in [Router.TrustedProxies]. To rely on authentication of
-//     your own, let Allow contain every address, and put your middleware in
+//     whose pattern names it. If Allow lists a loopback address as such, a
+//     proxy at it must be in [Router.TrustedProxies]. To rely on authentication
+//     of your own, let Allow contain every address, and put your middleware in
 //     front of the Guard.
 //
 // A request that the program makes itself, without a server, is served; that

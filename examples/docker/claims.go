@@ -62,8 +62,8 @@ func refuse(name string, err error) refusal {
 // resolve returns the routes of claims. The host of a pattern belongs to the
 // group of the oldest container that claims it. Others are refused there, and
 // so is a container whose settings are not those of the oldest for the same
-// pattern that is not about to stop. fixed are patterns that no container gets; only, unless it is empty,
-// are the hosts that containers may claim.
+// pattern that is not about to stop. fixed are patterns that no container gets;
+// only, unless it is empty, are the hosts that containers may claim.
 func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]*route, []refusal) {
 	slices.SortFunc(claims, func(a, b *claim) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))

@@ -12,8 +12,8 @@ import (
 )
 
 // The fields of a response to the client, in the fast lane. The client's
-// protocol encodes them, and adds the fields for framing, connection and Date. The Edit is
-// that of EditIn.
+// protocol encodes them, and adds the fields for framing, connection and Date.
+// The Edit is that of EditIn.
 //
 // Hot path: no locks, no allocation once the destination has room.
 
