@@ -2,10 +2,13 @@ package conformance_test
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,6 +164,42 @@ func refreshes(t *testing.T, b *tab, url string) {
 	assert.Equal(t, "q", after.Focus)
 	assert.Empty(t, after.Note)
 	assert.True(t, after.Shows)
+}
+
+// A session that has ended, or a proxy that has, must not look like a page that
+// is live.
+func TestAStatusPageThatIsNotRefreshedSaysWhy(t *testing.T) {
+	var r hostproxy.Router
+	page := hostproxy.StatusHandler(&r)
+	var instead atomic.Pointer[http.HandlerFunc]
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if h := instead.Load(); h != nil {
+			(*h)(w, q)
+			return
+		}
+		page.ServeHTTP(w, q)
+	}))
+	t.Cleanup(s.Close)
+	b := newTab(t)
+	// not only every five seconds
+	b.do("Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": "const real = setInterval; window.setInterval = f => real(f, 50)"}, nil)
+	b.open(s.URL+"/", "light", 390, 844)
+	for _, tt := range []struct {
+		want    string
+		instead http.HandlerFunc
+	}{
+		{"not refreshed: the response is another page; load this one again", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "log in") }},
+		{"not refreshed: the response has status 401", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }},
+		{"not refreshed: no answer from the proxy", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		{"", page.ServeHTTP},
+	} {
+		instead.Store(&tt.instead)
+		note := ""
+		proxytest.Eventually(t, tt.want, func() bool {
+			b.eval(`document.getElementById("note").textContent`, &note)
+			return note == tt.want
+		})
+	}
 }
 
 func isToldWhatThereIs(t *testing.T, b *tab, url string) {

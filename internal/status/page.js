@@ -6,15 +6,15 @@
     const old = document.getElementById("now");
     if (busy || !box.checked || document.hidden || !getSelection().isCollapsed || old.contains(document.activeElement)) return;
     busy = true;
+    let why = "no answer from the proxy";
     try {
       const answer = await fetch(location.href, {headers: {Accept: "text/html"}, signal: AbortSignal.timeout(10000)});
-      if (!answer.ok) throw new Error("status " + answer.status);
       const next = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("now");
-      if (next) old.replaceWith(next);
-      note.textContent = "";
-    } catch (e) {
-      note.textContent = "not refreshed: no answer from the proxy";
-    }
+      if (!answer.ok) why = "the response has status " + answer.status;
+      else if (!next) why = "the response is another page; load this one again";
+      else why = "", old.replaceWith(next);
+    } catch {}
+    note.textContent = why && "not refreshed: " + why;
     busy = false;
   }, 5000);
 })();
