@@ -18,6 +18,54 @@
 //   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
 //   - A Router is an [http.Handler] for any server.
 //
+// # Routing
+//
+// A pattern is a host, or a host and a path prefix; "*.example.com" is any
+// subdomain, and "*" any host. The most specific pattern wins: see
+// [Router.Handle]. Routes may change while they serve: [Router.Set],
+// [Router.Remove] and [Router.Replace]. A handler is an [Upstream], a
+// [Redirect], a [Passthrough], or any [http.Handler]; [BasicAuth],
+// [ForwardAuth] and [Guard] stand in front of one. [Router.Explain] says why a
+// request gets the response that it gets, and [Router.Check] whether routes are
+// valid.
+//
+// # Upstreams
+//
+// An [Upstream] forwards requests to its targets. Its fields set the choice of
+// a target ([Policy], [Sticky], [HashKey]), retries ([Retry]) and hedging,
+// health checks and breakers ([HealthCheck], [Breaker]), limits ([RateLimit],
+// [Queue]), headers ([HeaderEdit]) and timeouts. Its methods deploy: Replace,
+// Canary, Mirror, Pause, Resume, Maintain and Drain. Targets come from To, from
+// a [Source] such as [DNSSource], or start on demand ([Wake]).
+//
+// # Certificates
+//
+// [TLS] has the settings. Names on the Internet get certificates by ACME,
+// internal names such as app.localhost get them from a [LocalCA]. [HostTLS]
+// overrides the settings for a host pattern, [CertFile] names files, and
+// HostPolicy permits certificates on demand. [Router.Certificates] returns the
+// state of each.
+//
+// # Serving
+//
+// A [Server] runs a Router on its listeners, over HTTP/1.1 and HTTP/2, and on
+// those of a [Companion], such as one for HTTP/3. [Server.Reload] changes its
+// limits, and [Server.HandOver] starts a new process that takes over its
+// sockets; [Inherited] returns these.
+//
+// # Observing
+//
+// Router.Observe is called with an [Exchange] at the end of each exchange;
+// [AccessLog] logs it. An [Error] says which side has failed, and in which
+// operation. Router.Begin is called before an exchange, for instance to set a
+// traceparent. [StatusHandler] shows the routes, targets and certificates to
+// people and programs.
+//
+// # Testing
+//
+// A Router is an http.Handler: test its routes with httptest, without a
+// network. Example (Testing) shows this, a stub target, and TLS with a LocalCA.
+//
 // # How to
 //
 // The Examples of the package show how to:
