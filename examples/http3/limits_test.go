@@ -158,11 +158,11 @@ func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
 // A request in flight keeps its connection.
 func TestAConnectionWithARequestIsNotIdle(t *testing.T) {
 	s := newSite(t, "a.test")
-	s.own.IdleTimeout = 10 * time.Millisecond
+	s.own.IdleTimeout = 100 * time.Millisecond // also the time for the head
 	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		select {
 		case <-q.Context().Done():
-		case <-time.NewTimer(100 * time.Millisecond).C:
+		case <-time.NewTimer(300 * time.Millisecond).C:
 			_, _ = io.WriteString(w, "late")
 		}
 	}))
