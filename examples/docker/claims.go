@@ -13,7 +13,8 @@ import (
 type claim struct {
 	*container
 	wishes
-	target string // URL; "" while it gets no traffic
+	target   string // URL; "" while it gets no traffic
+	stopping bool   // it has been told to
 }
 
 // newClaim returns what c asks for from a proxy in p, or all that is wrong with
@@ -23,7 +24,7 @@ func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &claim{container: c, wishes: w}
+	l := &claim{container: c, wishes: w, stopping: stopping}
 	if c.State.Status != "running" {
 		return l, nil // it may have no address now
 	}
@@ -61,8 +62,8 @@ func refuse(name string, err error) refusal {
 // resolve returns the routes of claims. The host of a pattern belongs to the
 // group of the oldest container that claims it. Others are refused there, and
 // so is a container whose settings are not those of the oldest for the same
-// pattern. fixed are patterns that no container gets; only, unless it is empty,
-// are the hosts that containers may claim.
+// pattern that is not about to stop. fixed are patterns that no container gets;
+// only, unless it is empty, are the hosts that containers may claim.
 func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]*route, []refusal) {
 	slices.SortFunc(claims, func(a, b *claim) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
@@ -109,7 +110,10 @@ func (c *claim) take(pattern string, routes map[string]*route, owners map[string
 	case r == nil:
 		r = &route{settings: c.settings, first: c}
 		routes[pattern] = r
-	case r.settings != c.settings:
+	case r.settings == c.settings || c.stopping:
+	case r.first.stopping && len(r.targets) == 0:
+		r.settings, r.first = c.settings, c
+	default:
 		return fmt.Errorf("route %q is that of container %q, which is older and says %s, and this one says %s: make the labels equal",
 			pattern, r.first.Name, r.settings, c.settings)
 	}

@@ -188,3 +188,20 @@ func TestHostileLabelsAreOneLineOfTheLogEach(t *testing.T) {
 	}
 	assert.Greater(t, strings.Count(log, "container refused"), n/2)
 }
+
+func TestAVersionWithOtherLabelsTakesOverAsTheOldOneStops(t *testing.T) {
+	d := newDaemon(t).set(newBox("old", service(t, "old"), "hostproxy.host=a.test")).start()
+	r := follow(t, d)
+	r.becomes("a.test/", "200 old")
+	d.set(newBox("new", service(t, "new"), "hostproxy.host=a.test", "hostproxy.health=/up").with("Created", "2026-01-02T00:00:00Z"))
+	d.event("start", "new", "")
+	r.says("make the labels equal")
+	assert.Equal(t, "200 old /", r.ask("a.test/"))
+	d.event("kill", "old", "15") // and it takes its time
+	r.becomes("a.test/", "200 new")
+	d.remove("old")
+	d.event("die", "old", "")
+	for range 20 {
+		assert.Equal(t, "200 new /", r.ask("a.test/"))
+	}
+}
