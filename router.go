@@ -86,7 +86,8 @@ type Router struct {
 	// as errors, [Redirect], the Page of [Upstream.Maintain], the redirects to
 	// HTTPS on port 80, and refusals of invalid requests by a [Server]. It does
 	// not apply to responses of middleware in [Server.Handler], to ACME
-	// challenges, and to connections that a handler hijacks.
+	// challenges, to connections that a handler hijacks, and to the 400 for
+	// plain HTTP on a TLS port.
 	//
 	// Set replaces the header that a target, a handler or middleware in front
 	// has set. A header that [Upstream.ResponseHeader] of the route names is

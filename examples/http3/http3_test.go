@@ -114,6 +114,26 @@ func TestOneRateLimitHoldsForAllProtocols(t *testing.T) {
 	}
 }
 
+func TestTheHeadersOfARouterAreSetOverAllProtocols(t *testing.T) {
+	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Frame-Options", "target") }))
+	s := newSite(t, "a.test")
+	s.router.ResponseHeader.Set = http.Header{"X-Frame-Options": {"DENY"}}
+	s.router.HSTS = new(hostproxy.HSTS)
+	s.router.Handle("a.test", hostproxy.To(backend.Addr()))
+	s.router.Handle("a.test/own", hello("own"))
+	s.router.Handle("a.test/none", hostproxy.To(proxytest.Refused(t)))
+	s.router.Handle("a.test/moved", hostproxy.Redirect("b.test"))
+	s.start(t)
+	for _, p := range protocols {
+		for path, want := range map[string]int{"/": 200, "/own": 200, "/none": 502, "/moved": 308} {
+			status, _, h := get(t, s.client(t, p), "https://a.test"+path)
+			assert.Equal(t, want, status, p)
+			assert.Equal(t, []string{"DENY"}, h["X-Frame-Options"], "%s over %s", path, p)
+			assert.Equal(t, []string{"max-age=0"}, h["Strict-Transport-Security"], "%s over %s", path, p)
+		}
+	}
+}
+
 func TestTheClientAddressIsResolvedOverAllProtocols(t *testing.T) {
 	for name, trusted := range map[string]bool{"trusted": true, "not trusted": false} {
 		t.Run(name, func(t *testing.T) {
