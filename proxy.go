@@ -78,6 +78,7 @@
 //   - serve streams of language models, and long uploads: Example
 //     (StreamsAndUploads)
 //   - test a proxy: Example (Testing)
+//   - test certificates on demand, offline: Example (OnDemand)
 //
 // These directories show the rest:
 //
@@ -1242,7 +1243,7 @@ func (r *Router) ended(s *Server, b *serve.Budget) error {
 //	status          Status
 //	request_bytes   RequestBytes
 //	response_bytes  ResponseBytes
-//	duration        Duration
+//	duration        Duration, as a slog.Duration
 //	pattern         Pattern
 //	target          Target
 //	attempts        Attempts
@@ -1256,6 +1257,7 @@ func (r *Router) ended(s *Server, b *serve.Budget) error {
 //	side            Error.Side              if Err is nil
 //	cause           Error.Err               if Err is nil
 //
+// The duration is a number of nanoseconds in JSON, and such as 1.5ms in text.
 // Method, host, path and query are cut off after 4 KiB. The query and the
 // referer may hold secrets. To omit them, call the function with a copy of the
 // Exchange that has "" in Query and Referer. AccessLog panics if l is nil.

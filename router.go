@@ -474,6 +474,10 @@ func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exch
 // Requests above the limit get 429 with Retry-After. If Rate is exceeded, the
 // response has RateLimit and RateLimit-Policy too. Memory is bounded regardless
 // of the number of clients and keys.
+//
+// Each Upstream, Guard and Router that has a RateLimit counts for itself, even
+// if they share the pointer. For one limit over several routes, use
+// [Router.RateLimit] or a common Limiter.
 type RateLimit struct {
 	// requests per second, above 0 and at most 1,000,000; may be a fraction;
 	// required without MaxInFlight

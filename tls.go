@@ -116,7 +116,12 @@ type TLS struct {
 	// *.example.com or *, matches a public host name, and no wildcard
 	// certificate covers the name, the first handshake for the name orders an
 	// on-demand certificate, if HostPolicy allows it. A nil HostPolicy allows
-	// none.
+	// none; the first handshake that is refused for that reason is logged.
+	//
+	// HostPolicy is not called for internal names and private addresses, for
+	// which the LocalCA makes certificates, for names that no Issuer can sign,
+	// nor for IP addresses. A test without a CA therefore requires public names
+	// and an Issuer of its own: see Example (OnDemand) of the package.
 	//
 	// Return nil to allow the certificate. Return [ErrHostNotAllowed] to refuse
 	// it; the refusal is remembered for HostPolicyTTL. Return any other error

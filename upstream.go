@@ -43,6 +43,24 @@ import (
 //
 // Pick, Transport, Rewrite, ModifyResponse and ErrorHandler cost more CPU per
 // request than other fields: they need the types of net/http.
+//
+// A target gets the client's request with these headers:
+//
+//   - Host as the client sent it, port included; see TargetHost
+//   - X-Forwarded-For with the client's address, X-Forwarded-Proto with http or
+//     https, X-Forwarded-Host with the client's Host, and X-Real-Ip; the
+//     client's own copies, and other headers that begin with X-Forwarded-, are
+//     removed
+//   - Forwarded only if the field Forwarded is set; the client's own is removed
+//   - Via, with the proxy added to the client's own
+//   - all other headers as they came, except those for one connection only,
+//     such as Connection and Proxy-Authorization; Client-Cert is one of the
+//     others, unless Rewrite calls [SetClientCert]
+//
+// From a peer in [Router.TrustedProxies], X-Forwarded-For is continued, its
+// X-Forwarded-Proto and X-Forwarded-Host are kept if they are valid, and so are
+// other headers that begin with X-Forwarded-. X-Real-Ip is then the client
+// behind the peer.
 type Upstream struct {
 	// -- Addresses: where requests go --
 	//
@@ -887,6 +905,10 @@ func (u *Upstream) change(ts []string, do func(*forward.Forwarder, []forward.End
 // Canary sends a share of the clients, 0 to 1, to another upstream from now on.
 // Canary(nil, 0) ends it. Each client stays at its upstream while the share
 // does not change. When the share grows, no client leaves the canary.
+//
+// A client is an address, resolved through [Router.TrustedProxies]. Behind a
+// load balancer that is not in TrustedProxies, all clients are one, and go
+// either to u or to the canary.
 //
 // Allow, Deny, RateLimit, MaxRequestBody, BufferRequests, MaxInFlight, Pause,
 // Maintain and Drain of u apply first, then those of the canary. Apart from

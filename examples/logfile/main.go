@@ -4,8 +4,10 @@
 //	go run -C examples/logfile . -file /tmp/access.log -target localhost:3000
 //
 // Any io.Writer can take the place of the file. Only one process may write to
-// it. A program that uses Server.HandOver runs twice for a while: let it write
-// to its standard output instead, which a service manager can keep in files.
+// it. A program that uses Server.HandOver runs twice for a while. Let it write
+// to its standard output instead, which a service manager can keep in files, or
+// to a plain file opened with os.O_APPEND: logrotate renames that, and then
+// reloads the service, whose new process opens the file anew.
 package main
 
 import (

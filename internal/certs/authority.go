@@ -174,12 +174,16 @@ func (a *authority) issue(ctx context.Context, o order) error {
 		return err
 	}
 	defer a.ordering(o.name)()
+	began := time.Now()
 	err = a.place(ctx, o)
 	a.account.holds.release(entered, err)
 	if ctx.Err() != nil { // the host or the process ends: no fault of the CA
 		a.down.release(look, errNotAsked)
-	} else if a.down.release(look, err) {
-		a.engine.answers()
+	} else {
+		a.engine.silences.note(a.directory(), began, err)
+		if a.down.release(look, err) {
+			a.engine.answers()
+		}
 	}
 	switch {
 	case err == errNotAsked:

@@ -27,8 +27,8 @@
 //   - queue.go, steps.go, outcome.go, doze.go, reload.go, backoff.go, clock.go:
 //     what a host does, with which outcome, and when it does it next
 //   - preflight.go, issuers.go, authority.go, attempt.go, probe.go, history.go,
-//     downtime.go, release.go: an order, from the look-up of its host to an
-//     answer
+//     downtime.go, silence.go, release.go: an order, from the look-up of its
+//     host to an answer
 //   - identity.go, templates.go, reserved.go: issuers as the program gives
 //     them, and what each signs
 //   - account.go, limits.go, ledger.go, pacer.go: ACME accounts, and the limits

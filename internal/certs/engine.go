@@ -19,15 +19,16 @@ var errUnused = errors.New("certmagic's cache is not used")
 // An engine is certmagic as one Manager uses it: its storage, and the
 // challenges that can be answered.
 type engine struct {
-	storage *boundedStorage
-	shapes  *shapes
-	log     *slog.Logger
-	zap     *zap.Logger
-	noARI   bool             // ignore renewal information of CAs
-	cache   *certmagic.Cache // always empty, but a Config requires one; nil before start
-	port    heldPort
-	http    atomic.Bool // HTTP-01 can be answered
-	answers func()      // called when a CA answers orders again
+	storage  *boundedStorage
+	shapes   *shapes
+	log      *slog.Logger
+	zap      *zap.Logger
+	noARI    bool             // ignore renewal information of CAs
+	cache    *certmagic.Cache // always empty, but a Config requires one; nil before start
+	port     heldPort
+	http     atomic.Bool // HTTP-01 can be answered
+	answers  func()      // called when a CA answers orders again
+	silences silences
 }
 
 // start is called once, before the first Config is made.

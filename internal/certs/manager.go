@@ -85,7 +85,7 @@ func New(o Options) (*Manager, error) {
 	m.storage = newBoundedStorage(storage, cmp.Or(o.StorageTimeout, 10*time.Second))
 	m.shapes = newShapes(m.storage)
 	m.recaller = &recaller{storage: m.storage, choices: m.choices, knows: o.Knows, wants: o.Wants, add: m.addRecalled, spawn: m.spawn, log: m.log}
-	m.engine = &engine{storage: m.storage, shapes: m.shapes, log: m.log, zap: newZap(m.log), noARI: o.DisableARI, answers: m.retryUnanswered}
+	m.engine = &engine{storage: m.storage, shapes: m.shapes, log: m.log, zap: newZap(m.log), noARI: o.DisableARI, answers: m.retryUnanswered, silences: silences{log: m.log, of: make(map[string]*silence)}}
 	m.storage.storing = m.shapes.learn
 	m.storage.watch(m.ctx, m.spawn, m.log)
 	var badAddresses, badFiles, badLocal, badIssuers error
