@@ -20,8 +20,8 @@
 //
 // # Routing
 //
-// A pattern is a host, or a host and a path prefix; "*.example.com" is any
-// subdomain, and "*" any host. The most specific pattern wins: see
+// A pattern is a host, or a host and a path prefix; "*.example.com" is any name
+// with one more label, and "*" any host. The most specific pattern wins: see
 // [Router.Handle]. Routes may change while they serve: [Router.Set],
 // [Router.Remove] and [Router.Replace]. A handler is an [Upstream], a
 // [Redirect], a [Passthrough], or any [http.Handler]; [BasicAuth],
@@ -196,9 +196,9 @@ type Server struct {
 	// the limit.
 	DrainTimeout time.Duration
 
-	// HandOverTimeout limits how long this process continues to serve its
-	// connections after [Server.HandOver]: WebSockets, other upgraded
-	// connections, event streams and those of a [Passthrough]. Zero means
+	// HandOverTimeout limits how long these go on in this process after
+	// [Server.HandOver]: WebSockets and other upgraded connections, event
+	// streams, and connections of a [Passthrough]. Zero means
 	// DrainTimeout; negative disables the limit.
 	HandOverTimeout time.Duration
 

@@ -90,11 +90,12 @@ type Router struct {
 	// plain HTTP on a TLS port.
 	//
 	// Set replaces the header that a target, a handler or middleware in front
-	// has set. A header that [Upstream.ResponseHeader] of the route names is
-	// left to it: on responses of targets, the route's change applies alone.
-	// Interim responses (1xx) get no new headers; those of targets lose the
-	// headers in Remove and Set. Trailers of handlers stay as they are. If a
-	// change names Date or Alt-Svc, no route can use the fast lane.
+	// has set. On responses of targets, a header that the route's
+	// [Upstream.ResponseHeader] names is changed by the route alone; the other
+	// headers are still changed here. Interim responses (1xx) get no new
+	// headers; those of targets lose the headers in Remove and Set. Trailers of
+	// handlers stay as they are. If a change names Date or Alt-Svc, all
+	// requests take the handler lane, which costs more CPU.
 	ResponseHeader HeaderEdit
 
 	// HSTS sets Strict-Transport-Security on the same responses, if they go

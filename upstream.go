@@ -217,8 +217,9 @@ type Upstream struct {
 	// ModifyResponse. ResponseHeader and HSTS apply to responses of targets
 	// only, whatever their status, and to Pages in place of them. They do not
 	// apply to the proxy's own responses, such as 401, 404, 429 and 502, to the
-	// Page of [Upstream.Maintain], and to what ErrorHandler writes:
-	// [Router.ResponseHeader] and [Router.HSTS] apply to all of these.
+	// Page of [Upstream.Maintain], or to what ErrorHandler writes. For those
+	// responses use [Router.ResponseHeader] and [Router.HSTS], which apply to
+	// the responses of targets too.
 	RequestHeader, ResponseHeader HeaderEdit
 
 	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces
