@@ -117,6 +117,11 @@ func (b *requestBody) interrupt() {
 	if b.flight.Err() == nil && b.flight.why() == nil {
 		b.interrupted.Store(true)
 	}
+	// a deadline ends the request's context too, and so the response
+	if body, ours := b.q.Body.(interface{ Interrupt() }); ours {
+		body.Interrupt()
+		return
+	}
 	_ = b.flight.rc.SetReadDeadline(time.Unix(1, 0))
 }
 

@@ -249,6 +249,10 @@ func (b *requestBody) lookOut() {
 	}
 }
 
+// Interrupt ends a Read in progress, and all later ones. It is for package
+// handler, which knows only a deadline to do that with behind a foreign server.
+func (b *requestBody) Interrupt() { _ = b.Close() }
+
 // Close implements io.Closer. A Read in progress returns.
 func (b *requestBody) Close() error {
 	b.closed.Store(true)
