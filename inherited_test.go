@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -62,4 +63,21 @@ func TestNotifyWithoutAServiceManagerDoesNothing(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	assert.NoError(t, hostproxy.Notify("STATUS=fine"))
 	assert.EqualError(t, hostproxy.Notify("fine"), `hostproxy: Notify: state "fine": want lines of KEY=value, such as READY=1`)
+}
+
+// A program that forgets its inherited sockets is told so, not to stop the
+// server that has the address open.
+func TestAnAddressInUseBesideInheritedSocketsIsExplained(t *testing.T) {
+	busy := proxytest.Listen(t).Addr().String()
+	for _, tt := range []struct{ fds, pid, want string }{
+		{"", "", "stop the other server"},
+		{"1", "", "set Server.Sockets to the result of Inherited"},
+		{"1", strconv.Itoa(os.Getpid()), "set Server.Sockets to the result of Inherited"},
+		{"1", "1", "stop the other server"},
+	} {
+		t.Setenv("LISTEN_FDS", tt.fds)
+		t.Setenv("LISTEN_PID", tt.pid)
+		s := &hostproxy.Server{Router: new(hostproxy.Router), Addr: busy, HTTPAddr: busy}
+		assert.ErrorContains(t, s.ListenAndServe(t.Context()), tt.want)
+	}
 }

@@ -493,8 +493,11 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // returns an error.
 //
 // Both processes use [TLS.Storage] at the same time, and answer each other's
-// ACME challenges. State in memory starts anew in the new process, such as the
-// counters of a [RateLimit] and a random [Sticky].Key. The targets of a [Wake]
+// ACME challenges. State in memory starts anew in the new process: what
+// [Upstream.Maintain], [Upstream.Pause], [Upstream.Canary] and
+// [Upstream.Mirror] have set, the health of targets, the counters of a
+// [RateLimit], a random [Sticky].Key. Set what shall stay from your own
+// configuration, when the new process starts. The targets of a [Wake]
 // count as asleep there, and s no longer calls Wake.Stop. The service manager
 // learns that the new process is the main process.
 func (s *Server) HandOver(ctx context.Context, cmd *exec.Cmd) error {

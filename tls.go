@@ -26,6 +26,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/serve"
+	"github.com/hostproxy/hostproxy/internal/service"
 	"github.com/hostproxy/hostproxy/internal/status"
 	"github.com/hostproxy/hostproxy/internal/yield"
 )
@@ -528,6 +529,8 @@ func listen(addr string) (net.Listener, error) {
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("listen %q: %w: a port below 1024 requires the capability CAP_NET_BIND_SERVICE: "+
 			"run setcap cap_net_bind_service=+ep on the binary, set AmbientCapabilities in the systemd unit, or choose another port", addr, err)
+	case errors.Is(err, syscall.EADDRINUSE) && service.Announced():
+		return nil, fmt.Errorf("listen %q: %w: the process has inherited sockets that it does not use: set Server.Sockets to the result of Inherited", addr, err)
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listen %q: %w: stop the other server or choose another address", addr, err)
 	case err != nil:

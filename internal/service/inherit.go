@@ -12,6 +12,13 @@ import (
 // default.
 const maxSockets = 1024
 
+// Announced reports whether the process has inherited sockets and has not
+// called Inherit.
+func Announced() bool {
+	pid := os.Getenv(envPID)
+	return os.Getenv(envCount) != "" && (pid == "" || pid == strconv.Itoa(os.Getpid()))
+}
+
 // Inherit returns the sockets that this process has inherited, and removes the
 // variables that describe them from the environment. After an error all file
 // descriptors stay open.
