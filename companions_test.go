@@ -144,6 +144,7 @@ func TestACompanionServesTheRoutes(t *testing.T) {
 }
 
 func TestAltSvcIsInAllResponsesOverTLS(t *testing.T) {
+	t.Parallel() // it waits
 	const h3 = `h3=":443"; ma=86400`
 	for name, middleware := range map[string]bool{"fast lane": false, "handler lane": true} {
 		t.Run(name, func(t *testing.T) {
@@ -297,6 +298,7 @@ func TestAWebSocketOverACompanion(t *testing.T) {
 }
 
 func TestACompanionFinishesRequestsInFlight(t *testing.T) {
+	t.Parallel() // it waits
 	proxytest.NoLeaks(t)
 	r, roots := certified(t)
 	began, goOn := make(chan bool), make(chan bool)
@@ -351,6 +353,7 @@ type deaf struct{ end chan bool }
 func (d deaf) Serve(context.Context, http.Handler) error { <-d.end; return nil }
 
 func TestServeDoesNotWaitForACompanionThatDoesNotEnd(t *testing.T) {
+	t.Parallel() // it waits
 	r, _ := certified(t)
 	d := deaf{make(chan bool)}
 	defer close(d.end)

@@ -43,6 +43,7 @@ func TestSocketsThatAreNotInheritedAreOpened(t *testing.T) {
 }
 
 func TestAServerServesOnASocketOfSockets(t *testing.T) {
+	t.Parallel() // it waits
 	var sockets hostproxy.Sockets
 	ln, err := sockets.Listen("http", "tcp", "127.0.0.1:0")
 	require.NoError(t, err)

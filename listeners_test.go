@@ -83,6 +83,7 @@ func socket(t *testing.T, path string) {
 }
 
 func TestEachListenerServesItsRole(t *testing.T) {
+	t.Parallel() // it waits
 	for name, middleware := range map[string]bool{"fast lane": false, "handler lane": true} {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -307,6 +308,7 @@ func TestLimitsOfSeveralListeners(t *testing.T) {
 }
 
 func TestASecondServeLeavesTheListenersOfTheFirst(t *testing.T) {
+	t.Parallel() // it waits
 	r, _ := certified(t)
 	ln := proxytest.Listen(t)
 	s := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Listener: ln, Role: hostproxy.RolePlain}}}

@@ -163,6 +163,7 @@ func TestServerHandsUnusualRequestsOn(t *testing.T) {
 }
 
 func TestServerDrains(t *testing.T) {
+	t.Parallel() // it waits
 	release, entered := make(chan struct{}), make(chan struct{}, 2)
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/slow" {

@@ -89,6 +89,7 @@ func importsOf(text string) string {
 }
 
 func TestEveryBlockOfTheREADMECompiles(t *testing.T) {
+	t.Parallel() // it waits
 	files, blocks := readmeFiles(t)
 	assert.Greater(t, blocks, 8)
 	for _, text := range files {

@@ -281,6 +281,7 @@ func TestReloadMayBeCalledWhileServeStarts(t *testing.T) {
 }
 
 func TestReloadRequiresAServerThatServes(t *testing.T) {
+	t.Parallel() // it waits
 	s, run := reloadable(t, nil)
 	other := &hostproxy.Server{Router: s.Router}
 	assert.ErrorContains(t, other.Reload(func(s *hostproxy.Server) { s.MaxConns = 1 }), "Serve is not in progress: set the fields before it")

@@ -48,6 +48,7 @@ func obtains(t *testing.T, r *hostproxy.Router, host string) {
 }
 
 func TestCertificatesAreKeptUntilTheLastServerEnds(t *testing.T) {
+	t.Parallel() // it waits
 	r, first, second := twoServers(t)
 	require.NoError(t, first.Stop())
 	obtains(t, r, "b.localhost")
@@ -57,6 +58,7 @@ func TestCertificatesAreKeptUntilTheLastServerEnds(t *testing.T) {
 }
 
 func TestAListenerOfYourOwnKeepsCertificatesUntilClose(t *testing.T) {
+	t.Parallel() // it waits
 	r, first, second := twoServers(t)
 	r.TLSConfig()
 	require.NoError(t, first.Stop())
@@ -67,6 +69,7 @@ func TestAListenerOfYourOwnKeepsCertificatesUntilClose(t *testing.T) {
 }
 
 func TestCloseEndsTheCertificatesAtOnceWhileServersGoOn(t *testing.T) {
+	t.Parallel() // it waits
 	r, first, second := twoServers(t)
 	require.NoError(t, r.Close())
 	assert.Empty(t, slices.Collect(r.Certificates()))
@@ -84,6 +87,7 @@ func TestCloseEndsTheCertificatesAtOnceWhileServersGoOn(t *testing.T) {
 }
 
 func TestAServerThatCannotStartEndsNothing(t *testing.T) {
+	t.Parallel() // it waits
 	r, first, second := twoServers(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -95,6 +99,7 @@ func TestAServerThatCannotStartEndsNothing(t *testing.T) {
 }
 
 func TestAServerServesOnceAtATimeAndMayServeAgain(t *testing.T) {
+	t.Parallel() // it waits
 	s := &hostproxy.Server{Router: new(hostproxy.Router)}
 	run := proxytest.StartPlain(t, s)
 	proxytest.Dial(t, run.Plain).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")

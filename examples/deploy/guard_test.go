@@ -36,6 +36,7 @@ func served(v *version) (n int) {
 }
 
 func TestTheGuardGoesBackByItself(t *testing.T) {
+	t.Parallel() // it waits
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.sick.Store(true)

@@ -385,6 +385,7 @@ func TestTheGraceIsForStreamsOnly(t *testing.T) {
 }
 
 func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
+	t.Parallel() // it waits
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Minute}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.router.Set("b.test", b.upstream))
 		going, staying := b.open("a.test", "/ws"), b.open("b.test", "/ws")

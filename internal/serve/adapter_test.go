@@ -268,6 +268,7 @@ func TestAHandlerMayTakeTheConnectionOver(t *testing.T) {
 }
 
 func TestAResponseDuringTheDrainIsTheLast(t *testing.T) {
+	t.Parallel() // it waits
 	proxytest.NoLeaks(t)
 	began, goOn := make(chan struct{}), make(chan struct{})
 	s := &serve.Server{Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -35,6 +35,7 @@ func asNetHTTP(t *testing.T, h http.HandlerFunc, check func(t *testing.T, url st
 }
 
 func TestALongUploadCanBeReadBehindTheHeadOfItsAnswer(t *testing.T) {
+	t.Parallel() // it waits
 	const size = 5 << 20
 	upload := bytes.Repeat([]byte("x"), size)
 	post := func(t *testing.T, url string) string {

@@ -312,6 +312,7 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 // Frames that a client sends while it reads its last response, such as
 // WINDOW_UPDATE, do not cut that response off.
 func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
+	t.Parallel() // it waits
 	const size = 1 << 20
 	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))
 	require.NoError(t, err)

@@ -57,6 +57,7 @@ func TestHandOverLeavesListenersNonBlocking(t *testing.T) {
 }
 
 func TestAHandOverThatFailsChangesNothing(t *testing.T) {
+	t.Parallel() // it waits
 	for _, tt := range []struct{ child, want string }{
 		{"exit", "the new process has ended before it was ready: exit status 3"},
 		{"leave", "the new process has ended before it was ready: exit status 4"},
@@ -95,6 +96,7 @@ func TestAHandOverHasATimeLimit(t *testing.T) {
 }
 
 func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
+	t.Parallel() // it waits
 	ln := proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(ln, "a"))
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
