@@ -335,6 +335,7 @@ func claimCases() (all []exchange) {
 // all except the last. All backends must get the same request, and all clients
 // the same response.
 func TestTheLanesAreOne(t *testing.T) {
+	t.Parallel()
 	edits := func(u *hostproxy.Upstream) {
 		u.RequestHeader = hostproxy.HeaderEdit{Remove: []string{"User-Agent", "x-gone", "Cookie"},
 			Set: http.Header{"x-set": {"1", "2"}, "X-A": {"ours"}}, Add: http.Header{"Accept": {"ours"}, "X-Added": {"1"}, "User-Agent": {"ours"}}}

@@ -347,6 +347,7 @@ func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 
 // Replace waits for requests, and cuts off only those that take too long.
 func TestReplaceWaitsForRequestsBesideStreams(t *testing.T) {
+	t.Parallel()
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: 10 * time.Minute, DrainTimeout: 6 * time.Minute}, func(b *bubble, _ string) {
 		ws, events, held := b.open("a.test", "/ws"), b.open("a.test", "/events"), b.open("a.test", "/held")
 		b.at(time.Minute)

@@ -151,6 +151,7 @@ func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 // With middleware that does not use the Header, the client gets the order and
 // case of the target's fields, as in the fast lane.
 func TestTheOrderAndCaseOfARelayedHeadAreTheTargets(t *testing.T) {
+	t.Parallel()
 	fast, adapter := newFast(t, shape{}), newAdapter(t, shape{})
 	const fields = "x-b: 1\r\nETAG: \"1\"\r\nContent-type: text/x\r\nX-a: 2\r\nx-B: 3\r\n"
 	for name, raw := range map[string]string{

@@ -39,7 +39,7 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 				// built once, since a client's copies would count
 				head := []byte("GET / HTTP/1.1\r\nHost: a.test\r\n" + tt.fields + "\r\n")
 				grown := growth(func() {
-					for range 20 {
+					for range 10 {
 						c := s.dial(t)
 						_, _ = c.Conn.Write(head)
 						assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 431 "))
@@ -79,6 +79,7 @@ func TestAClientsFloodEnds(t *testing.T) {
 }
 
 func TestAnUpstreamsFloodEnds(t *testing.T) {
+	t.Parallel()
 	head := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct {
 		about, first, part string
