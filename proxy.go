@@ -374,13 +374,10 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	context.AfterFunc(ctx, share.Deafen)
 	handed, end := s.Router.turns.Begin(ctx, s, s.Router.logger(), socketsOf(doors))
 	defer end()
-	beside, leave := context.WithCancel(ctx)
-	defer leave()
-	defer context.AfterFunc(handed, leave)()
 	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
 	for _, c := range companions { // the end of one does not end the others
-		go func() { errs <- c.Serve(beside, handed) }()
+		go func() { errs <- c.Serve(ctx, handed) }()
 	}
 	left, deaf := atomic.Int64{}, s.Router.deaf(s)
 	left.Store(int64(len(doors)))
