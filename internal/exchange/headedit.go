@@ -47,6 +47,17 @@ func (x *Exchange) Edited(spared *Spared) {
 	}
 }
 
+// nothing is what the proxy's own responses spare. Read-only.
+var nothing Spared
+
+// Own notes that the next response of x's is one of the proxy, possibly in
+// place of one that was edited and whose fields are still there.
+func (x *Exchange) Own() {
+	if x.edited.Load() != nil {
+		x.edited.Store(&nothing)
+	}
+}
+
 // edit edits the head that is about to be sent, if w is the writer nearest to
 // the client.
 func (w *Watcher) edit() {
