@@ -826,6 +826,7 @@ func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, c
 	case serve.RoleInternal:
 		d.Server.Handler = d.Handler
 		d.Server.Lane.Limit, d.Server.Lane.Numbering, d.Server.Lane.Hooks, d.Server.Lane.Always = nil, exchange.Numbering{}, nil, false
+		d.Server.Lane.Heads = nil
 		return
 	case serve.RoleTLS:
 		d.Server.TLS = conf
