@@ -123,9 +123,11 @@ type Server struct {
 	// A listener that has an address takes the inherited socket with its name,
 	// and opens the address only if there is none. The names are "https" for
 	// Addr, "http" for HTTPAddr, and "listener0", "listener1" and so on for
-	// Listeners, by their index. An inherited socket that is left over is an
-	// error. Nil means none: all addresses are opened. A program with several
-	// Servers uses [Sockets.Listen] instead.
+	// Listeners, by their index. An inherited socket keeps its address and its
+	// Mode: if the listener asks for others, this is logged as a warning. An
+	// inherited socket that is left over is an error. Nil means none: all
+	// addresses are opened. A program with several Servers uses
+	// [Sockets.Listen] instead.
 	Sockets *Sockets
 
 	// Companions are servers of your own that run beside the listeners, such as
@@ -796,19 +798,6 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 		d.Server.AltSvc = alt
 	}
 	return share, companions, nil
-}
-
-// open returns the inherited socket of e's name, or opens e's address.
-func (s *Server) open(e *serve.Entrance) (net.Listener, error) {
-	open := func() (net.Listener, error) { return listen(e.Addr) }
-	path, unix := strings.CutPrefix(e.Addr, "unix:")
-	if unix {
-		open = func() (net.Listener, error) { return serve.ListenUnix(path, e.Mode) }
-	}
-	if s.Sockets != nil || unix { // or else nothing has to be kept about it
-		return s.Sockets.all().Listen(e.Socket, open)
-	}
-	return open()
 }
 
 // equip sets the server of d. conf is for listeners that do TLS.
