@@ -42,9 +42,9 @@ func listensOn(a net.Addr, addr string) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	host, service, err := net.SplitHostPort(addr)
 	if !ok || err != nil {
-		return ok
+		return false
 	}
-	if port, err := net.LookupPort("tcp", service); err == nil && port != 0 && port != tcp.Port {
+	if port, err := net.LookupPort("tcp", service); err != nil || port != 0 && port != tcp.Port {
 		return false
 	}
 	if host == "" {

@@ -48,6 +48,8 @@ func TestAnInheritedSocketIsComparedWithItsListener(t *testing.T) {
 		{":8080", &net.UnixAddr{Name: "/run/a", Net: "unix"}, false},
 		{"unix:/run/a", &net.UnixAddr{Name: "/run/b", Net: "unix"}, false},
 		{"unix:/run/a", tcp("[::]:8080"), false},
+		{"8080", tcp("[::]:8080"), false},
+		{":no-such-service", tcp("[::]:8080"), false},
 	} {
 		e := &serve.Entrance{Addr: tt.addr}
 		assert.Equal(t, tt.same, e.Differs(at{addr: tt.has}) == "", "%s at %s", tt.addr, tt.has)
