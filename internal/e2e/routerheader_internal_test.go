@@ -26,3 +26,18 @@ func TestTheRoutersHeadersAreOnNoResponseOfAnInternalListener(t *testing.T) {
 		assert.Empty(t, p.Header["X-Frame-Options"])
 	}
 }
+
+func TestTheRoutersHeadersAreOnTheRefusalOfHTTPAtAPortForHTTPS(t *testing.T) {
+	t.Parallel()
+	overOurLanes(t, byPath, func(t *testing.T, s *site) {
+		if !s.lane.secure {
+			return
+		}
+		c := proxytest.Dial(t, s.addr)
+		c.Send(get)
+		p := c.Response("GET")
+		assert.Equal(t, 400, p.StatusCode)
+		assert.Equal(t, "this port speaks HTTPS\n", string(p.Content))
+		correct(t, &site{}, p.Header)
+	}, everywhere)
+}
