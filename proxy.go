@@ -172,9 +172,11 @@ type Server struct {
 	// A listener that has an address takes the inherited socket with its name,
 	// and opens the address only if there is none. The names are "https" for
 	// Addr, "http" for HTTPAddr, and "listener0", "listener1" and so on for
-	// Listeners, by their index. An inherited socket that is left over is an
-	// error. Nil means none: all addresses are opened. A program with several
-	// Servers uses [Sockets.Listen] instead.
+	// Listeners, by their index. An inherited socket keeps its address and its
+	// Mode: if the listener asks for others, this is logged as a warning. An
+	// inherited socket that is left over is an error. Nil means none: all
+	// addresses are opened. A program with several Servers uses
+	// [Sockets.Listen] instead.
 	Sockets *Sockets
 
 	// Companions are servers of your own that run beside the listeners, such as
@@ -423,13 +425,10 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 	context.AfterFunc(ctx, share.Deafen)
 	handed, end := s.Router.turns.Begin(ctx, s, s.Router.logger(), socketsOf(doors))
 	defer end()
-	beside, leave := context.WithCancel(ctx)
-	defer leave()
-	defer context.AfterFunc(handed, leave)()
 	defer context.AfterFunc(handed, s.Router.passOn)()
 	errs := make(chan error, len(doors)+len(companions))
 	for _, c := range companions { // the end of one does not end the others
-		go func() { errs <- c.Serve(beside, handed) }()
+		go func() { errs <- c.Serve(ctx, handed) }()
 	}
 	left, deaf := atomic.Int64{}, s.Router.deaf(s)
 	left.Store(int64(len(doors)))
@@ -853,19 +852,6 @@ func (s *Server) servers(doors serve.Entrances, b *serve.Budget) (*certs.Share, 
 	return share, companions, nil
 }
 
-// open returns the inherited socket of e's name, or opens e's address.
-func (s *Server) open(e *serve.Entrance) (net.Listener, error) {
-	open := func() (net.Listener, error) { return listen(e.Addr) }
-	path, unix := strings.CutPrefix(e.Addr, "unix:")
-	if unix {
-		open = func() (net.Listener, error) { return serve.ListenUnix(path, e.Mode) }
-	}
-	if s.Sockets != nil || unix { // or else nothing has to be kept about it
-		return s.Sockets.all().Listen(e.Socket, open)
-	}
-	return open()
-}
-
 // equip sets the server of d. conf is for listeners that do TLS.
 func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, conf *tls.Config) {
 	d.Server = s.server(s.routes(), b)
@@ -881,6 +867,7 @@ func (s *Server) equip(d *serve.Entrance, b *serve.Budget, share *certs.Share, c
 	case serve.RoleInternal:
 		d.Server.Handler = d.Handler
 		d.Server.Lane.Limit, d.Server.Lane.Numbering, d.Server.Lane.Hooks, d.Server.Lane.Always = nil, exchange.Numbering{}, nil, false
+		d.Server.Lane.Heads = nil
 		return
 	case serve.RoleTLS:
 		d.Server.TLS = conf

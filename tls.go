@@ -507,6 +507,28 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
 }
 
+// open returns the inherited socket of e's name, or opens e's address.
+func (s *Server) open(e *serve.Entrance) (net.Listener, error) {
+	open := func() (net.Listener, error) { return listen(e.Addr) }
+	path, unix := strings.CutPrefix(e.Addr, "unix:")
+	if unix {
+		open = func() (net.Listener, error) { return serve.ListenUnix(path, e.Mode) }
+	}
+	if s.Sockets == nil && !unix { // nothing has to be kept about it
+		return open()
+	}
+	ln, err := s.Sockets.all().Listen(e.Socket, open)
+	if err != nil {
+		return nil, err
+	}
+	byDefault := e.Name == "Server.Addr" && s.Addr == "" || e.Name == "Server.HTTPAddr" && s.HTTPAddr == ""
+	if why := e.Differs(ln); ln.Inherited() && !byDefault && why != "" {
+		s.Router.logger().Warn("an inherited socket is not what its listener asks for", "listener", e.Name, "socket", e.Socket, "cause", why,
+			"remedy", "change the listener, or restart the program without the socket; the names of sockets follow the order of Server.Listeners")
+	}
+	return ln, nil
+}
+
 // open opens the address as Sockets.Listen does.
 func open(network, address string) (net.Listener, error) {
 	switch network {

@@ -692,8 +692,9 @@ type HeaderEdit struct {
 	Set, Add http.Header
 }
 
+// edit returns a copy of e, since a later change has no effect.
 func (e HeaderEdit) edit() forward.Edit {
-	return forward.Edit{Remove: e.Remove, Set: e.Set, Add: e.Add}
+	return forward.Edit{Remove: slices.Clone(e.Remove), Set: e.Set.Clone(), Add: e.Add.Clone()}
 }
 
 // A Target is one address of an Upstream. Its methods may be called

@@ -441,8 +441,14 @@ func TestAServerTakesItsSocketsFromTheProcessBefore(t *testing.T) {
 
 	cmd := g.heir(t)
 	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_ADDR=127.0.0.1:1") // not to be opened
+	warned := new(logText)
+	cmd.Stderr = warned
 	require.NoError(t, g.HandOver(t.Context(), cmd))
 	assert.NoError(t, <-done)
+	proxytest.Eventually(t, "a warning for each", func() bool {
+		return strings.Count(warned.String(), "an inherited socket is not what its listener asks for") == 3
+	})
+	assert.Contains(t, warned.String(), `listener=Server.Listeners[0] socket=listener0 cause="it listens on \"`+g.addr+`\", and Addr is \"127.0.0.1:1\""`)
 	assert.Equal(t, "new", ask())
 }
 

@@ -68,6 +68,7 @@ type Exchange struct {
 
 	Mirrored bool          // it is a mirrored copy, and is not copied again
 	Asker    *http.Request // the client's request, if this exchange asks an auth server; else nil
+	About    *Exchange     // the exchange of Asker
 	Watched  bool          // a Watcher counts the response
 	Refused  bool          // no target has responded: the proxy or its ErrorHandler does
 	Charged  []*limit.Rule // rules that have already taken a token, before a hand-over

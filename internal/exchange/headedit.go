@@ -1,24 +1,60 @@
 package exchange
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/hostproxy/hostproxy/internal/header"
+)
 
 // A HeadEdit is what a Router changes in the heads of all final responses. It
 // may be used concurrently.
 type HeadEdit interface {
 	// EditHead changes h. done is nil unless the edit has been applied already,
 	// with that of the route: then it changes only what handlers around the
-	// route have changed since, except the fields that done names.
+	// route have changed since, except the fields that done spares.
 	EditHead(h http.Header, done *Spared)
 }
 
-// Spared are the names of fields on which the route has the last word.
-type Spared []string
+// Spared are the fields on which the route has the last word.
+type Spared struct {
+	Names []string // of the fields
+	Given []string // those of Names that every response of the route has
+}
+
+// Spares reports whether the route has the last word on the field of that name
+// in h. If a field that the route always gives is missing, a handler around the
+// route has replaced the response by one of its own.
+func (s *Spared) Spares(h http.Header, name string) bool {
+	if s == nil || !header.Matches(s.Names, name) {
+		return false
+	}
+	if !header.Matches(s.Given, name) {
+		return true
+	}
+	for k := range h {
+		if header.SameVariable(k, name) {
+			return true
+		}
+	}
+	return false
+}
 
 // Edited notes that a response of x's has been edited, by the route and by
 // x.Head. A handler around the route may still replace it by one of its own.
 func (x *Exchange) Edited(spared *Spared) {
 	if x.Head != nil {
 		x.edited.Store(spared)
+	}
+}
+
+// nothing is what the proxy's own responses spare. Read-only.
+var nothing Spared
+
+// Own notes that the next response of x's is one of the proxy, possibly in
+// place of one that was edited and whose fields are still there.
+func (x *Exchange) Own() {
+	if x.edited.Load() != nil {
+		x.edited.Store(&nothing)
 	}
 }
 

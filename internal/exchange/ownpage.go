@@ -86,6 +86,7 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	if w.Wrote {
 		panic(http.ErrAbortHandler)
 	}
+	x.Own()
 	Reply(w, q, http.StatusInternalServerError, "proxy_internal_error")
 }
 

@@ -82,10 +82,11 @@ type Relayer interface {
 	Relay(status int, fields []h1.Field, length int64) bool
 }
 
-// Relay implements Relayer, if the inner writer does.
+// Relay implements Relayer, if the inner writer does and w need not edit the
+// head, such as that of another Router's target.
 func (w *Watcher) Relay(status int, fields []h1.Field, length int64) bool {
 	inner, ok := w.ResponseWriter.(Relayer)
-	if !ok || !inner.Relay(status, fields, length) {
+	if !ok || w.edits() && w.x.edited.Load() == nil || !inner.Relay(status, fields, length) {
 		return false
 	}
 	w.Wrote, w.x.Status, w.length = true, status, length

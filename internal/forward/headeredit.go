@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/header"
 )
@@ -21,9 +22,9 @@ type Edit struct {
 	drops  []string // compiled for the fast lane; see compile
 	lines  []byte
 	fields []h1.Field
-	adds   []string // names of fields, canonical
-	spared []string // what no Outer changes; see EditIn
-	last   []string // the usual result of LastOf or LastOwnOf
+	adds   []string        // names of fields, canonical
+	spared exchange.Spared // what no Outer changes; see EditIn
+	last   []string        // the usual result of LastOf or LastOwnOf
 }
 
 // check returns errors for all names and values that cannot be written, or that

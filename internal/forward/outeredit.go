@@ -79,19 +79,18 @@ func (o *Outers) Fast() bool { return o == nil || o.secure.edit.plain() }
 // EditHead implements exchange.HeadEdit.
 func (o *OuterEdit) EditHead(h http.Header, done *exchange.Spared) {
 	e := &o.edit
-	spared := func(name string) bool { return done != nil && header.Matches(*done, name) }
 	for _, k := range e.drops {
-		if !spared(k) {
+		if !done.Spares(h, k) {
 			header.Drop(h, k)
 		}
 	}
 	for k, v := range e.Set {
-		if !spared(k) {
+		if !done.Spares(h, k) {
 			h[http.CanonicalHeaderKey(k)] = v[:len(v):len(v)]
 		}
 	}
 	for k, values := range e.Add {
-		if spared(k) {
+		if done.Spares(h, k) {
 			continue
 		}
 		k = http.CanonicalHeaderKey(k)
@@ -165,13 +164,29 @@ func (f *Forwarder) editWithin(o *Edit) *Edit {
 	maps.Copy(e.Set, own.Set)
 	maps.Copy(e.Add, own.Add)
 	e.compile()
-	e.last, e.spared = e.lastOwnOf(""), names
+	e.last, e.spared = e.lastOwnOf(""), exchange.Spared{Names: names, Given: f.given()}
 	if f.Sticky != nil {
-		e.spared = append(e.spared, setCookie)
+		e.spared.Names = append(e.spared.Names, setCookie)
 	}
 	return e
 }
 
+// given returns the names of the fields that f gives to every response, over
+// TLS.
+func (f *Forwarder) given() (names []string) {
+	for _, h := range []http.Header{f.ResponseHeader.Set, f.ResponseHeader.Add} {
+		for k, values := range h {
+			if len(values) > 0 {
+				names = append(names, k)
+			}
+		}
+	}
+	if f.HSTS != "" {
+		names = append(names, hsts)
+	}
+	return names
+}
+
 // Spared returns the names of what the OuterEdit of e leaves alone, once e has
 // been applied.
-func (e *Edit) Spared() *exchange.Spared { return (*exchange.Spared)(&e.spared) }
+func (e *Edit) Spared() *exchange.Spared { return &e.spared }

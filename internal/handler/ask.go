@@ -63,11 +63,11 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	defer cancel()
 	q = exchange.Withhold(q, k.fields...)
 	// untrusted fields are removed in about, so Trusted is true
-	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q}
+	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q, About: x}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	c.RequestID, c.Numbering = x.RequestID, x.Numbering
-	v := &verdict{w: w, h: make(http.Header), x: c, asked: x, spared: f.EditIn(outer(x)).Spared()}
+	v := &verdict{w: w, h: make(http.Header), x: c, spared: f.EditIn(outer(x)).Spared()}
 	defer func() {
 		if fail, ok := c.Err.(*exchange.Failure); ok && v.yes == nil {
 			if fail.Err == exchange.ErrDeadline && q.Context().Err() == nil { // our deadline
@@ -136,7 +136,6 @@ type verdict struct {
 	w      http.ResponseWriter
 	h      http.Header
 	x      *exchange.Exchange // exchange of the question
-	asked  *exchange.Exchange // of the request that it is about
 	spared *exchange.Spared   // if the answer is a target's
 	yes    http.Header        // header of a yes; nil for any other answer
 	status int                // final status; 0 until known
@@ -164,7 +163,7 @@ func (v *verdict) WriteHeader(status int) {
 		return
 	}
 	if !v.x.Refused {
-		v.asked.Edited(v.spared)
+		v.x.About.Edited(v.spared)
 	}
 	out := v.w.Header()
 	for k, values := range v.h {

@@ -162,6 +162,7 @@ func (a *roundTrip) relayed(head *h1.Response, sized bool) bool {
 		length = head.ContentLength
 	}
 	a.fields = a.attempts.AppendOwn(a.edit.AppendFields(a.fields[:0], head, header.RequestID{}), a.x.ClientScheme)
+	a.x.Edited(a.edit.Spared())
 	if !w.Relay(head.Status, a.fields, length) {
 		return false
 	}

@@ -106,6 +106,7 @@ func sever(w http.ResponseWriter) {
 func refuse(f *forward.Forwarder, out http.ResponseWriter, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
 	w := exchange.Watch(out, x)
 	x.Refused = true
+	x.Own()
 	if fail.Err != nil {
 		x.Fail(fail)
 	}

@@ -335,5 +335,9 @@ func (a *roundTrip) writeTrailers(res *http.Response, announced int) {
 
 // passes reports whether a trailer of the response is forwarded.
 func (a *roundTrip) passes(name string) bool {
-	return a.edit.PassesTrailer(name, a.named...)
+	edit := a.edit
+	if a.x.About != nil { // the Router edits the head later, but no trailers
+		edit = a.f.EditIn(outer(a.x.About))
+	}
+	return edit.PassesTrailer(name, a.named...)
 }

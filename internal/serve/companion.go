@@ -143,30 +143,26 @@ type Companion struct {
 	cut      context.Context // ends the requests
 }
 
-// Serve runs the companion until ctx is done, and then until it has ended or
-// DrainTimeout is over, HandOverTimeout if handed is done. If it ends before
-// ctx is done, its Alt-Svc is withdrawn immediately.
+// Serve runs the companion until ctx or handed is done, and then until it has
+// ended or its time is over. That is HandOverTimeout if handed is done, and
+// DrainTimeout once ctx is. If it ends before, its Alt-Svc is withdrawn
+// immediately.
 func (c *Companion) Serve(ctx, handed context.Context) error {
 	cut, end := context.WithCancel(context.Background())
 	defer end()
-	c.draining, c.cut = ctx, cut
+	draining, drain := context.WithCancel(ctx)
+	defer drain()
+	defer context.AfterFunc(handed, drain)()
+	c.draining, c.cut = draining, cut
 	ended := make(chan error, 1)
 	go c.serve(ended)
 	select {
 	case err := <-ended:
 		return c.named(err)
-	case <-ctx.Done():
+	case <-draining.Done():
 	}
-	var late <-chan time.Time
-	if d := c.patience(handed.Err() != nil); d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		late = timer.C
-	}
-	select {
-	case err := <-ended:
+	if err, ok := c.await(ctx, ended); ok {
 		return c.named(err)
-	case <-late:
 	}
 	end()
 	err := c.close()
@@ -178,6 +174,40 @@ func (c *Companion) Serve(ctx, handed context.Context) error {
 	case <-timer.C:
 		return c.named(errors.Join(errStays, err))
 	}
+}
+
+// await waits until the companion has ended, and returns what its Serve has
+// returned. ok is false if the companion's time is over before.
+func (c *Companion) await(ctx context.Context, ended <-chan error) (err error, ok bool) {
+	if ctx.Err() == nil { // handed over
+		late, stop := after(c.bounds().HandOverTimeout)
+		defer stop()
+		select {
+		case err := <-ended:
+			return err, true
+		case <-late:
+			return nil, false
+		case <-ctx.Done():
+		}
+	}
+	late, stop := after(c.bounds().DrainTimeout)
+	defer stop()
+	select {
+	case err := <-ended:
+		return err, true
+	case <-late:
+		return nil, false
+	}
+}
+
+// after returns a channel that receives after d, or never if d is zero, and a
+// function that releases it.
+func after(d time.Duration) (<-chan time.Time, func() bool) {
+	if d <= 0 {
+		return nil, func() bool { return true }
+	}
+	timer := time.NewTimer(d)
+	return timer.C, timer.Stop
 }
 
 // named adds the companion's name to err; nil stays nil.
@@ -230,16 +260,12 @@ func (c *Companion) close() error {
 	return contained("Close", c.end)
 }
 
-// patience returns how long the companion may take to end. Zero means no limit.
-func (c *Companion) patience(handed bool) time.Duration {
-	n := c.all.Budget.changed.Load()
-	if n == nil {
-		n = &c.all.Bounds
+// bounds returns the limits that are in force.
+func (c *Companion) bounds() *Bounds {
+	if n := c.all.Budget.changed.Load(); n != nil {
+		return n
 	}
-	if handed {
-		return n.HandOverTimeout
-	}
-	return n.DrainTimeout
+	return &c.all.Bounds
 }
 
 // ServeHTTP serves a request with the common Handler. The request's context

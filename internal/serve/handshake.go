@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/hostproxy/hostproxy/internal/h1"
 	"github.com/hostproxy/hostproxy/internal/peek"
 )
 
@@ -54,11 +54,18 @@ func (c *conn) shakeHands() bool {
 	var plain tls.RecordHeaderError
 	if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-		io.WriteString(c, "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port speaks HTTPS\n")
+		_, _ = c.Write(c.s.refusePlain())
 	}
 	c.countShake(err)
 	c.s.Log.Debug("handshake failed", "remote", c.RemoteAddr(), "cause", err)
 	return false
+}
+
+// refusePlain returns the response to a plain request at a listener for TLS.
+func (s *Server) refusePlain() []byte {
+	p := []byte("HTTP/1.0 400 Bad Request\r\nConnection: close\r\n")
+	p = h1.AppendFields(p, s.Lane.Heads.For("http").EditReply(nil))
+	return append(p, "\r\nthis port speaks HTTPS\n"...)
 }
 
 func (c *conn) endShake() {

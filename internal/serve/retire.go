@@ -44,12 +44,8 @@ func (s *Server) accepting(ctx context.Context, ln net.Listener) (context.Contex
 func (s *Server) retire(ctx context.Context, begin context.CancelFunc) time.Duration {
 	begin()
 	s.wakeAll()
-	var late <-chan time.Time
-	if d := s.limit().HandOverTimeout; d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		late = timer.C
-	}
+	late, stop := after(s.limit().HandOverTimeout)
+	defer stop()
 	select {
 	case <-s.gone:
 	case <-ctx.Done():

@@ -34,8 +34,8 @@
 //   - sock_unix.go, sock_other.go: peeking at sockets, and its replacement
 //     elsewhere
 //   - sendfile.go: files to clients
-//   - entrance.go, unixsocket.go: the listeners of servers that serve together;
-//     unix sockets
+//   - entrance.go, unixsocket.go, inherited.go: the listeners of servers that
+//     serve together; unix sockets; inherited sockets
 //   - companion.go, companionmethods.go, altsvc.go, altsvcvalue.go: servers of
 //     the program's own beside ours, and their Alt-Svc
 package serve

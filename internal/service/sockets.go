@@ -156,6 +156,9 @@ type Listener struct {
 	closed  chan struct{}
 }
 
+// Inherited reports whether the socket was inherited, not opened.
+func (l *Listener) Inherited() bool { return l.number >= 0 }
+
 // Accept implements net.Listener. In a process that takes over from another, it
 // waits until that process allows it.
 func (l *Listener) Accept() (net.Conn, error) {
