@@ -50,6 +50,8 @@ var notInTheFile = map[string]string{
 	"Server.Addr":                "Listeners has all addresses",
 	"Server.HTTPAddr":            "Listeners has all addresses",
 	"Server.H2C":                 "for the listener that is an argument of Serve: Listener.H2C is its own",
+	"Server.Sockets":             "Listener.Socket names an inherited one",
+	"Server.HandOverTimeout":     "for Server.HandOver, which a reload does not call",
 	"Server.Companions":          "an interface of the program: Proxy.Prepare sets it",
 	"Server.Listeners":           "Config.Listeners",
 	"Listener.Listener":          "an open listener: Socket names an inherited one",
