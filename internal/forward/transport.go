@@ -60,6 +60,9 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 // served. If net/http changes its text, no request is sent again.
 func Unseen(err error) bool {
 	text := err.Error()
+	if strings.Contains(text, "cannot rewind body after connection loss") {
+		return true // no connection was left that could take the request
+	}
 	return strings.Contains(text, "cannot retry err [") &&
 		(strings.Contains(text, "graceful shutdown GOAWAY]") || strings.Contains(text, "REFUSED_STREAM; received from peer]"))
 }

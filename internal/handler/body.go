@@ -81,13 +81,18 @@ type attemptBody struct {
 // A foreignBody is an attemptBody for a client that closes it when the attempt
 // has failed, and then waits for the end of the Read in progress, as net/http's
 // client of HTTP/2 does.
+//
+// net/http also closes a body that it has not read, if it cannot use a
+// connection, and then sends the same body on another connection: such a Close
+// has no effect.
 type foreignBody struct {
 	*attemptBody
-	closed atomic.Bool
+	read, closed atomic.Bool
 }
 
 // Read implements io.Reader.
 func (r *foreignBody) Read(p []byte) (int, error) {
+	r.read.Store(true)
 	r.b.reading.Store(true) // set before closed is read; Close does it in the other order
 	defer r.b.reading.Store(false)
 	if r.closed.Load() {
@@ -98,6 +103,9 @@ func (r *foreignBody) Read(p []byte) (int, error) {
 
 // Close implements io.Closer. It ends a Read in progress.
 func (r *foreignBody) Close() error {
+	if !r.read.Load() {
+		return nil
+	}
 	r.closed.Store(true)
 	if r.b.reading.Load() {
 		r.b.interrupt()
