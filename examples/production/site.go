@@ -34,7 +34,9 @@ func routes(r *hostproxy.Router) error {
 	r.TLS.Email = "ops@" + *domain
 	r.HSTS = &hostproxy.HSTS{MaxAge: 365 * 24 * time.Hour}
 	r.ResponseHeader.Set = http.Header{"X-Content-Type-Options": {"nosniff"}, "X-Frame-Options": {"DENY"}}
-	down := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Please try again in a minute.", http.StatusServiceUnavailable) })
+	down := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "Please try again in a minute.", http.StatusServiceUnavailable)
+	})
 	app.Health = &hostproxy.HealthCheck{Path: "/up"}
 	app.Pages = map[int]http.Handler{502: down, 503: down}
 	if page, err := os.ReadFile(*maintenance); err == nil {
