@@ -167,7 +167,6 @@ func record(t testing.TB, host, addr string, priority, weight uint16) dnsmessage
 }
 
 func TestAServiceIsFoundByItsRecords(t *testing.T) {
-	t.Parallel() // it waits
 	names := resolveHere(t)
 	addrs := named(t, 3)
 	first, second := record(t, "one.app.test.", addrs[0], 10, 3), record(t, "two.app.test.", addrs[1], 10, 1)

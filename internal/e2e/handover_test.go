@@ -334,7 +334,6 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 // After a hand-over, the old process does not stop targets that it has waked,
 // even if it is idle.
 func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
-	t.Parallel() // it waits
 	for _, hand := range []bool{false, true} {
 		proxytest.NoLeaks(t)
 		r := &hostproxy.Router{Logger: panicsFail(t)}
