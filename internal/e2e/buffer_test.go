@@ -154,7 +154,6 @@ func TestAClientThatLeavesWhileItsBodyIsBuffered(t *testing.T) {
 }
 
 func TestADrainEndsABufferedUpload(t *testing.T) {
-	t.Parallel() // it waits
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send("POST / HTTP/1.1\r\n" + host + "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
@@ -274,7 +273,6 @@ func TestALongerResponseIsAsFastAsItsClient(t *testing.T) {
 }
 
 func TestAClientThatLeavesItsBufferedResponse(t *testing.T) {
-	t.Parallel() // it waits
 	for _, size := range []int64{1 << 20, 2 * big} {
 		overBuffers(t, func(t *testing.T, s *site, _ []byte) {
 			c := s.dial(t)

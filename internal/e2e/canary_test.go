@@ -122,7 +122,6 @@ func TestWhatHoldsAnUpstreamHoldsItsCanary(t *testing.T) {
 }
 
 func TestADrainWaitsForTheCanaryAndCutsItOff(t *testing.T) {
-	t.Parallel()
 	for _, kind := range []string{"request", "stream"} {
 		t.Run(kind, func(t *testing.T) {
 			canary := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {

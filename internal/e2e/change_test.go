@@ -120,7 +120,6 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 }
 
 func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
-	t.Parallel()
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		heir(what)
 		return
 	}
-	_ = flag.Set("test.parallel", "64") // most of what is parallel waits; -parallel says otherwise
+	_ = flag.Set("test.parallel", parallel) // -parallel overrides it
 	proxytest.Main(m)
 }
 

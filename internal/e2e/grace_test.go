@@ -347,7 +347,6 @@ func TestDrainEndsStreamsInTheirGrace(t *testing.T) {
 
 // Replace waits for requests, and cuts off only those that take too long.
 func TestReplaceWaitsForRequestsBesideStreams(t *testing.T) {
-	t.Parallel()
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: 10 * time.Minute, DrainTimeout: 6 * time.Minute}, func(b *bubble, _ string) {
 		ws, events, held := b.open("a.test", "/ws"), b.open("a.test", "/events"), b.open("a.test", "/held")
 		b.at(time.Minute)
@@ -386,7 +385,6 @@ func TestTheGraceIsForStreamsOnly(t *testing.T) {
 }
 
 func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
-	t.Parallel() // it waits
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Minute}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.router.Set("b.test", b.upstream))
 		going, staying := b.open("a.test", "/ws"), b.open("b.test", "/ws")

@@ -20,7 +20,6 @@ import (
 // A client may reset its stream or disconnect at any moment: the target
 // notices, and the record has it.
 func TestAClientMayLeaveAtAnyMomentOverHTTP2(t *testing.T) {
-	t.Parallel()
 	type moment struct {
 		name, path string
 		upload     bool

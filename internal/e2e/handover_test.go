@@ -198,7 +198,6 @@ func TestConnectionsOutliveAHandOver(t *testing.T) {
 }
 
 func TestWebSocketsOfAHandOverEndAtDrainTimeout(t *testing.T) {
-	t.Parallel() // it waits
 	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws := g.webSocket(t)
 		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
@@ -396,7 +395,6 @@ func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
 }
 
 func TestOnlyTheNewProcessAcceptsOnceHandOverReturns(t *testing.T) {
-	t.Parallel() // it waits
 	for range 5 {
 		overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
 			w := g.webSocket(t)
@@ -454,7 +452,6 @@ func TestAServerTakesItsSocketsFromTheProcessBefore(t *testing.T) {
 // HandOverTimeout limits what stays after a hand-over, and DrainTimeout does
 // not.
 func TestHandOverTimeoutAloneLimitsWhatAHandOverLeaves(t *testing.T) {
-	t.Parallel() // it waits
 	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws := g.webSocket(t)
 		require.NoError(t, g.Reload(func(s *hostproxy.Server) { s.HandOverTimeout = 400 * time.Millisecond }))

@@ -211,7 +211,6 @@ func TestWhenAllAreDownTheyAreTriedUnlessThatIsUnwanted(t *testing.T) {
 }
 
 func TestHealthByConnectingAndOfUnixTargets(t *testing.T) {
-	t.Parallel() // it waits
 	refused := proxytest.Refused(t)
 	socket := t.TempDir() + "/s"
 	proxytest.NewUnixServer(t, socket, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {}))

@@ -14,7 +14,6 @@ import (
 // regardless of the lanes, no request is lost or repeated, and the responses
 // are in order.
 func TestNothingIsLostBetweenTheLanes(t *testing.T) {
-	t.Parallel()
 	script := func(c *proxytest.BackendConn) {
 		for {
 			q, err := c.ReadRequest()

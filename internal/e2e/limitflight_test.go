@@ -217,7 +217,6 @@ func TestAPlaceInFlightIsGivenBackHoweverAnExchangeEnds(t *testing.T) {
 // An exchange that the fast lane hands over keeps its place until it ends in
 // the handler lane, which does not refuse it.
 func TestAnExchangeThatIsHandedOverKeepsItsPlace(t *testing.T) {
-	t.Parallel() // it waits
 	target := newH2C(t)
 	overOurLanes(t, says("old"), func(t *testing.T, s *site) {
 		c := s.dial(t)

@@ -14,7 +14,6 @@ import (
 )
 
 func TestARequestThatComesBackAgainAndAgainIsRefused(t *testing.T) {
-	t.Parallel() // it waits
 	other := proxytest.NewBackend(t, good)
 	build, last := keeping(other.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -48,7 +47,6 @@ func TestARequestThatComesBackAgainAndAgainIsRefused(t *testing.T) {
 }
 
 func TestALoopIsLogged(t *testing.T) {
-	t.Parallel() // it waits
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
 			text := new(logText)

@@ -8,4 +8,5 @@ import "time"
 const (
 	chaosClients  = 120
 	chaosPatience = 10 * time.Second // more than the healthy target takes
+	parallel      = "64"             // most of what is parallel waits
 )

@@ -113,7 +113,6 @@ func TestPassthroughConnectionsMayEndByThemselvesWhileTheServerDrains(t *testing
 }
 
 func TestPassthroughConnectionsAreCutAtTheEndOfTheGrace(t *testing.T) {
-	t.Parallel() // it waits
 	proxytest.NoLeaks(t)
 	p := newPassing(t)
 	https, plain := proxytest.Listen(t), proxytest.Listen(t)

@@ -390,7 +390,6 @@ func TestClientsBehindALoadBalancerHaveTheirOwnBounds(t *testing.T) {
 }
 
 func TestAWaitForAPROXYHeaderIsBounded(t *testing.T) {
-	t.Parallel() // it waits
 	const late = "connections ProxyProtocol: the PROXY header did not arrive in time"
 	inBoth(t, func(t *testing.T, secure bool) {
 		b := newBalanced(t, secure, func(s *hostproxy.Server) { s.ProxyProtocol.Timeout, s.MaxConns = 100*time.Millisecond, 1 })

@@ -307,7 +307,6 @@ func TestAForeignServerSendsThePROXYProtocolToo(t *testing.T) {
 }
 
 func TestHealthChecksIntroduceThemselvesAsLocal(t *testing.T) {
-	t.Parallel()
 	for name, check := range map[string]hostproxy.HealthCheck{"by a connection": {}, "by a GET": {Path: "/"}, "by gRPC": {GRPC: true}} {
 		for _, scheme := range []string{"http", "https", "h2c", "unix"} {
 			if check.GRPC && (scheme == "http" || scheme == "unix") {
@@ -452,7 +451,6 @@ func (c *clumsy) SetWriteDeadline(at time.Time) error {
 }
 
 func TestAPROXYHeaderThatCannotBeSentIsAFailedDial(t *testing.T) {
-	t.Parallel()
 	for name, write := range map[string]func(*clumsy) error{
 		"an error": func(*clumsy) error { return errors.New("no") },
 		"a panic":  func(*clumsy) error { panic("no") },

@@ -9,4 +9,5 @@ import "time"
 const (
 	chaosClients  = 16
 	chaosPatience = 5 * time.Second
+	parallel      = "32" // as many parallel tests as still have time to wait
 )

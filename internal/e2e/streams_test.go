@@ -383,7 +383,6 @@ func TestRemovingARouteLetsItsRequestsEnd(t *testing.T) {
 }
 
 func TestDrainLetsRequestsEnd(t *testing.T) {
-	t.Parallel() // it waits
 	release := make(chan struct{})
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(release) {

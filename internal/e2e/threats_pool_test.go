@@ -60,7 +60,6 @@ func TestARequestThatMayHaveBeenCarriedOutIsNotSentTwice(t *testing.T) {
 // No request of any kind is lost on a kept connection that was closed
 // meanwhile, since nothing was written to it.
 func TestAStaleConnectionCostsNoRequest(t *testing.T) {
-	t.Parallel()
 	for _, tt := range []struct{ about, raw string }{
 		{"GET", get},
 		{"POST", "POST / HTTP/1.1\r\nHost: a.test\r\n" + sized("hello")},

@@ -124,7 +124,6 @@ func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
 // threats.md: CVE-2026-32283. A client that updates keys without end is cut
 // off.
 func TestAFloodOfKeyUpdatesEndsTheConnection(t *testing.T) {
-	t.Parallel()
 	for name, requested := range map[string]byte{"one way": 0, "both ways": 1} {
 		t.Run(name, func(t *testing.T) {
 			for _, start := range []func(testing.TB, shape) *track{newFast, newForeign} {

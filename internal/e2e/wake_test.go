@@ -65,7 +65,6 @@ func sleepState(t *testing.T, r *hostproxy.Router) string {
 // Requests arrive while no target listens. One Start wakes it for all of them,
 // and each keeps its body.
 func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
-	t.Parallel() // it waits
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		addr, release := proxytest.Reserve(t)
 		n := &nap{start: make(chan error)}
