@@ -105,7 +105,7 @@ func (o *outcome) setPercentiles(all []time.Duration) {
 }
 
 // percentile returns the value below which the fraction q of sorted lies, or 0
-// if there are none.
+// if sorted is empty.
 func percentile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0

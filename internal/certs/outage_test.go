@@ -23,7 +23,8 @@ import (
 
 var errNoDisk = errors.New("no disk")
 
-// fails makes operations fail: those whose verb is given, or all if none is.
+// fails makes all operations fail or, if verbs are given, the operations with
+// these verbs.
 func (s *memStorage) fails(only ...string) {
 	s.hook(func(verb, key string) error {
 		if len(only) == 0 {

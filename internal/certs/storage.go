@@ -253,8 +253,8 @@ func (s *boundedStorage) unlockAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// settle waits until no operation is in flight, including those whose callers
-// have given up, or until ctx is done. It reports whether none is.
+// settle waits until ctx is done or no operation is in flight. An operation
+// whose caller has given up counts too. settle returns false if one is left.
 func (s *boundedStorage) settle(ctx context.Context) bool {
 	select {
 	case <-s.unlocking(): // first: a lock that comes too late is freed by an operation

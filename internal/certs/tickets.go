@@ -55,7 +55,7 @@ func (t *tickets) applyTo(c *tls.Config) {
 
 // watch is the task that follows the keys in storage and rotates them, at
 // intervals and after an outage of storage. While storage fails, the known keys
-// stay in use, or crypto/tls's own if there are none.
+// stay in use. Without a known key, crypto/tls uses keys of its own.
 func (t *tickets) watch() {
 	ticker := time.NewTicker(ticketCheck)
 	defer ticker.Stop()

@@ -80,8 +80,8 @@ func (f *Inflow) Return(n uint32) (increment uint32) {
 	return f.Settle()
 }
 
-// Settle returns the increment of a WINDOW_UPDATE for all owed bytes, or 0 if
-// there are none.
+// Settle returns the increment of a WINDOW_UPDATE for all owed bytes. It
+// returns 0 if no byte is owed.
 func (f *Inflow) Settle() (increment uint32) {
 	increment = uint32(f.owed)
 	f.open += f.owed

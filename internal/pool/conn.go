@@ -159,8 +159,8 @@ func (c *Conn) Fill() error {
 	return c.run()
 }
 
-// Read reads buffered bytes or, if there are none, waits for some and reads
-// them directly into p.
+// Read returns buffered bytes. If the buffer is empty, it reads from the
+// connection directly into p.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.r < c.w {
 		n := copy(p, c.buf[c.r:c.w])

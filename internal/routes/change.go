@@ -84,9 +84,9 @@ func (c *Change[V]) Left() iter.Seq2[*Route[V], *Route[V]] {
 	}
 }
 
-// Patterns returns the patterns that were added, those that were removed, and
-// those whose routes changed: similar if alike returns true for the old and the
-// new route, otherwise swapped. Each list is sorted.
+// Patterns returns the patterns of routes that were added, that were removed,
+// and that have changed. A changed route is similar if alike returns true for
+// the old and the new one; otherwise it is swapped. Each list is sorted.
 func (c *Change[V]) Patterns(alike func(old, new *Route[V]) bool) (added, removed, similar, swapped []string) {
 	for r, old := range c.Came() {
 		to := &swapped
