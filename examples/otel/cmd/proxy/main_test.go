@@ -72,5 +72,6 @@ func TestAnExporterThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 
 func TestABadArgumentIsAnError(t *testing.T) {
 	assert.ErrorContains(t, run(t.Context(), "", "10.0.0.0/8", []string{"app.localhost"}, new(names)), `argument "app.localhost": want host=target`)
-	assert.ErrorContains(t, run(t.Context(), "", "10", nil, new(names)), `"10"`)
+	assert.ErrorContains(t, run(t.Context(), "", "10", []string{"a=b:1"}, new(names)), `-trusted: netip.ParsePrefix("10")`)
+	assert.ErrorContains(t, run(t.Context(), "", "10.0.0.0/8", nil, new(names)), "no routes: want one or more arguments")
 }

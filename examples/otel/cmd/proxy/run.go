@@ -17,9 +17,12 @@ import (
 // run forwards the hosts of args, host=target each, until ctx is done. Then it
 // exports the spans that are left.
 func run(ctx context.Context, addr, trusted string, args []string, exporter trace.SpanExporter) error {
+	if len(args) == 0 {
+		return errors.New("no routes: want one or more arguments such as app.localhost=localhost:4000")
+	}
 	peers, err := netip.ParsePrefix(trusted)
 	if err != nil {
-		return err
+		return fmt.Errorf("-trusted: %w: want a network, such as 10.0.0.0/8", err)
 	}
 	provider := trace.NewTracerProvider(trace.WithBatcher(exporter))
 	t, err := otel.New(otel.Options{Provider: provider, Trusted: []netip.Prefix{peers}})

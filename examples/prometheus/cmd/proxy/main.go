@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -40,6 +41,9 @@ func main() {
 
 // server forwards the hosts of args, host=target each.
 func server(addr, metrics string, args []string) (*hostproxy.Server, error) {
+	if len(args) == 0 {
+		return nil, errors.New("no routes: want one or more arguments such as app.localhost=localhost:4000")
+	}
 	r := new(hostproxy.Router)
 	for _, arg := range args {
 		host, target, ok := strings.Cut(arg, "=")

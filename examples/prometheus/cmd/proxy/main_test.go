@@ -53,4 +53,6 @@ func TestABadArgumentIsAnError(t *testing.T) {
 	}
 	_, err := server("", "", []string{"app.localhost"})
 	assert.ErrorContains(t, err, `argument "app.localhost": want host=target`)
+	_, err = server("", "", nil)
+	assert.ErrorContains(t, err, "no routes: want one or more arguments")
 }
