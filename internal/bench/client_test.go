@@ -81,7 +81,7 @@ func TestAPaceSpreadsRequestsAndBlamesOnlyTheServer(t *testing.T) {
 
 		time.Sleep(20 * time.Millisecond)
 		p.restart()
-		assert.Equal(t, 80*time.Millisecond, since(p.wait()), "a slow answer that was asked for holds nothing up")
+		assert.Equal(t, 80*time.Millisecond, since(p.wait()), "a slow answer that was requested delays nothing")
 	})
 }
 

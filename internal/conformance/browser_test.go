@@ -155,7 +155,7 @@ func TestABrowserIsServedOverHTTP2(t *testing.T) {
 	assert.Equal(t, []string{"one", "two", "three", "four", "five"}, got.Sites)
 	assert.Equal(t, []string{"1", "2", "3"}, got.Events)
 	assert.Equal(t, "33554432 <nil>", got.Upload)
-	assert.True(t, got.Progress, "the upload's progress is seen while it goes on")
+	assert.True(t, got.Progress, "the upload's progress is seen during the upload")
 	assert.Equal(t, []any{"hello", 4000.0}, got.Echoes)
 	assert.Equal(t, []string{"h2"}, got.Protocols)
 	for {

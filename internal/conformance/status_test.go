@@ -225,5 +225,5 @@ func isReadableByAScreenReader(t *testing.T, b *tab, url string) {
 	for _, role := range []string{"heading", "table", "columnheader", "row", "searchbox", "checkbox", "main", "search", "region", "list"} {
 		assert.Positive(t, roles[role], role)
 	}
-	assert.Zero(t, roles["image"], "a chart shows what is beside it in words")
+	assert.Zero(t, roles["image"], "a chart repeats the words beside it")
 }

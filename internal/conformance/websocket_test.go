@@ -95,7 +95,7 @@ func TestAWebSocketLibraryWorksThroughTheProxy(t *testing.T) {
 		_, _, err := c.Read(ctx)
 		assert.ErrorIs(t, err, io.EOF)
 	})
-	t.Run("the end of the server is told with 1001", func(t *testing.T) {
+	t.Run("the server's shutdown is announced with 1001", func(t *testing.T) {
 		c, ctx := connect(t, proxy)
 		proxy.Drain()
 		_, _, err := c.Read(ctx)
