@@ -162,7 +162,7 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	return c
 }
 
-func TestACAOfTheSiteIsForInternalNamesToo(t *testing.T) {
+func TestTheCAOfASiteAppliesToInternalNamesToo(t *testing.T) {
 	for _, global := range []string{"", "{\n\tlocal_certs\n}\n", "{\n\tacme_ca https://ca.internal/acme\n}\n"} {
 		out := string(parse(t, global+"nas.internal {\n\ttls {\n\t\tca https://ca.internal/acme\n\t}\n\trespond x\n}\n").Go())
 		assert.Contains(t, out, `"nas.internal": {Issuer: &certmagic.ACMEIssuer{CA: "https://ca.internal/acme"`, global)

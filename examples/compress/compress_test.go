@@ -168,7 +168,7 @@ func answer(w http.ResponseWriter, q *http.Request) {
 	_, _ = io.WriteString(w, prose[:size])
 }
 
-func TestWhatIsCompressed(t *testing.T) {
+func TestOnlyCompressibleResponsesAreCompressed(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(answer))
 		for _, tt := range []struct{ query, accept, want string }{
@@ -452,7 +452,7 @@ func TestGRPCAndNoTransformRequestsAreNotCompressed(t *testing.T) {
 	})
 }
 
-func TestAWebSocketPasses(t *testing.T) {
+func TestAWebSocketPassesThrough(t *testing.T) {
 	for _, server := range []bool{false, true} {
 		proxytest.NoLeaks(t)
 		backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {

@@ -66,7 +66,7 @@ func TestTheGuardGoesBackByItself(t *testing.T) {
 	assert.Nil(t, r.state().Guard)
 }
 
-func TestTheGuardGoesOnAfterARestart(t *testing.T) {
+func TestTheGuardContinuesAfterARestart(t *testing.T) {
 	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")

@@ -195,7 +195,7 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	assert.NotContains(t, u.log.String(), "level=ERROR")
 }
 
-func TestTheGuardGoesOnInTheNextProcess(t *testing.T) {
+func TestTheGuardContinuesInTheNextProcess(t *testing.T) {
 	u := activate(t)
 	one, two := newVersion(t, "one"), newVersion(t, "two")
 	u.must(t, "app", "app.localhost", one.Addr(), "-health", "/up")

@@ -57,12 +57,12 @@ func TestAllInvalidLabelsAreReported(t *testing.T) {
 			[]string{`hostproxy.port is "0"`, `hostproxy.path is "api"`, `hostproxy.strip is "yes"`, `hostproxy.health is "up"`, `hostproxy.scheme is "https"`}},
 		"names and values": {map[string]string{"hostproxy.hots": "a.test", "hostproxy.port": "x", "hostproxy.health": ""},
 			[]string{`"hostproxy.hots" is unknown`, "hostproxy.host is missing", `hostproxy.port is "x"`, "hostproxy.health is empty"}},
-		"a host and a port":          {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
-		"strip alone":                {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
-		"a mapping":                  {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
-		"a star":                     {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
-		"a path with dots":           {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
-		"a health path that is none": {map[string]string{"hostproxy.host": "a.test", "hostproxy.health": "/up now\n"}, []string{"Health.Path is"}},
+		"a host and a port":      {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
+		"strip alone":            {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
+		"a mapping":              {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
+		"a star":                 {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
+		"a path with dots":       {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
+		"an invalid health path": {map[string]string{"hostproxy.host": "a.test", "hostproxy.health": "/up now\n"}, []string{"Health.Path is"}},
 	} {
 		_, err := readLabels(c.labels)
 		require.Error(t, err, name)

@@ -117,7 +117,7 @@ func TestUpstreamFlagsReplaceTheBuiltInServices(t *testing.T) {
 	assert.NoError(t, s.stop())
 }
 
-func TestFlags(t *testing.T) {
+func TestEachInvalidFlagIsAnError(t *testing.T) {
 	var p pairs
 	require.NoError(t, p.Set("a.localhost=localhost:1"))
 	require.NoError(t, p.Set("b.localhost=http://localhost:2"))

@@ -133,7 +133,8 @@ type shape struct {
 
 func shapes() []shape {
 	large := strings.Repeat("x", 1<<20)
-	// over HTTP/1.1, the answer arrives only if up to 256 KiB of this is read
+	// over HTTP/1.1, the server must read some of this for the answer to
+	// arrive: 256 KiB at most
 	refused := strings.Repeat("x", 128<<10)
 	all := []shape{
 		{name: "get", url: "/?a=b;c", want: 200, text: `GET a.test /?a=b;c body="" for=["127.0.0.1"] proto=["https"] host=["a.test"]`},

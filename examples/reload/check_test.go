@@ -236,7 +236,7 @@ routes:
 	// proxy.yaml:2:55: routes[app.example.com].dial_timeout: "2": want a duration with a unit, such as 500ms, 30s, 5m or 90d
 }
 
-func TestAnUnknownUpstreamNamesOnlySomeOfThoseThereAre(t *testing.T) {
+func TestTheErrorForAnUnknownUpstreamNamesOnlySomeOfTheOthers(t *testing.T) {
 	var text strings.Builder
 	text.WriteString("routes: {a.localhost: {upstream: x}}\nupstreams:\n")
 	for i := range 1000 {

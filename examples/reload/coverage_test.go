@@ -208,7 +208,7 @@ func arrives(t *testing.T, v reflect.Value, path string) {
 	}
 }
 
-func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
+func TestEverySettingOfAnUpstreamReachesHostproxy(t *testing.T) {
 	c := new(reload.Upstream)
 	complete(reflect.ValueOf(c).Elem(), pemFile(t), "")
 	c.Discover.SRV = nil
@@ -222,7 +222,7 @@ func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
 	assert.EqualValues(t, 0x0304, u.TLS.MinVersion)
 }
 
-func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
+func TestEverySettingOfAServerAndARouterReachesHostproxy(t *testing.T) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(&c.Server).Elem(), "", "")
 	complete(reflect.ValueOf(&c.RequestID).Elem(), "", "")
@@ -243,7 +243,7 @@ func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
 	assert.NotNil(t, s.Router.NotFound)
 }
 
-func TestEverySettingOfTLSArrives(t *testing.T) {
+func TestEverySettingOfTLSReachesHostproxy(t *testing.T) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(&c.TLS).Elem(), pemFile(t, "localhost"), "")
 	c.TLS.Config.CipherSuites = []string{"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}

@@ -103,7 +103,7 @@ func TestCheckAcceptsAnAddressThatTheRunningProxyUses(t *testing.T) {
 }
 
 // Check must not listen: a client that connected then would be lost.
-func TestCheckTakesNoConnection(t *testing.T) {
+func TestCheckAcceptsNoConnection(t *testing.T) {
 	ln := proxytest.Listen(t)
 	addr := ln.Addr().String()
 	require.NoError(t, ln.Close())

@@ -51,9 +51,8 @@ type Limits struct {
 	// new targets are as good as the old ones. Zero means 0.001.
 	FalseAlarms float64
 
-	// Slower is how many times slower than the old targets' slowest one in a
-	// hundred responses a slow response is. Differences below Grace do not
-	// count. Zero means 2, and 50 ms.
+	// A response is slow if it takes Slower times as long as the old targets'
+	// p99, and at least Grace longer. Zero means 2, and 50 ms.
 	Slower float64
 	Grace  time.Duration
 

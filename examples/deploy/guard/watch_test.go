@@ -154,7 +154,7 @@ func TestReplaceGoesBackIfTheNewTargetIsWorse(t *testing.T) {
 		{"it is a little slower", 200, 40 * time.Millisecond, "", 500},
 		{"it fails", 500, 10 * time.Millisecond, "3 of 3 requests failed", 4},
 		{"it is not HTTP", 1, 10 * time.Millisecond, "3 of 3 requests failed", 4},
-		{"it says 404, as the old one may have done", 404, 10 * time.Millisecond, "", 500},
+		{"it answers 404, as the old one may have done", 404, 10 * time.Millisecond, "", 500},
 		{"it is slow", 200, time.Second, "requests took longer than 60ms", 50},
 		{"it hangs", 0, 0, "requests took longer than 60ms", 50},
 	} {
