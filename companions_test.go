@@ -436,7 +436,7 @@ func TestAPanicInACompanionIsItsError(t *testing.T) {
 		s := &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{first, loud{where}}}
 		err := running(t, s, proxytest.Listen(t), nil)()
 		assert.ErrorContains(t, err, "hostproxy: Server.Companions[1]: panic in "+where+": oh "+where)
-		assert.Equal(t, map[string]int{"Listen": 1, "AltSvc": 1, "Serve": 0}[where], first.closed, "what is open is closed: %s", where)
+		assert.Equal(t, map[string]int{"Listen": 1, "AltSvc": 1, "Serve": 0}[where], first.closed, "companions that are open are closed: %s", where)
 	}
 	r, roots := certified(t)
 	log := new(bytes.Buffer)

@@ -415,5 +415,5 @@ func TestExplainShowsTheCertificate(t *testing.T) {
 
 	changes, err := r.CheckReplace(map[string]http.Handler{"own.example.com": says("own"), "new.example.com": says("new"), "*.wild.example.com": says("wild")})
 	require.NoError(t, err)
-	assert.Empty(t, changes.Certificates, "Lazy leaves the host to a handshake, and the wildcard cannot be had")
+	assert.Empty(t, changes.Certificates, "with Lazy, a handshake orders the host; the wildcard cannot be issued")
 }

@@ -184,7 +184,7 @@ func TestListenersWithInvalidFieldsAreRefused(t *testing.T) {
 	}
 }
 
-func TestAListenerHasOneRole(t *testing.T) {
+func TestAListenerInTwoRolesIsRefused(t *testing.T) {
 	r, _ := certified(t)
 	ln := proxytest.Listen(t)
 	s := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Listener: ln}}}
@@ -411,7 +411,7 @@ func TestAListenerHasAPROXYProtocolOfItsOwn(t *testing.T) {
 	get := "GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n"
 	header := "PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n"
 	assert.Equal(t, "routes 192.0.2.1", string(proxytest.Dial(t, lns[0].Addr().String()).Do(header+get).Content), "the setting of the Server")
-	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[1].Addr().String()).Do(get).Content), "none for an internal one")
+	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[1].Addr().String()).Do(get).Content), "an internal listener has none")
 	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[2].Addr().String()).Do(header+get).Content), "its own")
 
 	bad := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: new(hostproxy.ProxyProtocol)}}}

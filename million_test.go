@@ -86,7 +86,7 @@ func (p phase) took() time.Duration { return p.end.Sub(p.begin) }
 // and the test checks the figures. Otherwise a fiftieth of them is used, and
 // only success is checked. For comparison, handshakes also run beside a
 // goroutine that burns a core, and beside one that copies the map of the call.
-func TestHandshakesWhileAMillionHostsCome(t *testing.T) {
+func TestHandshakesStayFastWhileAMillionHostsAreAdded(t *testing.T) {
 	hosts, patience, every := 20_000, 10, 50*time.Millisecond
 	if *million {
 		hosts, patience, every = 1_000_000, 200, 10*time.Millisecond

@@ -103,7 +103,7 @@ func TestServerStreamsBodies(t *testing.T) {
 	}
 }
 
-func TestServerRefusesWhatCouldDesynchronise(t *testing.T) {
+func TestServerRefusesRequestsThatCouldDesynchronise(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
@@ -162,7 +162,7 @@ func TestServerAnswersUnusualRequests(t *testing.T) {
 	}
 }
 
-func TestServerDrains(t *testing.T) {
+func TestServerFinishesRequestsInFlightInADrain(t *testing.T) {
 	t.Parallel() // mostly waiting
 	release, entered := make(chan struct{}), make(chan struct{}, 2)
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -64,7 +64,7 @@ func TestTheHeadersOfARouterAreCopied(t *testing.T) {
 
 // The inner Router edits the response first. The outer one is nearer to the
 // client and has the last word.
-func TestTheHeadersOfARouterWithinARouter(t *testing.T) {
+func TestTheHeadersOfAnOuterRouterReplaceThoseOfAnInnerOne(t *testing.T) {
 	inner := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: http.Header{"X-A": {"inner"}, "X-B": {"inner"}}}}
 	inner.Handle("a.test", hostproxy.Redirect("b.test"))
 	outer := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: http.Header{"X-A": {"outer"}}}}

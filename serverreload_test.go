@@ -122,7 +122,7 @@ func TestReloadAppliesOverHTTP2(t *testing.T) {
 	before := proxytest.HTTPClient(t, run.HTTPS, roots, "h2")
 	assert.Equal(t, 200, long(before))
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxHeaderBytes = 1000 }))
-	assert.Equal(t, 200, long(before), "what the client was told holds")
+	assert.Equal(t, 200, long(before), "the limit announced to the client still holds")
 	assert.Equal(t, 431, long(proxytest.HTTPClient(t, run.HTTPS, roots, "h2")))
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.IdleTimeout = time.Millisecond }))
 	proxytest.Eventually(t, "the end of idle connections", func() bool { return strings.Contains(pageOf(t, r), "\"open\": 0") })

@@ -68,7 +68,7 @@ func TestAListenerOfYourOwnKeepsCertificatesUntilClose(t *testing.T) {
 	assert.Empty(t, slices.Collect(r.Certificates()))
 }
 
-func TestCloseEndsTheCertificatesAtOnceWhileServersGoOn(t *testing.T) {
+func TestCloseEndsTheCertificatesAtOnceWhileServersContinue(t *testing.T) {
 	t.Parallel() // mostly waiting
 	r, first, second := twoServers(t)
 	require.NoError(t, r.Close())

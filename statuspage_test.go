@@ -59,7 +59,7 @@ func TestTheStatusPageIsClosedToThePublicByDefault(t *testing.T) {
 		"a BasicAuth around a mux":     {func(h http.Handler) http.Handler { return basic(mux(h)) }, 200, 200, 200},
 		"a Guard with Allow":           {guard(netip.MustParsePrefix("203.0.113.0/24")), 200, 403, 403},
 		"a Guard for everybody":        {guard(everybody...), 200, 403, 403},
-		"a Guard that lists nobody":    {guard(), 403, 403, 403},
+		"a Guard with an empty list":   {guard(), 403, 403, 403},
 		"a Guard with Deny":            {func(h http.Handler) http.Handler { return &hostproxy.Guard{Deny: everybody[:1], Next: h} }, 403, 403, 403},
 		"a Guard with the wrong Allow": {guard(netip.MustParsePrefix("10.0.0.0/8")), 403, 403, 403},
 		"a ForwardAuth": {func(h http.Handler) http.Handler {
@@ -112,7 +112,7 @@ func TestAGuardForThisMachineDoesNotOpenTheStatusPageToClientsOfAProxy(t *testin
 		forwardedFor   string
 		routed, alone  int // status in a Router, and without one
 	}{
-		"nobody forwards":                      {allow: loopback, routed: 200, alone: 200},
+		"no proxy":                             {allow: loopback, routed: 200, alone: 200},
 		"a proxy that is not trusted":          {allow: loopback, forwardedFor: "203.0.113.7", routed: 403, alone: 403},
 		"it says that its client is here":      {allow: loopback, forwardedFor: "127.0.0.1", routed: 403, alone: 403},
 		"a list that has everybody":            {allow: everybody, forwardedFor: "203.0.113.7", routed: 200, alone: 200},

@@ -107,7 +107,7 @@ func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
 }
 
 // Unknown host over TLS: 421.
-func TestAHostThatIsNoRouteOfTheConnectionIsMisdirected(t *testing.T) {
+func TestAHostWithoutARouteGets421OverTLS(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -138,13 +138,13 @@ func TestPlainRequestsAreRedirectedForKnownHostsOnly(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range []struct{ what, method, target, host, status, location string }{
 		{"the port we listen on", "GET", "/a%2Fb//c?x=%zz;y", "a.localhost:" + plain, "308", "https://a.localhost:" + https + "/a%2Fb//c?x=%zz;y"},
-		{"a port that somebody forwards", "GET", "/", "a.localhost", "308", "https://a.localhost/"},
+		{"a forwarded port", "GET", "/", "a.localhost", "308", "https://a.localhost/"},
 		{"the canonical host, not the raw one", "GET", "/", "A.LOCALHOST.", "308", "https://a.localhost/"},
 		{"an IPv6 address", "GET", "/", "[::1]", "308", "https://[::1]/"},
 		{"another method", "POST", "/form", "a.localhost", "308", "https://a.localhost/form"},
 		{"a path like an authority", "GET", "//evil.example/", "a.localhost", "308", "https://a.localhost//evil.example/"},
 		{"an unknown host", "GET", "/", "evil.example", "404", ""},
-		{"a host that is none", "GET", "/", "a.localhost:99999", "400", ""},
+		{"an invalid host", "GET", "/", "a.localhost:99999", "400", ""},
 		{"CONNECT", "CONNECT", "a.localhost:443", "a.localhost:443", "501", ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -434,7 +434,7 @@ func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 		for _, host := range []string{"other.localhost", "open.localhost"} {
 			status, err = ask(with, "mtls.localhost", host)
 			require.NoError(t, err)
-			assert.Equal(t, http.StatusMisdirectedRequest, status, "what was proved to one host counts for no other")
+			assert.Equal(t, http.StatusMisdirectedRequest, status, "a certificate shown to one host does not count for another")
 		}
 		require.Equal(t, 1, reached)
 		reached = 0

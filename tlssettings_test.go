@@ -125,7 +125,7 @@ func TestAListenerThatAlreadyDoesTLSIsRefused(t *testing.T) {
 		err = (&hostproxy.Server{Router: &r}).Serve(t.Context(), ln, nil)
 		assert.ErrorContains(t, err, "https is a listener that does TLS", what)
 		_, err = ln.Accept()
-		assert.ErrorIs(t, err, net.ErrClosed, "Serve closes what it is given")
+		assert.ErrorIs(t, err, net.ErrClosed, "Serve closes the listener")
 	}
 }
 
@@ -163,11 +163,11 @@ func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
 	require.NoError(t, r.Set("b.localhost", &hostproxy.Passthrough{Addr: "127.0.0.1:1"}))
 	require.NoError(t, r.Set("c.localhost", named("c")))
 	require.NoError(t, r.AwaitCertificates(t.Context()))
-	assert.Equal(t, 1, count(homeless), "said once")
-	assert.Equal(t, 1, count(idle), "said once")
+	assert.Equal(t, 1, count(homeless), "logged once")
+	assert.Equal(t, 1, count(idle), "logged once")
 }
 
-func TestNamesThatAreNoHostsAreErrorsBeforeTheRouterListens(t *testing.T) {
+func TestInvalidHostNamesAreErrorsBeforeTheRouterListens(t *testing.T) {
 	err := new(hostproxy.Router).AwaitCertificates(t.Context(), "a..b", "good.example.com", "not a host")
 	assert.ErrorContains(t, err, `"a..b"`)
 	assert.ErrorContains(t, err, `"not a host"`)

@@ -137,7 +137,7 @@ func TestEachKindOfUpstreamFailureHasItsStatusAndReason(t *testing.T) {
 		status       int
 		reason, op   string
 	}{
-		{"nobody listens", proxytest.Refused(t), 502, "connection_refused", "dial"},
+		{"no listener", proxytest.Refused(t), 502, "connection_refused", "dial"},
 		{"garbage", garbage.Addr(), 502, "http_protocol_error", "read"},
 		{"no answer in time", mute.Addr(), 504, "http_response_timeout", "read"},
 		{"closed without an answer", gone.Addr(), 502, "connection_terminated", "read"},
@@ -199,7 +199,7 @@ func TestUpstreamHooksChangeRequestAndResponse(t *testing.T) {
 	assert.Equal(t, 200, w.Code)
 	assert.Equal(t, "max-age=1", w.Header().Get("Strict-Transport-Security"))
 	seen := backend.Last(t)
-	assert.Equal(t, "/rewritten?c=3", seen.Target, "what Rewrite saw is what is sent (CVE-2022-2880)")
+	assert.Equal(t, "/rewritten?c=3", seen.Target, "the target gets the query that Rewrite saw (CVE-2022-2880)")
 	assert.Equal(t, "c=3", seen.Header.Get("X-Query"))
 	assert.Equal(t, "prod", seen.Header.Get("X-Env"))
 	assert.Empty(t, seen.Header.Get("Cookie"))

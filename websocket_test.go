@@ -57,7 +57,7 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 	assert.Equal(t, "echo hello", string(got))
 	send.Close()
 	rest, err := io.ReadAll(res.Body)
-	assert.NoError(t, err, "the stream ends well")
+	assert.NoError(t, err, "the stream ends without an error")
 	assert.Empty(t, rest)
 
 	seen := backend.WaitRequests(1)[0]
