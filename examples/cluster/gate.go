@@ -35,9 +35,9 @@ type Gate struct {
 	// timeout. Zero means 10 s; negative means no delay.
 	Delay time.Duration
 
-	// Start is called by Context. Until it returns nil, the answer is 503.
-	// After an error or a panic, it is called again a second later. Use it to
-	// keep a proxy out of service that cannot get certificates yet; see
+	// Start is called once Context is called. Until it returns nil, the answer
+	// is 503. After an error or a panic, it is called again a second later. Use
+	// it to keep a proxy out of service that cannot get certificates yet; see
 	// [Storage.Check]. Once it has returned nil, it is not called again:
 	// proxies with certificates in memory serve without Redis. Nil means ready
 	// immediately.

@@ -104,7 +104,7 @@ func (w *outer) WriteHeader(status int) {
 	if w.head != nil {
 		defer w.putBack(w.late())
 	}
-	// otherwise inner has bypassed gzhttp
+	// gzhttp has set it: if the handler does, inner bypasses this writer
 	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" {
 		weaken(h)
 		// these were computed from the uncompressed body

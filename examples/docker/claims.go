@@ -60,10 +60,11 @@ func refuse(name string, err error) refusal {
 }
 
 // resolve returns the routes for claims. A host belongs to the group of the
-// oldest container that claims it; containers of other groups are refused. All
-// containers of a pattern must have the settings of the oldest one, unless they
-// are stopping; others are refused. No container gets a pattern in fixed. only
-// lists the hosts that containers may claim; empty means any.
+// oldest container that claims it; containers of other groups are refused. A
+// container whose settings differ from those of the oldest one of its pattern
+// is refused too, unless one of the two is stopping. No container gets a
+// pattern in fixed. only lists the hosts that containers may claim; empty means
+// all except wildcards.
 func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]*route, []refusal) {
 	slices.SortFunc(claims, func(a, b *claim) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))

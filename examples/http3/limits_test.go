@@ -122,7 +122,7 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	s.own.IdleTimeout = 50 * time.Millisecond
 	s.start(t)
 	conn, err := quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
-	if err != nil { // no route serves the request
+	if err != nil { // the handshake fails without a route
 		s.router.Handle("a.test", hello("a"))
 		conn, err = quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
 	}

@@ -83,7 +83,7 @@ func (m *machine) directory(path string) string {
 }
 
 // storage is like directory, but the directory and its parents may be missing:
-// they are created.
+// the proxy creates them.
 func (m *machine) storage(path string) string {
 	for {
 		_, err := os.Stat(path)
