@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// wrapped is middleware that says what is behind it.
+// wrapped is middleware that shows the handler behind it, by Unwrap.
 type wrapped struct{ http.Handler }
 
 func (w *wrapped) Unwrap() http.Handler { return w.Handler }
@@ -101,15 +101,15 @@ func TestCheckReplaceReturnsTheErrorsOfReplace(t *testing.T) {
 	}
 }
 
-// withoutPlaces returns an error without what differs between two calls: lines
-// of the program, and the order of a map.
+// withoutPlaces returns the words of an error without those that differ between
+// two calls: places in the program, and the order of a map.
 func withoutPlaces(err error) []string {
 	words := slices.DeleteFunc(strings.Fields(err.Error()), func(s string) bool { return strings.Contains(s, ".go:") })
 	slices.Sort(words)
 	return words
 }
 
-func TestCheckFindsWhatIsNotInForce(t *testing.T) {
+func TestCheckReportsFieldsThatAreNotInForce(t *testing.T) {
 	b := proxytest.NewServer(t, nil)
 	u := hostproxy.To(b.Addr())
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
@@ -119,18 +119,18 @@ func TestCheckFindsWhatIsNotInForce(t *testing.T) {
 	r.RateLimit = &hostproxy.RateLimit{Rate: -1}
 	assert.ErrorContains(t, r.Check(), "RateLimit: Rate is -1")
 	r.RateLimit = nil
-	require.NoError(t, r.Check(), "it has put nothing in force")
+	require.NoError(t, r.Check(), "Check put nothing in force")
 	require.Equal(t, 200, ask(&r, "GET", "http://a.test/").Code)
 
 	u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	const late = `pattern "a.test": Upstream.Deny was changed after first use and has no effect`
-	assert.ErrorContains(t, r.Check(), late, "behind middleware that says nothing of it")
+	assert.ErrorContains(t, r.Check(), late, "behind middleware that does not show it")
 	same := map[string]http.Handler{"a.test": opaque}
 	_, err := r.CheckReplace(same)
 	assert.ErrorContains(t, err, late)
 	assert.ErrorContains(t, r.Replace(same), late)
 	_, err = r.CheckReplace(nil)
-	assert.NoError(t, err, "the route goes")
+	assert.NoError(t, err, "the route is removed")
 	u.Deny = nil
 	require.NoError(t, r.Check())
 

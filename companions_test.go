@@ -22,18 +22,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A beside is a companion: net/http's server over TLS in place of one for
-// HTTP/3.
+// A beside is a companion that stands in for HTTP/3: it runs net/http's server
+// over TLS.
 type beside struct {
 	ln     net.Listener
 	altSvc string
-	edit   func(*http.Request) // of each request, before the Router gets it
+	edit   func(*http.Request) // changes each request before the Router gets it
 
 	mu     sync.Mutex
 	server *http.Server
 	closed int
-	fail   chan error // ends Serve
-	broken error      // of Listen
+	fail   chan error // makes Serve end with this error
+	broken error      // error that Listen returns
 }
 
 func newBeside(t *testing.T, altSvc string) *beside {
@@ -86,7 +86,7 @@ func (c *beside) Close() error {
 
 var errPanic = errors.New("a companion panics")
 
-// running runs s, and returns how to end that.
+// running runs s, and returns a function that ends it.
 func running(t *testing.T, s *hostproxy.Server, https, plain net.Listener) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -144,7 +144,7 @@ func TestACompanionServesTheRoutes(t *testing.T) {
 }
 
 func TestAltSvcIsInAllResponsesOverTLS(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	const h3 = `h3=":443"; ma=86400`
 	for name, middleware := range map[string]bool{"fast lane": false, "handler lane": true} {
 		t.Run(name, func(t *testing.T) {
@@ -233,9 +233,9 @@ func TestA421OfACompanionHasNoAltSvc(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// A CONNECT of HTTP/3 as quic-go gives it to handlers becomes a WebSocket over
-// HTTP/1.1. The end of the Server is its polite end.
-func TestAWebSocketOverACompanion(t *testing.T) {
+// quic-go gives a CONNECT of HTTP/3 to handlers in this form. It becomes a
+// WebSocket over HTTP/1.1. The Server's shutdown ends it with a Close frame.
+func TestAWebSocketWorksOverACompanion(t *testing.T) {
 	proxytest.NoLeaks(t)
 	asked := make(chan string, 1)
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -298,7 +298,7 @@ func TestAWebSocketOverACompanion(t *testing.T) {
 }
 
 func TestACompanionFinishesRequestsInFlight(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	proxytest.NoLeaks(t)
 	r, roots := certified(t)
 	began, goOn := make(chan bool), make(chan bool)
@@ -347,13 +347,13 @@ func TestACompanionFinishesRequestsInFlight(t *testing.T) {
 	}
 }
 
-// A deaf companion serves until it is told otherwise.
+// A deaf companion ignores its context and serves until end yields.
 type deaf struct{ end chan bool }
 
 func (d deaf) Serve(context.Context, http.Handler) error { <-d.end; return nil }
 
 func TestServeDoesNotWaitForACompanionThatDoesNotEnd(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, _ := certified(t)
 	d := deaf{make(chan bool)}
 	defer close(d.end)
@@ -361,8 +361,8 @@ func TestServeDoesNotWaitForACompanionThatDoesNotEnd(t *testing.T) {
 	assert.ErrorContains(t, running(t, s, proxytest.Listen(t), nil)(), "drain timeout: the companion does not end: let its Serve return when its context is done")
 }
 
-// As those of the listeners: they blame the drain, not the client.
-func TestTheRecordOfACompanionsExchangeCutOffBlamesTheDrain(t *testing.T) {
+// The records of listeners do the same: they blame the drain, not the client.
+func TestARecordBlamesTheDrainForACompanionsExchangeThatItCutOff(t *testing.T) {
 	began := make(chan bool, 1)
 	answer := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/begun" {
@@ -400,12 +400,12 @@ func TestTheRecordOfACompanionsExchangeCutOffBlamesTheDrain(t *testing.T) {
 	}
 }
 
-// An exiting companion ends its goroutine.
+// An exiting companion ends its goroutine by runtime.Goexit.
 type exiting struct{}
 
 func (exiting) Serve(context.Context, http.Handler) error { runtime.Goexit(); return nil }
 
-func TestACompanionThatEndsItsGoroutineHasEnded(t *testing.T) {
+func TestACompanionThatExitsItsGoroutineIsAnError(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r, _ := certified(t)
 	s := &hostproxy.Server{Router: r, DrainTimeout: -1, Companions: []hostproxy.Companion{exiting{}}}
@@ -413,7 +413,7 @@ func TestACompanionThatEndsItsGoroutineHasEnded(t *testing.T) {
 	assert.EqualError(t, err, "hostproxy: Server.Companions[0]: the companion has ended its goroutine: want Serve to return")
 }
 
-// A loud companion panics.
+// A loud companion panics in the method that where names.
 type loud struct{ where string }
 
 func (l loud) Listen(*tls.Config) error { return l.at("Listen") }
@@ -436,7 +436,7 @@ func TestAPanicInACompanionIsItsError(t *testing.T) {
 		s := &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{first, loud{where}}}
 		err := running(t, s, proxytest.Listen(t), nil)()
 		assert.ErrorContains(t, err, "hostproxy: Server.Companions[1]: panic in "+where+": oh "+where)
-		assert.Equal(t, map[string]int{"Listen": 1, "AltSvc": 1, "Serve": 0}[where], first.closed, "what is open is closed: %s", where)
+		assert.Equal(t, map[string]int{"Listen": 1, "AltSvc": 1, "Serve": 0}[where], first.closed, "companions that are open are closed: %s", where)
 	}
 	r, roots := certified(t)
 	log := new(bytes.Buffer)
@@ -452,7 +452,7 @@ func TestAPanicInACompanionIsItsError(t *testing.T) {
 	assert.Contains(t, log.String(), "a companion has ended before the shutdown")
 }
 
-func TestCompanionsThatCannotServe(t *testing.T) {
+func TestCompanionsThatCannotServeAreRefused(t *testing.T) {
 	r, _ := certified(t)
 	one := newBeside(t, "")
 	busy := newBeside(t, "")
@@ -471,8 +471,8 @@ func TestCompanionsThatCannotServe(t *testing.T) {
 	assert.ErrorContains(t, err, `AltSvc returns "h3=\":1\"", and the Server has no listener for TLS`)
 }
 
-// Companions whose methods the Server does not call, though it calls some of
-// these names.
+// Companions with methods that have the right names but the wrong signatures.
+// The Server does not call them.
 type (
 	copied  struct{ plain }
 	listens struct{ plain }
@@ -501,7 +501,7 @@ func TestAMethodOfACompanionThatIsNotCalledIsAnError(t *testing.T) {
 	}
 }
 
-func TestAValueThatIsNotOneOfAltSvcIsRefused(t *testing.T) {
+func TestAnInvalidAltSvcValueIsRefused(t *testing.T) {
 	r, _ := certified(t)
 	for value, want := range map[string]string{
 		`h3=443`:                     `the address "443" is not in quotes`,
@@ -554,7 +554,7 @@ func TestACompanionMayTellClientsToForgetAll(t *testing.T) {
 	}
 }
 
-// A plain companion is one by value. It holds a func, and cannot be compared.
+// A plain companion is no pointer. It holds a func, so it cannot be compared.
 type plain struct{ h http.Handler }
 
 func (plain) Serve(ctx context.Context, _ http.Handler) error { <-ctx.Done(); return nil }
@@ -565,8 +565,8 @@ func TestCompanionsThatCannotBeComparedAreServed(t *testing.T) {
 	assert.NoError(t, running(t, &hostproxy.Server{Router: r, Companions: []hostproxy.Companion{one, one}}, proxytest.Listen(t), nil)())
 }
 
-// The Server needs no listener for TLS. The certificates end with it.
-func TestACompanionHasTheCertificates(t *testing.T) {
+// The Server needs no listener for TLS. Its end also ends the certificates.
+func TestACompanionGetsTheCertificates(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
 	r.TLS.Storage = files(t)
@@ -583,7 +583,7 @@ func TestACompanionHasTheCertificates(t *testing.T) {
 	}
 }
 
-func TestLimitsOfClientsHoldForACompanion(t *testing.T) {
+func TestClientLimitsHoldForACompanion(t *testing.T) {
 	r, roots := certified(t)
 	r.RateLimit = &hostproxy.RateLimit{Rate: 0.001, Burst: 1}
 	c, ln := newBeside(t, ""), proxytest.Listen(t)
@@ -597,8 +597,8 @@ func TestLimitsOfClientsHoldForACompanion(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// What a client proved to one host counts for no other, whoever serves the
-// connection.
+// A client certificate shown to one host does not count for another, on a
+// companion's connections too.
 func TestClientAuthenticationHoldsForACompanion(t *testing.T) {
 	client, clients := proxytest.Certificate(t, "client.example")
 	r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}

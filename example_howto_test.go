@@ -197,8 +197,8 @@ func Example_errorPages() {
 //     waited for 10 s, until the response begins. These two are fixed.
 //   - Upstream.MaxRequestBody: no limit unless you set one.
 //   - A deploy or a shutdown cuts event streams off after 10 s.
-//     Upstream.StreamGrace lets them go on for longer when a target or a route
-//     is replaced; Server.HandOver lets them go on until
+//     Upstream.StreamGrace lets them continue for longer when a target or a
+//     route is replaced; Server.HandOver lets them continue until
 //     Server.HandOverTimeout.
 //
 // A Server has no limit for a whole request. In an http.Server of your own, set

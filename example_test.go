@@ -260,8 +260,8 @@ func ExampleForwardAuth() {
 	// 302 https://login.example.com/
 }
 
-// A deploy: the new target gets requests when it serves, the old one ends those
-// that it has.
+// A deploy: the new target gets requests once it serves. The old one finishes
+// those that it has.
 func ExampleUpstream_Replace() {
 	blue, stopBlue := greeter("blue")
 	green, stopGreen := greeter("green")
@@ -272,7 +272,7 @@ func ExampleUpstream_Replace() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := app.Replace(ctx, green); err != nil {
-		fmt.Println(err) // and blue goes on
+		fmt.Println(err) // blue still serves
 	}
 	stopBlue()
 	fmt.Printf("%.5s\n", visit(app, "http://app.localhost/").Body)
@@ -299,7 +299,7 @@ func ExampleUpstream_Maintain() {
 	// 200
 }
 
-// A target that fails is left alone for a while.
+// A target that fails gets no requests for a while.
 func ExampleBreaker() {
 	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
 	defer broken.Close()
@@ -318,7 +318,7 @@ func ExampleBreaker() {
 	// 503
 }
 
-// Why a request goes where it goes, in a test or at a prompt.
+// Shows why a request goes where it goes. Use it in a test or at a prompt.
 func ExampleRouter_Explain() {
 	app := hostproxy.To("10.0.0.1:4000", "10.0.0.2:4000")
 	app.Policy = hostproxy.FirstAvailable
@@ -359,7 +359,7 @@ func ExampleRouter_Check() {
 	// hostproxy: Router.RateLimit was changed after first use and has no effect: change it back, and set it before the first use
 }
 
-// New routes are tried before they are in force.
+// Checks new routes without putting them in force.
 func ExampleRouter_CheckReplace() {
 	app := hostproxy.To("localhost:4000")
 	var r hostproxy.Router

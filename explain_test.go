@@ -139,7 +139,7 @@ func TestExplainSaysWhichTargetsAreEligible(t *testing.T) {
 		var served string
 		r.Observe = func(x *hostproxy.Exchange) { served = x.Target }
 		r.ServeHTTP(httptest.NewRecorder(), q)
-		assert.Equal(t, turn, served, "whose turn it is")
+		assert.Equal(t, turn, served, "the target whose turn it is")
 	}
 	e := explain(&r, "http://a.test/")
 	assert.Equal(t, []hostproxy.Choice{{Name: up.Addr()}, {Name: broken.Addr(), Why: "its breaker is open: 1 failure: answered with status 500"},
@@ -183,7 +183,7 @@ func TestExplainKnowsThatAHalfOpenBreakerIsBeingTried(t *testing.T) {
 	})
 }
 
-func TestExplainSaysThatChanceChooses(t *testing.T) {
+func TestExplainReportsARandomChoice(t *testing.T) {
 	var r hostproxy.Router
 	u := hostproxy.To("a:1", "b:2")
 	r.Handle("a.test", u)
@@ -193,7 +193,7 @@ func TestExplainSaysThatChanceChooses(t *testing.T) {
 	assert.Contains(t, e.String(), "\nresponse: from one of 2 targets\n")
 }
 
-func TestExplainKnowsWhoComesBackAndWhoIsPlaced(t *testing.T) {
+func TestExplainKnowsTheTargetsOfStickyAndHashedRequests(t *testing.T) {
 	one, two := proxytest.NewServer(t, nil), proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	sticky, hashed := hostproxy.To(one.Addr(), two.Addr()), hostproxy.To(one.Addr(), two.Addr())
@@ -270,15 +270,15 @@ func TestExplainLooksThroughHandlers(t *testing.T) {
 	assert.Equal(t, 401, e.Status)
 	assert.Equal(t, "refuses: the request needs exactly one Authorization header, with Basic credentials", rule(t, e, "BasicAuth"))
 	assert.Equal(t, "unknown: the authentication server decides (GET /verify); an explanation does not ask it", rule(t, e, "ForwardAuth"))
-	assert.Equal(t, b.Addr(), e.Target, "if they let it pass")
+	assert.Equal(t, b.Addr(), e.Target, "the target if both let the request pass")
 	q := httptest.NewRequest("GET", "http://basic.test/", nil)
 	q.SetBasicAuth("ali", "wrong")
 	assert.Equal(t, "unknown: the request has Basic credentials, which an explanation does not verify", rule(t, r.Explain(q), "BasicAuth"))
 
 }
 
-// A handler of the program may send each request elsewhere: what it did with
-// earlier ones says nothing about the next.
+// A handler of the program may send each request elsewhere: where earlier ones
+// went says nothing about the next.
 func TestExplainNamesNoTargetBehindAHandlerThatDecides(t *testing.T) {
 	b := proxytest.NewServer(t, nil)
 	u, other := hostproxy.To(b.Addr()), hostproxy.To(b.Addr())
@@ -311,7 +311,7 @@ func TestExplainNamesNoTargetBehindAHandlerThatDecides(t *testing.T) {
 	}
 }
 
-// never is called by nothing that explains.
+// never is a set of hooks that Explain must not call.
 type never struct{ t *testing.T }
 
 func (n never) called()                                                          { n.t.Error("a hook is called") }
@@ -346,7 +346,8 @@ func TestExplainHasNoEffect(t *testing.T) {
 	assert.Equal(t, "chosen by Upstream.Pick", explain(&r, "http://a.test/").Selection)
 	assert.Equal(t, []string{"hostproxy_test.never"}, explain(&r, "http://d.test/").Handlers, "NotFound")
 
-	u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} // it has put no field in force
+	// Explain has put no field in force
+	u.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	assert.Equal(t, 403, explain(&r, "http://a.test/").Status)
 	r.RateLimit = &hostproxy.RateLimit{Rate: 0.1, Burst: 2}
 	assert.Equal(t, "passes: requests left for the client: 2", rule(t, explain(&r, "http://a.test/"), "Router.RateLimit"))
@@ -354,10 +355,10 @@ func TestExplainHasNoEffect(t *testing.T) {
 	require.NoError(t, r.Check())
 	u.Transport, u.Discover, u.Health, u.TargetChanged, r.Observe, u.RateLimit = nil, nil, nil, nil, nil, nil
 	assert.Equal(t, 403, ask(&r, "GET", "http://a.test/").Code)
-	assert.Equal(t, 429, explain(&r, "http://a.test/").Status, "and the request has taken the token")
+	assert.Equal(t, 429, explain(&r, "http://a.test/").Status, "the request has taken the token")
 }
 
-func TestExplainOfAPassthrough(t *testing.T) {
+func TestExplainReportsAPassthrough(t *testing.T) {
 	var r hostproxy.Router
 	r.Handle("a.test", &hostproxy.Passthrough{Addr: "10.0.0.9:443"})
 	e := explain(&r, "https://a.test/")
@@ -382,7 +383,7 @@ func TestTheStatusPageExplains(t *testing.T) {
 }
 
 func TestExplainShowsTheCertificate(t *testing.T) {
-	t.Parallel() // most of the time is spent waiting
+	t.Parallel() // mostly waiting
 	conf, _ := proxytest.TLS(t, "own.example.com")
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler), TLS: hostproxy.TLS{Config: conf, Storage: files(t), Lazy: true, DisablePreflight: true}}
 	r.Handle("own.example.com", says("own"))
@@ -414,5 +415,5 @@ func TestExplainShowsTheCertificate(t *testing.T) {
 
 	changes, err := r.CheckReplace(map[string]http.Handler{"own.example.com": says("own"), "new.example.com": says("new"), "*.wild.example.com": says("wild")})
 	require.NoError(t, err)
-	assert.Empty(t, changes.Certificates, "Lazy leaves the host to a handshake, and the wildcard cannot be had")
+	assert.Empty(t, changes.Certificates, "with Lazy, a handshake orders the host; the wildcard cannot be issued")
 }

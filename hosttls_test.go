@@ -25,7 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// hosts is a TLS.Host hook that says what its map does.
+// hosts is a TLS.Host hook that answers from its map, which may change.
 type hosts struct {
 	mu  sync.Mutex
 	say map[string]hostproxy.HostTLS
@@ -46,12 +46,12 @@ func (h *hosts) hook(pattern string) (hostproxy.HostTLS, error) {
 	return h.say[pattern], nil
 }
 
-// say is a TLS.Host hook that says what a map does.
+// say is a TLS.Host hook that answers from a fixed map.
 func say(hosts map[string]hostproxy.HostTLS) func(string) (hostproxy.HostTLS, error) {
 	return func(pattern string) (hostproxy.HostTLS, error) { return hosts[pattern], nil }
 }
 
-// statusOf asks for a host's root over a connection for it.
+// statusOf requests a host's root path and returns the status.
 func statusOf(c *http.Client, host string) (int, error) {
 	resp, err := c.Get("https://" + host + "/")
 	if err != nil {
@@ -62,7 +62,7 @@ func statusOf(c *http.Client, host string) (int, error) {
 	return resp.StatusCode, nil
 }
 
-func TestClientAuthenticationSetAtRunTimeCountsForKeptConnections(t *testing.T) {
+func TestClientAuthenticationSetAtRunTimeAppliesToKeptConnections(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clients := proxytest.Certificate(t, "client.example")
 	for _, lane := range []string{"fast", "handler"} {
@@ -139,7 +139,7 @@ func TestAHostCanHaveNoCertificateAtAll(t *testing.T) {
 	c.Close()
 }
 
-func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
+func TestAFailingHostHookFailsOnlyItsHost(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
 	var log lockedBuffer
@@ -173,7 +173,7 @@ func TestAHookThatFailsFailsItsHostAlone(t *testing.T) {
 	assert.Contains(t, log.String(), "without a scheme or a path")
 }
 
-func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T) {
+func TestInvalidClientAuthenticationClosesItsHostAndReportsAllFaults(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
@@ -203,9 +203,9 @@ func TestBadClientAuthenticationClosesItsHostAndSaysAllThatIsWrong(t *testing.T)
 	}
 }
 
-// A client of an IP address sends no server name: it meets what the program
-// says of that address.
-func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
+// A client of an IP address sends no server name. The settings of that address
+// apply to it.
+func TestClientAuthenticationOfAnIPAddressAppliesToItsClients(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clients := proxytest.Certificate(t, "client.example")
 	for _, lane := range []string{"fast", "handler"} {
@@ -249,7 +249,7 @@ func TestClientsOfAnAddressMeetItsClientAuthentication(t *testing.T) {
 	}
 }
 
-func TestSettingsForAPassthroughAreLoud(t *testing.T) {
+func TestHostSettingsForAPassthroughAreReported(t *testing.T) {
 	const loud = "TLS.Host returned settings for a Passthrough"
 	_, clients := proxytest.Certificate(t, "client.example")
 	var log lockedBuffer
@@ -279,15 +279,15 @@ func TestSettingsForAPassthroughAreLoud(t *testing.T) {
 
 	require.NoError(t, r.Set("pass.localhost", named("here now")))
 	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "pass.localhost", InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
-	require.Error(t, err, "its client authentication is in force from now on")
+	require.Error(t, err, "its client authentication is in force")
 	require.NoError(t, r.Set("pass.localhost", elsewhere))
 	lines(4)
 	assert.NotContains(t, log.String(), "host=here.localhost settings")
 }
 
-// A route comes and goes whose host asks clients for certificates. Requests of
-// a client that has shown none are served by the wildcard's route or refused:
-// whoever is let through by the old routes is not served by the new ones.
+// The route of a host that requires client certificates comes and goes. A
+// request of a client that has shown none is served by the wildcard's route or
+// refused. It is never admitted by the old routes and served by the new ones.
 func TestARequestIsAdmittedAndServedByTheSameRoutes(t *testing.T) {
 	_, clients := proxytest.Certificate(t, "client.example")
 	var r hostproxy.Router

@@ -20,7 +20,7 @@ func TestEveryHowToIsInTheREADMEAndInThePackageComment(t *testing.T) {
 	_, section, ok := strings.Cut(string(readme), "\n## How to\n")
 	require.True(t, ok)
 	section, _, _ = strings.Cut(section, "\n### ")
-	// without its head
+	// without the table's head
 	table := regexp.MustCompile(`(?m)^\| .* \| (.*) \|$`).FindAllStringSubmatch(section, -1)[1:]
 	assert.Len(t, table, 13)
 

@@ -39,11 +39,11 @@ func TestSocketsThatAreNotInheritedAreOpened(t *testing.T) {
 	t.Setenv("LISTEN_PID", "y")
 	_, err = hostproxy.Inherited()
 	assert.ErrorContains(t, err, `hostproxy: Inherited: LISTEN_PID is "y": want the number of a process`)
-	assert.Empty(t, os.Getenv("LISTEN_FDS"), "no child sees it")
+	assert.Empty(t, os.Getenv("LISTEN_FDS"), "child processes do not see it")
 }
 
 func TestAServerServesOnASocketOfSockets(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	var sockets hostproxy.Sockets
 	ln, err := sockets.Listen("http", "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -66,8 +66,8 @@ func TestNotifyWithoutAServiceManagerDoesNothing(t *testing.T) {
 	assert.EqualError(t, hostproxy.Notify("fine"), `hostproxy: Notify: state "fine": want lines of KEY=value, such as READY=1`)
 }
 
-// A program that forgets its inherited sockets is told so, not to stop the
-// server that has the address open.
+// The error tells a program that it forgot its inherited sockets. It does not
+// advise to stop the other server.
 func TestAnAddressInUseBesideInheritedSocketsIsExplained(t *testing.T) {
 	busy := proxytest.Listen(t).Addr().String()
 	for _, tt := range []struct{ fds, pid, want string }{

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// anything implements every interface that a field has.
+// anything implements every interface that a field can have.
 type anything struct {
 	http.Handler
 	http.RoundTripper
@@ -63,7 +63,7 @@ func another(t *testing.T, v reflect.Value) reflect.Value {
 	return made
 }
 
-// leaves calls f with each exported field below v, and its name.
+// leaves calls f with each exported field below v and with its name.
 func leaves(v reflect.Value, name string, f func(name string, v reflect.Value)) {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -77,15 +77,16 @@ func leaves(v reflect.Value, name string, f func(name string, v reflect.Value)) 
 	}
 }
 
-// A late is a Router with a handler of each kind, whose fields are in force.
+// A late is a Router with one handler of each kind. It has been used, so its
+// fields are in force.
 type late struct {
 	*hostproxy.Router
 	routes map[string]http.Handler
 	log    *bytes.Buffer
 }
 
-// change sets a field to another value, and calls check with what is to be said
-// of it. Then it sets it back.
+// change sets a field to another value, calls check with the error text that is
+// expected, and then sets the field back.
 func (l *late) change(t *testing.T, name string, v reflect.Value, check func(want string)) {
 	t.Helper()
 	before := reflect.New(v.Type()).Elem()
@@ -96,7 +97,7 @@ func (l *late) change(t *testing.T, name string, v reflect.Value, check func(wan
 	err := l.Replace(l.routes)
 	assert.ErrorContains(t, err, want)
 	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"), "%v", err)
-	assert.Contains(t, l.log.String(), name, "the log says it")
+	assert.Contains(t, l.log.String(), name, "the log names the field")
 	assert.Contains(t, l.log.String(), `remedy="change it back, and set it before the first use`)
 	l.log.Reset()
 	assert.ErrorContains(t, l.Check(), want)
@@ -109,7 +110,7 @@ func (l *late) change(t *testing.T, name string, v reflect.Value, check func(wan
 	require.NoError(t, l.Check())
 }
 
-func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
+func TestAFieldThatIsSetTooLateIsReported(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	log := new(bytes.Buffer)
 	u := hostproxy.To(backend.Addr())
@@ -123,7 +124,7 @@ func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
 	l.Handle("d.test", guard)
 	l.routes = maps.Collect(l.All())
 	addr, stop := serve(t, &hostproxy.Server{Router: l.Router})
-	// Serve has begun, and no request has reached a handler
+	// Serve has begun, but no handler has had a request
 	proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: none.test\r\n\r\n")
 	stop()
 
@@ -131,7 +132,7 @@ func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
 	for prefix, settings := range map[string]any{"Router.": l.Router, "Upstream.": u, "BasicAuth.": basic, "ForwardAuth.": forward, "Guard.": guard} {
 		leaves(reflect.ValueOf(settings).Elem(), prefix, func(name string, v reflect.Value) {
 			if name == "Router.Logger" {
-				return // which could not say it
+				return // a handler that cannot report it
 			}
 			fields++
 			l.change(t, name, v, func(want string) {
@@ -152,7 +153,7 @@ func TestAFieldThatIsSetTooLateIsLoud(t *testing.T) {
 	require.NoError(t, l.Replace(l.routes))
 }
 
-func TestAFieldOfAServerThatIsSetTooLateIsLoud(t *testing.T) {
+func TestAFieldOfAServerThatIsSetTooLateIsReported(t *testing.T) {
 	log := new(bytes.Buffer)
 	l := &late{&hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}, nil, log}
 	s := &hostproxy.Server{Router: l.Router}
@@ -161,20 +162,21 @@ func TestAFieldOfAServerThatIsSetTooLateIsLoud(t *testing.T) {
 	done := make(chan error, 1)
 	ln := proxytest.Listen(t)
 	go func() { done <- s.Serve(ctx, nil, ln) }()
-	proxytest.Dial(t, ln.Addr().String()).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n") // it serves
+	// Serve has begun
+	proxytest.Dial(t, ln.Addr().String()).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
 	leaves(reflect.ValueOf(s).Elem(), "Server.", func(name string, v reflect.Value) {
-		if name != "Server.Router" { // another Router does not know s
+		if name != "Server.Router" { // another Router has no connection to s
 			l.change(t, name, v, func(want string) { assert.ErrorContains(t, l.Set("a.test", http.NotFoundHandler()), want) })
 		}
 	})
 	s.DrainTimeout = 1
 	cancel()
 	assert.ErrorContains(t, <-done, "Server.DrainTimeout was changed after first use")
-	assert.NoError(t, l.Replace(nil), "s runs no more")
+	assert.NoError(t, l.Replace(nil), "s does not run any more")
 }
 
-// What is set after Handle, and before the first use, is in force.
-func TestFieldsCountUntilTheFirstUse(t *testing.T) {
+// Fields set after Handle and before the first use are in force.
+func TestFieldsSetBeforeTheFirstUseAreInForce(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	all := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 	for about, tt := range map[string]struct {
@@ -207,7 +209,7 @@ func TestFieldsCountUntilTheFirstUse(t *testing.T) {
 			assert.Equal(t, tt.want, ask(r, "GET", "http://"+tt.host+"/").Code)
 			err := (&hostproxy.Server{Router: r}).Serve(canceled(), nil, proxytest.Listen(t))
 			if tt.want == 500 {
-				assert.Error(t, err, "Serve says what cannot be used")
+				assert.Error(t, err, "Serve refuses what cannot be used")
 			} else {
 				assert.NoError(t, err)
 			}
@@ -215,7 +217,7 @@ func TestFieldsCountUntilTheFirstUse(t *testing.T) {
 	}
 }
 
-// status answers with that status.
+// status returns a handler that answers with a status.
 func status(status int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
 }

@@ -24,7 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// served runs s on its Listeners alone, and returns how to end that.
+// served runs s on its Listeners alone, and returns a function that ends it.
 func served(t *testing.T, s *hostproxy.Server) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -43,8 +43,8 @@ func served(t *testing.T, s *hostproxy.Server) (stop func() error) {
 	return stop
 }
 
-// certified returns a Router that has a certificate for a.test, and its root.
-// The host has a route on the fast lane, and one on the handler lane.
+// certified returns a Router and the root of its certificate for a.test. The
+// host has a route on the fast lane and one on the handler lane.
 func certified(t *testing.T) (*hostproxy.Router, *x509.CertPool) {
 	t.Helper()
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -70,7 +70,7 @@ func unixClient(t *testing.T, path string) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// socket waits until a process listens on a unix socket.
+// socket waits until a process listens on the unix socket.
 func socket(t *testing.T, path string) {
 	t.Helper()
 	proxytest.Eventually(t, "a socket", func() bool {
@@ -83,7 +83,7 @@ func socket(t *testing.T, path string) {
 }
 
 func TestEachListenerServesItsRole(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	for name, middleware := range map[string]bool{"fast lane": false, "handler lane": true} {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -140,7 +140,7 @@ func TestEachListenerServesItsRole(t *testing.T) {
 	}
 }
 
-func TestListenersWithInvalidFields(t *testing.T) {
+func TestListenersWithInvalidFieldsAreRefused(t *testing.T) {
 	r, _ := certified(t)
 	ln := func() net.Listener { return proxytest.Listen(t) }
 	same, nothing, taken := ln(), http.NotFoundHandler(), ln().Addr().String()
@@ -184,7 +184,7 @@ func TestListenersWithInvalidFields(t *testing.T) {
 	}
 }
 
-func TestAListenerHasOneRole(t *testing.T) {
+func TestAListenerInTwoRolesIsRefused(t *testing.T) {
 	r, _ := certified(t)
 	ln := proxytest.Listen(t)
 	s := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Listener: ln}}}
@@ -193,7 +193,7 @@ func TestAListenerHasOneRole(t *testing.T) {
 	assert.ErrorContains(t, (&hostproxy.Server{Router: r}).Serve(t.Context(), ln, ln), "https and plain are the same listener")
 }
 
-func TestServeListensOnNoAddr(t *testing.T) {
+func TestServeRefusesAddrAndHTTPAddr(t *testing.T) {
 	r, _ := certified(t)
 	for _, s := range []*hostproxy.Server{{Router: r, Addr: ":8443"}, {Router: r, HTTPAddr: ":8080"}} {
 		ln := proxytest.Listen(t)
@@ -210,7 +210,7 @@ func TestListenAndServeServesListenersToo(t *testing.T) {
 	s := &hostproxy.Server{Router: r, Addr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", Listeners: []hostproxy.Listener{
 		{Addr: "unix:" + path, Role: hostproxy.RoleInternal, Handler: hostproxy.StatusHandler(r)},
 	}}
-	for range 2 { // what Serve opens can be opened again
+	for range 2 { // the second round opens the same addresses again
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.ListenAndServe(ctx) }()
@@ -265,7 +265,8 @@ func TestClientsOfAUnixSocketHaveNoAddress(t *testing.T) {
 			served(t, &hostproxy.Server{Router: r, MaxConnsPerClient: 1, Listeners: []hostproxy.Listener{{Addr: "unix:" + path, Role: hostproxy.RolePlain}}})
 			socket(t, path)
 			for i, at := range []string{"/", "/own"} {
-				// each has a connection of its own, which is not limited
+				// each request has a connection of its own: MaxConnsPerClient
+				// does not count them
 				client := unixClient(t, path)
 				q, err := http.NewRequest("GET", "http://a.test"+at, nil)
 				require.NoError(t, err)
@@ -281,7 +282,7 @@ func TestClientsOfAUnixSocketHaveNoAddress(t *testing.T) {
 	}
 }
 
-func TestLimitsOfSeveralListeners(t *testing.T) {
+func TestMaxConnsCountsPerListenerAndMaxConnsPerClientPerServer(t *testing.T) {
 	r, _ := certified(t)
 	a, b := proxytest.Listen(t), proxytest.Listen(t)
 	for name, s := range map[string]*hostproxy.Server{
@@ -293,7 +294,7 @@ func TestLimitsOfSeveralListeners(t *testing.T) {
 			a, b = proxytest.Listen(t), proxytest.Listen(t)
 			s.Listeners = []hostproxy.Listener{{Listener: a, Role: hostproxy.RolePlain}, {Listener: b, Role: hostproxy.RolePlain}}
 			served(t, s)
-			ask := func(ln net.Listener) bool { // keeps the connection
+			ask := func(ln net.Listener) bool { // keeps the connection open
 				c := proxytest.Dial(t, ln.Addr().String())
 				c.Send("GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n")
 				line, _ := bufio.NewReader(c).ReadString('\n')
@@ -308,7 +309,7 @@ func TestLimitsOfSeveralListeners(t *testing.T) {
 }
 
 func TestASecondServeLeavesTheListenersOfTheFirst(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, _ := certified(t)
 	ln := proxytest.Listen(t)
 	s := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Listener: ln, Role: hostproxy.RolePlain}}}
@@ -323,7 +324,7 @@ func TestASecondServeLeavesTheListenersOfTheFirst(t *testing.T) {
 	assert.ErrorIs(t, s.Serve(t.Context(), nil, nil), net.ErrClosed, "a listener of the program is opened once")
 }
 
-func TestOfTwoCallsOfServeAtOnceOneServes(t *testing.T) {
+func TestOnlyOneOfTwoConcurrentServeCallsServes(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for range 20 {
 		r, _ := certified(t)
@@ -354,8 +355,8 @@ func TestAListenerThatBreaksEndsTheOthers(t *testing.T) {
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
-// The listener that has nothing to wait for must not end what the other
-// carries.
+// The first listener's drain has nothing to wait for. Its end must not cut the
+// connection that the other listener carries.
 func TestAPassthroughOfOneListenerOutlivesTheDrainOfAnother(t *testing.T) {
 	r, _ := certified(t)
 	target := proxytest.Listen(t)
@@ -395,7 +396,7 @@ func TestAPassthroughOfOneListenerOutlivesTheDrainOfAnother(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-// A load balancer may be in front of one listener alone.
+// Only one of the listeners may be behind a load balancer.
 func TestAListenerHasAPROXYProtocolOfItsOwn(t *testing.T) {
 	r, _ := certified(t)
 	own := &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
@@ -409,8 +410,8 @@ func TestAListenerHasAPROXYProtocolOfItsOwn(t *testing.T) {
 	}})
 	get := "GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n"
 	header := "PROXY TCP4 192.0.2.1 192.0.2.2 1000 80\r\n"
-	assert.Equal(t, "routes 192.0.2.1", string(proxytest.Dial(t, lns[0].Addr().String()).Do(header+get).Content), "that of the Server")
-	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[1].Addr().String()).Do(get).Content), "none for an internal one")
+	assert.Equal(t, "routes 192.0.2.1", string(proxytest.Dial(t, lns[0].Addr().String()).Do(header+get).Content), "the setting of the Server")
+	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[1].Addr().String()).Do(get).Content), "an internal listener has none")
 	assert.Equal(t, "internal", string(proxytest.Dial(t, lns[2].Addr().String()).Do(header+get).Content), "its own")
 
 	bad := &hostproxy.Server{Router: r, Listeners: []hostproxy.Listener{{Addr: "127.0.0.1:0", Role: hostproxy.RolePlain, ProxyProtocol: new(hostproxy.ProxyProtocol)}}}

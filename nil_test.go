@@ -15,10 +15,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// ruleOfNil is what each error about a nil handler says.
+// ruleOfNil is the rule that each error about a nil handler states.
 const ruleOfNil = "nil handler: a handler is required"
 
-// telling is middleware that says what it wraps.
+// telling is middleware that shows the handler behind it, by Unwrap.
 type telling struct{ http.Handler }
 
 func (w telling) Unwrap() http.Handler { return w.Handler }
@@ -45,9 +45,9 @@ func TestANilHandlerIsAnErrorOfItsRoute(t *testing.T) {
 	}
 }
 
-// Handlers that no route checks answer, where the program has wrapped them
-// without telling.
-func TestANilHandlerThatIsAskedAnswers500(t *testing.T) {
+// Middleware without an Unwrap method hides a nil handler from the checks of
+// routes. Such a handler then answers with 500.
+func TestANilHandlerThatIsCalledAnswers500(t *testing.T) {
 	for name, h := range map[string]http.Handler{
 		"Upstream":    (*hostproxy.Upstream)(nil),
 		"Router":      (*hostproxy.Router)(nil),
@@ -100,7 +100,7 @@ func TestANilHandlerOfAServerIsAnErrorOfServe(t *testing.T) {
 	}
 }
 
-func TestWhatShowsNothingPanicsAtOnce(t *testing.T) {
+func TestStatusHandlerAndAccessLogPanicOnNil(t *testing.T) {
 	assert.PanicsWithValue(t, "hostproxy: StatusHandler: nil Router: want the one that is to be shown", func() { hostproxy.StatusHandler(nil) })
 	for _, l := range []*slog.Logger{nil, {}} {
 		assert.PanicsWithValue(t, "hostproxy: AccessLog: nil Logger: want one, such as slog.Default()", func() { hostproxy.AccessLog(l) })

@@ -47,7 +47,7 @@ func TestPagesThatAreSetLateAreReported(t *testing.T) {
 	assert.ErrorContains(t, r.Check(), "Upstream.Pages was changed after first use")
 }
 
-func TestAnUpstreamAloneHasPagesToo(t *testing.T) {
+func TestAnUpstreamWithoutARouterHasPagesToo(t *testing.T) {
 	u := hostproxy.To("127.0.0.1:1")
 	u.Pages = map[int]http.Handler{502: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("sorry")) })}
 	w := httptest.NewRecorder()

@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-func TestThereIsABoundOfRequestsThatWait(t *testing.T) {
+func TestTheNumberOfWaitingRequestsIsLimited(t *testing.T) {
 	const most, more = 4096, 100
 	answers := tripper(func(*http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("ok"))}, nil

@@ -55,7 +55,7 @@ func TestBadPrefixesAreRefused(t *testing.T) {
 	}
 }
 
-func TestAPrefixThatNoPathHasIsFoundLater(t *testing.T) {
+func TestCheckAndReplaceFindAPrefixThatNoPathHas(t *testing.T) {
 	var r hostproxy.Router
 	u := hostproxy.To("a:1")
 	r.Handle("a.test/web", u)

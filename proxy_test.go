@@ -26,8 +26,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// serve runs s in plain HTTP and returns its address and what stops it; the
-// test fails when it does not drain cleanly.
+// serve runs s over plain HTTP. It returns the address and a function that
+// stops the server. The test fails if the server does not drain cleanly.
 func serve(t *testing.T, s *hostproxy.Server) (addr string, stop func()) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -103,7 +103,7 @@ func TestServerStreamsBodies(t *testing.T) {
 	}
 }
 
-func TestServerRefusesWhatCouldDesynchronise(t *testing.T) {
+func TestServerRefusesRequestsThatCouldDesynchronise(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
@@ -141,7 +141,7 @@ func TestServerRefusesWhatCouldDesynchronise(t *testing.T) {
 	}
 }
 
-func TestServerHandsUnusualRequestsOn(t *testing.T) {
+func TestServerAnswersUnusualRequests(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
@@ -162,8 +162,8 @@ func TestServerHandsUnusualRequestsOn(t *testing.T) {
 	}
 }
 
-func TestServerDrains(t *testing.T) {
-	t.Parallel() // it waits
+func TestServerFinishesRequestsInFlightInADrain(t *testing.T) {
+	t.Parallel() // mostly waiting
 	release, entered := make(chan struct{}), make(chan struct{}, 2)
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/slow" {
@@ -186,13 +186,13 @@ func TestServerDrains(t *testing.T) {
 	close(release)
 	for _, c := range []*proxytest.Client{fast, full} {
 		res := c.Response("GET")
-		assert.Equal(t, 200, res.StatusCode, "what was in flight ends")
+		assert.Equal(t, 200, res.StatusCode, "the request in flight finishes")
 		assert.Empty(t, c.Rest())
 	}
 	<-drained
 }
 
-func TestServerCutsWhatOutlivesTheDrain(t *testing.T) {
+func TestServerCutsOffRequestsThatOutliveTheDrain(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	var r hostproxy.Router
 	r.Handle("a.test", hostproxy.To(backend.Addr()))
@@ -228,7 +228,7 @@ func TestAPipelinedRequestBehindAStreamedBodyDoesNotChangeTheRecord(t *testing.T
 	assert.Equal(t, "GET /second", second.Method+" "+second.Path)
 }
 
-func TestFastLaneSeesTheClientLeave(t *testing.T) {
+func TestTheFastLaneNoticesThatTheClientDisconnects(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	seen := make(chan hostproxy.Exchange, 1)
@@ -246,7 +246,7 @@ func TestFastLaneSeesTheClientLeave(t *testing.T) {
 	assert.Equal(t, hostproxy.SideClient, e.Side)
 }
 
-func TestRateLimitRefusesTheClientThatAsksTooMuch(t *testing.T) {
+func TestRateLimitRefusesAClientAboveItsRate(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	for _, tt := range []struct{ name, request string }{
 		{"fast lane", "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: %s\r\n\r\n"},
@@ -304,8 +304,8 @@ func TestAccessLogWritesOneLinePerExchange(t *testing.T) {
 	assert.Contains(t, lines[2], "attempts=2")
 }
 
-// Whatever is in an Exchange makes one line, without a byte that a terminal
-// obeys.
+// Whatever text an Exchange holds, its record is one line without bytes that a
+// terminal would interpret.
 func TestNoTextForgesALineOfTheAccessLog(t *testing.T) {
 	const hostile = "a\r\nlevel=ERROR msg=x\x00\x1b[2J\xff\xfe\u2028\" =\\"
 	x := hostproxy.Exchange{Method: hostile, Scheme: hostile, Host: hostile, Path: hostile, Query: hostile, Proto: hostile, Pattern: hostile,
@@ -356,7 +356,7 @@ func TestListenAndServeSaysWhatToDoAboutATakenPort(t *testing.T) {
 	assert.ErrorContains(t, err, "stop the other server or choose another address")
 }
 
-func TestAPortThatStandsAloneIsAnErrorThatSaysHowToWriteIt(t *testing.T) {
+func TestAPortWithoutAColonIsAnErrorThatShowsHowToWriteIt(t *testing.T) {
 	const want = `hostproxy: listen "443": an address is host:port, or :port for all addresses: write ":443"`
 	err := (&hostproxy.Server{Router: new(hostproxy.Router), Addr: "443"}).ListenAndServe(t.Context())
 	assert.EqualError(t, err, want)
@@ -365,7 +365,7 @@ func TestAPortThatStandsAloneIsAnErrorThatSaysHowToWriteIt(t *testing.T) {
 	assert.EqualError(t, err, want)
 }
 
-func TestServeRefusesBoundsThatCannotBe(t *testing.T) {
+func TestServeRefusesInvalidLimits(t *testing.T) {
 	r := &hostproxy.Router{RateLimit: &hostproxy.RateLimit{Rate: -1}}
 	err := (&hostproxy.Server{Router: r, MaxHeaderBytes: -1, MaxConns: -2, MaxConnsPerClient: -3}).Serve(t.Context(), nil, proxytest.Listen(t))
 	for _, want := range []string{"hostproxy: Server.MaxHeaderBytes is -1", "hostproxy: Server.MaxConns is -2: want 0 or more",

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// readmeNames are what the blocks of the README name and do not declare.
+// readmeNames declares what the README's blocks use but do not declare.
 const readmeNames = `
 type customer struct {
 	CertFiles hostproxy.CertFile
@@ -41,8 +41,8 @@ var (
 
 var declared = regexp.MustCompile(`(?m)^((?:\w+, )*\w+) := `)
 
-// readmeFiles returns the Go of README.md as programs that compile if it is
-// right: each whole one, and one of all the other blocks.
+// readmeFiles returns the Go blocks of README.md as programs that must compile:
+// one file for each whole program, and one for all the other blocks.
 func readmeFiles(t *testing.T) (files []string, blocks int) {
 	t.Helper()
 	text, err := os.ReadFile("README.md")
@@ -58,7 +58,7 @@ func readmeFiles(t *testing.T) (files []string, blocks int) {
 		case strings.HasPrefix(body, "func "):
 			others.WriteString(at + body)
 		default:
-			// The provider is one of a module that is no dependency.
+			// The provider is in a module that this one does not depend on.
 			body = strings.ReplaceAll(body, "&cloudflare.Provider{APIToken: token}", "certmagic.DNSProvider(nil)")
 			fmt.Fprintf(&others, "func block%d() {\n%s%s", i, at, body)
 			for _, names := range declared.FindAllStringSubmatch(body, -1) {
@@ -73,7 +73,7 @@ func readmeFiles(t *testing.T) (files []string, blocks int) {
 	return append(files, "package main\n\n"+importsOf(body)+body), blocks
 }
 
-// importsOf returns the import declaration for what the text names.
+// importsOf returns the import declaration for the packages that the text uses.
 func importsOf(text string) string {
 	var b strings.Builder
 	b.WriteString("import (\n")
@@ -89,7 +89,7 @@ func importsOf(text string) string {
 }
 
 func TestEveryBlockOfTheREADMECompiles(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	files, blocks := readmeFiles(t)
 	assert.Greater(t, blocks, 8)
 	for _, text := range files {

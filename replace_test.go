@@ -25,7 +25,7 @@ func tenants(n int) map[string]http.Handler {
 	return rs
 }
 
-// heap returns the bytes in use.
+// heap returns the bytes of heap in use.
 func heap() int {
 	runtime.GC()
 	var m runtime.MemStats
@@ -33,8 +33,8 @@ func heap() int {
 	return int(m.HeapAlloc)
 }
 
-// The memory counts what only the Router holds on to: the names too.
-func TestWhatARouteCosts(t *testing.T) {
+// The figure includes all memory that only the Router refers to, the names too.
+func TestARouteTakesAtMost170Bytes(t *testing.T) {
 	n := 100_000
 	if *million {
 		n = 1_000_000
@@ -42,7 +42,7 @@ func TestWhatARouteCosts(t *testing.T) {
 	var r hostproxy.Router
 	before := heap()
 	rs := tenants(n)
-	for range 2 { // from nothing, and from the same routes
+	for range 2 { // first from nothing, then from the same routes
 		start := time.Now()
 		require.NoError(t, r.Replace(rs))
 		t.Logf("Replace of %d hosts: %v", n, time.Since(start))
@@ -55,8 +55,8 @@ func TestWhatARouteCosts(t *testing.T) {
 	runtime.KeepAlive(&r)
 }
 
-// A stopwatch counts only a little of the time between two looks at it: on a
-// machine that stands still it does too.
+// A stopwatch counts at most 20 ms between two calls of look. So it also stops,
+// more or less, while the machine stands still.
 type stopwatch struct {
 	last time.Time
 	ran  time.Duration
@@ -64,13 +64,14 @@ type stopwatch struct {
 
 func (w *stopwatch) look() {
 	now := time.Now()
-	w.ran += min(now.Sub(w.last), 20*time.Millisecond) // a loop is interrupted after half of that
+	// the scheduler interrupts a loop after half of that
+	w.ran += min(now.Sub(w.last), 20*time.Millisecond)
 	w.last = now
 }
 
-// On one processor: what else there is to do gets its turn far more often than
-// beside a loop that has to be interrupted.
-func TestReplaceLetsOthersRun(t *testing.T) {
+// Replace yields by itself. So on one processor, another goroutine gets many
+// more turns beside it than beside a loop that the scheduler has to interrupt.
+func TestReplaceLetsOtherGoroutinesRun(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	rs := tenants(20_000)
 	turns := func(f func()) (n int, ran time.Duration) {
@@ -88,7 +89,7 @@ func TestReplaceLetsOthersRun(t *testing.T) {
 	assert.Greater(t, replacing, 3*looping)
 }
 
-func TestOneChangeCostsWhatItChanges(t *testing.T) {
+func TestOneChangeAllocatesLittleHoweverManyRoutesThereAre(t *testing.T) {
 	var r hostproxy.Router
 	require.NoError(t, r.Replace(tenants(100_000)))
 	var before, after runtime.MemStats
@@ -104,7 +105,7 @@ func TestOneChangeCostsWhatItChanges(t *testing.T) {
 	assert.Less(t, bytes, uint64(32<<10))
 }
 
-// What stays is 64 bytes of the route and some 60 of the table.
+// What is left is 64 bytes for the route and some 60 for the table.
 func TestReplaceLeavesLittleGarbage(t *testing.T) {
 	const hosts = 100_000
 	rs := tenants(hosts)

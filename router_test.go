@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// says returns a handler that answers with its name.
+// says returns a handler that answers with a fixed text.
 func says(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
 }
@@ -52,7 +52,7 @@ func TestRouterChoosesByHostThenPath(t *testing.T) {
 	}
 }
 
-func TestRouterRefuses(t *testing.T) {
+func TestRouterRefusesUnknownHostsAndAmbiguousRequests(t *testing.T) {
 	var r hostproxy.Router
 	r.Handle("example.com", says("site"))
 	r.Handle("example.com/admin/", says("admin"))
@@ -99,7 +99,7 @@ func TestHandlePanicsNamingBothPlaces(t *testing.T) {
 	r.Handle("example.com/", says("b"))
 }
 
-func TestSetReplaceRemove(t *testing.T) {
+func TestSetReplaceAndRemoveChangeTheRoutes(t *testing.T) {
 	var r hostproxy.Router
 	require.NoError(t, r.Set("a.test", says("1")))
 	require.NoError(t, r.Set("a.test", says("2")))
@@ -216,7 +216,7 @@ func ExampleRouter() {
 	// Output: api.example.com
 }
 
-func TestOnlyHostsWhoseTLSEndsElsewhereThanBeforeAreTold(t *testing.T) {
+func TestOnlyHostsWhoseTLSTerminationMovesAreReported(t *testing.T) {
 	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
 	var r hostproxy.Router
 	for _, c := range []struct {
@@ -245,7 +245,7 @@ func TestOnlyHostsWhoseTLSEndsElsewhereThanBeforeAreTold(t *testing.T) {
 	}
 }
 
-func TestRedirectRefusesWhatItCannotMean(t *testing.T) {
+func TestRedirectRefusesInvalidHosts(t *testing.T) {
 	for host, why := range map[string]string{
 		"https://example.com": "keeps the scheme of the request", "example.com/new": "keeps the path and query of the request", "example.com?a": "keeps the path and query of the request",
 		"*.example.com": "one host", "*": "one host", "example.com:": "a port is a number", "::": "", "example.com:https": "a port is a number",

@@ -43,7 +43,7 @@ func TestInvalidHeadersOfARouterAreErrors(t *testing.T) {
 	}
 }
 
-// The maps are the program's: what it does with them later changes nothing.
+// The maps belong to the program. Changing them later changes nothing.
 func TestTheHeadersOfARouterAreCopied(t *testing.T) {
 	set := http.Header{"X-A": {"1"}}
 	r := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: set}, Logger: slog.New(slog.DiscardHandler)}
@@ -62,9 +62,9 @@ func TestTheHeadersOfARouterAreCopied(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(err.Error(), "was changed"))
 }
 
-// A Router below another has the first word: the outer one is nearer to the
-// client.
-func TestTheHeadersOfARouterWithinARouter(t *testing.T) {
+// The inner Router edits the response first. The outer one is nearer to the
+// client and has the last word.
+func TestTheHeadersOfAnOuterRouterReplaceThoseOfAnInnerOne(t *testing.T) {
 	inner := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: http.Header{"X-A": {"inner"}, "X-B": {"inner"}}}}
 	inner.Handle("a.test", hostproxy.Redirect("b.test"))
 	outer := hostproxy.Router{ResponseHeader: hostproxy.HeaderEdit{Set: http.Header{"X-A": {"outer"}}}}

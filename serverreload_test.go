@@ -37,8 +37,8 @@ func reloadable(t *testing.T, set func(*hostproxy.Server)) (*hostproxy.Server, *
 
 const ask1 = "GET /own HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-// admitted returns a connection on which a request has been answered; false if
-// it was closed.
+// admitted opens a connection and makes a request on it. It returns false if
+// the connection was closed without a response.
 func admitted(t *testing.T, addr string) (*proxytest.Client, bool) {
 	t.Helper()
 	c := proxytest.Dial(t, addr)
@@ -55,7 +55,7 @@ func TestReloadOfConnectionLimitsClosesNoConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
 			s, run := reloadable(t, func(s *hostproxy.Server) { *limit(s) = 2 })
-			first, ok := admitted(t, run.Plain) // beside that of reloadable
+			first, ok := admitted(t, run.Plain) // one more beside the connection of reloadable
 			require.True(t, ok)
 			_, ok = admitted(t, run.Plain)
 			assert.False(t, ok, "2 of 2")
@@ -99,11 +99,11 @@ func TestReloadAppliesToTheNextRequest(t *testing.T) {
 	assert.Equal(t, 200, c.Do(ask1).StatusCode)
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.IdleTimeout = 10 * time.Millisecond }))
 	c.Send(ask1)
-	assert.Contains(t, c.Rest(), "200 OK", "and the end of the connection")
+	assert.Contains(t, c.Rest(), "200 OK", "then the connection ends")
 	assert.NoError(t, s.Router.Check())
 }
 
-func TestReloadOverHTTP2(t *testing.T) {
+func TestReloadAppliesOverHTTP2(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r, roots := certified(t)
 	s := &hostproxy.Server{Router: r}
@@ -113,7 +113,7 @@ func TestReloadOverHTTP2(t *testing.T) {
 		require.NoError(t, err)
 		q.Header.Set("X", strings.Repeat("x", 2000))
 		res, err := c.Do(q)
-		if err != nil { // the client keeps to the limit by itself
+		if err != nil { // the client itself keeps to the limit
 			return 431
 		}
 		res.Body.Close()
@@ -122,7 +122,7 @@ func TestReloadOverHTTP2(t *testing.T) {
 	before := proxytest.HTTPClient(t, run.HTTPS, roots, "h2")
 	assert.Equal(t, 200, long(before))
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.MaxHeaderBytes = 1000 }))
-	assert.Equal(t, 200, long(before), "what the client was told holds")
+	assert.Equal(t, 200, long(before), "the limit announced to the client still holds")
 	assert.Equal(t, 431, long(proxytest.HTTPClient(t, run.HTTPS, roots, "h2")))
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.IdleTimeout = time.Millisecond }))
 	proxytest.Eventually(t, "the end of idle connections", func() bool { return strings.Contains(pageOf(t, r), "\"open\": 0") })
@@ -142,7 +142,7 @@ func pageOf(t *testing.T, r *hostproxy.Router) string {
 	return ask(hostproxy.StatusHandler(r), "GET", "http://x/?format=json").Body.String()
 }
 
-func TestReloadOfDrainTimeout(t *testing.T) {
+func TestReloadedDrainTimeoutLimitsTheShutdown(t *testing.T) {
 	r, _ := certified(t)
 	began := make(chan bool)
 	r.Handle("a.test/stays", http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { began <- true; <-q.Context().Done() }))
@@ -152,7 +152,7 @@ func TestReloadOfDrainTimeout(t *testing.T) {
 	c.Send("GET /stays HTTP/1.1\r\nHost: a.test\r\n\r\n")
 	<-began
 	require.NoError(t, s.Reload(func(s *hostproxy.Server) { s.DrainTimeout = time.Millisecond }))
-	assert.ErrorContains(t, stop(), "drain timeout") // at once, and not after 30 s
+	assert.ErrorContains(t, stop(), "drain timeout") // immediately, not after 30 s
 	assert.Empty(t, c.Rest())
 }
 
@@ -196,7 +196,7 @@ func TestEachFieldOfAServerIsReloadedOrRefused(t *testing.T) {
 	assert.NoError(t, s.Router.Check())
 }
 
-func TestReloadKeepsWhatOthersHaveChanged(t *testing.T) {
+func TestConcurrentReloadsKeepEachOthersChanges(t *testing.T) {
 	s, _ := reloadable(t, nil)
 	var all sync.WaitGroup
 	for range 20 {
@@ -212,7 +212,7 @@ func TestReloadKeepsWhatOthersHaveChanged(t *testing.T) {
 	assert.Equal(t, []int{100, 10, 50, 9000}, []int{s.MaxConns, s.MaxHandshakes, s.MaxConnsPerClient, s.MaxHeaderBytes})
 }
 
-// What was set without Reload is in force after it no more than before.
+// Reload does not put fields in force that were set without it.
 func TestReloadDoesNotHideFieldsThatWereSetTooLate(t *testing.T) {
 	r, _ := certified(t)
 	r.Logger = slog.New(slog.NewTextHandler(new(bytes.Buffer), nil))
@@ -229,7 +229,7 @@ func TestReloadDoesNotHideFieldsThatWereSetTooLate(t *testing.T) {
 	assert.NoError(t, r.Check())
 }
 
-// That holds for what a field refers to, too.
+// The same holds for values that a field refers to.
 func TestReloadRefusesFieldsThatAreChangedInPlace(t *testing.T) {
 	s, _ := reloadable(t, func(s *hostproxy.Server) {
 		s.ProxyProtocol = &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
@@ -250,7 +250,7 @@ func TestReloadRefusesFieldsThatAreChangedInPlace(t *testing.T) {
 	s.ProxyProtocol.Timeout = 0
 }
 
-// A hasty companion reloads its Server while that starts.
+// A hasty companion calls Reload on its Server while Serve starts.
 type hasty struct {
 	s    *hostproxy.Server
 	done sync.WaitGroup
@@ -281,7 +281,7 @@ func TestReloadMayBeCalledWhileServeStarts(t *testing.T) {
 }
 
 func TestReloadRequiresAServerThatServes(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	s, run := reloadable(t, nil)
 	other := &hostproxy.Server{Router: s.Router}
 	assert.ErrorContains(t, other.Reload(func(s *hostproxy.Server) { s.MaxConns = 1 }), "Serve is not in progress: set the fields before it")

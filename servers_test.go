@@ -26,7 +26,7 @@ func twoServers(t *testing.T) (r *hostproxy.Router, first, second *proxytest.Run
 	second = proxytest.Start(t, &hostproxy.Server{Router: r})
 	require.NoError(t, r.AwaitCertificates(t.Context()))
 	serves(t, r, first, "a.localhost")
-	serves(t, r, second, "a.localhost") // and so Serve has begun
+	serves(t, r, second, "a.localhost") // so Serve has begun
 	return r, first, second
 }
 
@@ -38,7 +38,7 @@ func serves(t *testing.T, r *hostproxy.Router, s *proxytest.Running, host string
 	assert.Equal(t, http.StatusOK, status)
 }
 
-// obtains waits until a new host of r has its certificate.
+// obtains waits until a host that it adds to r has its certificate.
 func obtains(t *testing.T, r *hostproxy.Router, host string) {
 	t.Helper()
 	require.NoError(t, r.Set(host, named(host)))
@@ -48,7 +48,7 @@ func obtains(t *testing.T, r *hostproxy.Router, host string) {
 }
 
 func TestCertificatesAreKeptUntilTheLastServerEnds(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, first, second := twoServers(t)
 	require.NoError(t, first.Stop())
 	obtains(t, r, "b.localhost")
@@ -58,7 +58,7 @@ func TestCertificatesAreKeptUntilTheLastServerEnds(t *testing.T) {
 }
 
 func TestAListenerOfYourOwnKeepsCertificatesUntilClose(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, first, second := twoServers(t)
 	r.TLSConfig()
 	require.NoError(t, first.Stop())
@@ -68,8 +68,8 @@ func TestAListenerOfYourOwnKeepsCertificatesUntilClose(t *testing.T) {
 	assert.Empty(t, slices.Collect(r.Certificates()))
 }
 
-func TestCloseEndsTheCertificatesAtOnceWhileServersGoOn(t *testing.T) {
-	t.Parallel() // it waits
+func TestCloseEndsTheCertificatesAtOnceWhileServersContinue(t *testing.T) {
+	t.Parallel() // mostly waiting
 	r, first, second := twoServers(t)
 	require.NoError(t, r.Close())
 	assert.Empty(t, slices.Collect(r.Certificates()))
@@ -87,7 +87,7 @@ func TestCloseEndsTheCertificatesAtOnceWhileServersGoOn(t *testing.T) {
 }
 
 func TestAServerThatCannotStartEndsNothing(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, first, second := twoServers(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -99,7 +99,7 @@ func TestAServerThatCannotStartEndsNothing(t *testing.T) {
 }
 
 func TestAServerServesOnceAtATimeAndMayServeAgain(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	s := &hostproxy.Server{Router: new(hostproxy.Router)}
 	run := proxytest.StartPlain(t, s)
 	proxytest.Dial(t, run.Plain).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
@@ -110,7 +110,7 @@ func TestAServerServesOnceAtATimeAndMayServeAgain(t *testing.T) {
 	require.NoError(t, again.Stop())
 }
 
-func TestServersThatComeAndGoAtOnceLeaveNothing(t *testing.T) {
+func TestServersThatComeAndGoAtOnceLeaveNothingBehind(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
 	r.TLS.Storage = files(t)

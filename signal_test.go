@@ -21,8 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in a process that is the README's program, but for its
-// port: its value is the target.
+// programEnv is set in a process that runs the README's program on another
+// port. Its value is the target.
 const programEnv = "HOSTPROXY_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -34,11 +34,11 @@ func TestMain(m *testing.M) {
 		visitUntilEOF(what)
 		return
 	}
-	_ = flag.Set("test.parallel", "32") // what is parallel waits; -parallel says otherwise
+	_ = flag.Set("test.parallel", "32") // parallel tests mostly wait; -parallel overrides this
 	proxytest.Main(m)
 }
 
-// program serves target until a signal comes, and prints its address.
+// program serves target until a signal comes. It prints its address.
 func program(target string) {
 	var r hostproxy.Router
 	r.Handle("a.test", hostproxy.To(target))
@@ -47,7 +47,7 @@ func program(target string) {
 		log.Fatal(err)
 	}
 	serve := func(ctx context.Context) error {
-		fmt.Println(ln.Addr()) // signals are waited for
+		fmt.Println(ln.Addr()) // from now on, signals are handled
 		return (&hostproxy.Server{Router: &r}).Serve(ctx, nil, ln)
 	}
 	if err := hostproxy.UntilSignal(context.Background(), serve); err != nil {
@@ -55,7 +55,7 @@ func program(target string) {
 	}
 }
 
-// launch runs program, until the test ends at the latest.
+// launch runs program until the end of the test at most.
 func launch(t *testing.T, target string) (p *exec.Cmd, addr string) {
 	t.Helper()
 	p = exec.Command(os.Args[0])
@@ -105,7 +105,7 @@ func TestASecondSignalEndsTheProgramImmediately(t *testing.T) {
 	<-arrived
 	ended := make(chan error, 1)
 	go func() { ended <- p.Wait() }()
-	// the first is handled at some time after it was sent
+	// the first signal is handled some time after it is sent
 	proxytest.Eventually(t, "the process to end", func() bool {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		return len(ended) > 0

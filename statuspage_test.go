@@ -21,11 +21,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// everybody is what opens a Guard's Allow to all.
+// everybody is a list for a Guard's Allow that admits all addresses.
 var everybody = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// askFrom asks h as a server would that a client at remote has connected to,
-// with the password.
+// askFrom makes the request that a server would make for a client at remote. It
+// includes the password.
 func askFrom(h http.Handler, remote, url string) *httptest.ResponseRecorder {
 	q := httptest.NewRequest("GET", url, nil)
 	q = q.WithContext(context.WithValue(q.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}))
@@ -36,7 +36,7 @@ func askFrom(h http.Handler, remote, url string) *httptest.ResponseRecorder {
 	return w
 }
 
-func TestTheStatusPageIsNotForThePublicUnlessTold(t *testing.T) {
+func TestTheStatusPageIsClosedToThePublicByDefault(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
 	require.NoError(t, err)
 	auth := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
@@ -50,16 +50,16 @@ func TestTheStatusPageIsNotForThePublicUnlessTold(t *testing.T) {
 	bare := func(h http.Handler) http.Handler { return h }
 	for name, tt := range map[string]struct {
 		around func(http.Handler) http.Handler
-		routed int // status in the route status.example.com, for a stranger
-		other  int // status in the route *, for a stranger and another name
-		alone  int // status without a Router, for a stranger and a name
+		routed int // status in the route status.example.com, for a remote client
+		other  int // status in the route *, for a remote client and another host name
+		alone  int // status without a Router, for a remote client and a host name
 	}{
 		"nothing":                      {bare, 403, 403, 403},
 		"a BasicAuth":                  {basic, 200, 200, 200},
 		"a BasicAuth around a mux":     {func(h http.Handler) http.Handler { return basic(mux(h)) }, 200, 200, 200},
 		"a Guard with Allow":           {guard(netip.MustParsePrefix("203.0.113.0/24")), 200, 403, 403},
 		"a Guard for everybody":        {guard(everybody...), 200, 403, 403},
-		"a Guard that lists nobody":    {guard(), 403, 403, 403},
+		"a Guard with an empty list":   {guard(), 403, 403, 403},
 		"a Guard with Deny":            {func(h http.Handler) http.Handler { return &hostproxy.Guard{Deny: everybody[:1], Next: h} }, 403, 403, 403},
 		"a Guard with the wrong Allow": {guard(netip.MustParsePrefix("10.0.0.0/8")), 403, 403, 403},
 		"a ForwardAuth": {func(h http.Handler) http.Handler {
@@ -76,7 +76,7 @@ func TestTheStatusPageIsNotForThePublicUnlessTold(t *testing.T) {
 			assert.Equal(t, tt.routed, askFrom(&r, stranger, "http://status.example.com/").Code)
 			assert.Equal(t, tt.other, askFrom(&r, stranger, "http://evil.example.com/").Code)
 			assert.Equal(t, tt.alone, askFrom(h, stranger, "http://evil.example.com/").Code)
-			var outer hostproxy.Router // its passes count in a Router behind it
+			var outer hostproxy.Router // the outer Router's passes count in the inner one
 			outer.Handle("status.example.com", tt.around(inner(&r)))
 			assert.Equal(t, tt.routed, askFrom(&outer, stranger, "http://status.example.com/").Code, "a Router in a Router")
 		})
@@ -102,8 +102,9 @@ func TestARefusedVisitorIsToldHowToOpenTheStatusPage(t *testing.T) {
 	assert.Equal(t, 403, askFrom(hostproxy.StatusHandler(&r), "127.0.0.1:5000", "http://rebound.example.com:9000/").Code)
 }
 
-// Without TrustedProxies, every client of a proxy on this machine has a
-// loopback address: a list of such addresses must not open the page to them.
+// Without TrustedProxies, every client of a proxy on this machine seems to have
+// a loopback address. So a list of loopback addresses must not open the page to
+// remote clients.
 func TestAGuardForThisMachineDoesNotOpenTheStatusPageToClientsOfAProxy(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	for name, tt := range map[string]struct {
@@ -111,7 +112,7 @@ func TestAGuardForThisMachineDoesNotOpenTheStatusPageToClientsOfAProxy(t *testin
 		forwardedFor   string
 		routed, alone  int // status in a Router, and without one
 	}{
-		"nobody forwards":                      {allow: loopback, routed: 200, alone: 200},
+		"no proxy":                             {allow: loopback, routed: 200, alone: 200},
 		"a proxy that is not trusted":          {allow: loopback, forwardedFor: "203.0.113.7", routed: 403, alone: 403},
 		"it says that its client is here":      {allow: loopback, forwardedFor: "127.0.0.1", routed: 403, alone: 403},
 		"a list that has everybody":            {allow: everybody, forwardedFor: "203.0.113.7", routed: 200, alone: 200},
@@ -141,8 +142,8 @@ func TestAGuardForThisMachineDoesNotOpenTheStatusPageToClientsOfAProxy(t *testin
 	}
 }
 
-// The pass of a Guard outside a Router is in a copy of the request: the files
-// of a form that was parsed from it go all the same.
+// A Guard outside a Router marks a copy of the request as passed. Files of a
+// form that was parsed from that copy must be removed all the same.
 func TestAGuardOutsideARouterLeavesNoFormBehind(t *testing.T) {
 	var parsed *multipart.Form
 	g := &hostproxy.Guard{Allow: everybody, Next: http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
@@ -157,7 +158,7 @@ func TestAGuardOutsideARouterLeavesNoFormBehind(t *testing.T) {
 	assert.Same(t, parsed, q.MultipartForm)
 }
 
-func TestTheStatusHasRatesErrorsAndWhoShares(t *testing.T) {
+func TestTheStatusShowsRatesErrorsAndSharing(t *testing.T) {
 	bad := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/bad" {
 			w.WriteHeader(http.StatusBadGateway)
@@ -205,7 +206,7 @@ func TestTheStatusHasRatesErrorsAndWhoShares(t *testing.T) {
 	}
 }
 
-func TestTheSummaryOfTheStatusCountsWhatRoutesDoNotShareAsAWhole(t *testing.T) {
+func TestTheSummaryOfTheStatusCountsASharedUpstreamOnce(t *testing.T) {
 	auth := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	app := proxytest.NewServer(t, nil)
 	var r hostproxy.Router

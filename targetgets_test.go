@@ -13,13 +13,13 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The documentation of Upstream lists what a target gets.
+// The documentation of Upstream lists what a target receives.
 func TestATargetGetsWhatTheDocumentationSays(t *testing.T) {
 	var got *http.Request
 	target := proxytest.NewServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { got = q }))
 	ask := func(r *hostproxy.Router, u *hostproxy.Upstream) http.Header {
 		r.Handle("a.test", u)
-		q := httptest.NewRequest("GET", "http://a.test:8443/", nil) // from 192.0.2.1
+		q := httptest.NewRequest("GET", "http://a.test:8443/", nil) // the client is 192.0.2.1
 		for name, value := range map[string]string{
 			"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "b.test", "X-Forwarded-Port": "1", "X-Real-Ip": "203.0.113.9",
 			"Forwarded": "for=203.0.113.9", "Via": "1.1 cdn", "Client-Cert": ":YQ==:", "X-Tenant": "t", "Cookie": "a=b", "Authorization": "Basic eA==",

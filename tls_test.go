@@ -36,15 +36,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// named answers with a name, and what it was asked.
+// named returns a handler that answers with a name and the request's protocol.
 func named(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { fmt.Fprintf(w, "%s %s", name, q.Proto) })
 }
 
-// files is a storage of its own for one test.
+// files returns a new storage for one test.
 func files(t testing.TB) certmagic.Storage { return &certmagic.FileStorage{Path: t.TempDir()} }
 
-// localRoots returns the root of the local CA as a user gets it, from its file.
+// localRoots reads the root of the local CA from its file, as a user would.
 func localRoots(t testing.TB, s certmagic.Storage) *x509.CertPool {
 	t.Helper()
 	path, err := (&hostproxy.LocalCA{Storage: s}).RootFile(t.Context())
@@ -93,8 +93,8 @@ func TestInternalHostsAreServedWithALocalCAWithoutAnySetting(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(log.String(), root), "the path of the root is logged once")
 }
 
-// CVE-2022-27664 and friends begin with hosts nobody knows: they get no further
-// than the handshake.
+// CVE-2022-27664 and similar attacks begin with unknown host names. These get
+// no further than the handshake.
 func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -107,7 +107,7 @@ func TestUnknownServerNamesAreRefusedInTheHandshake(t *testing.T) {
 }
 
 // Unknown host over TLS: 421.
-func TestAHostThatIsNoRouteOfTheConnectionIsMisdirected(t *testing.T) {
+func TestAHostWithoutARouteGets421OverTLS(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
@@ -138,13 +138,13 @@ func TestPlainRequestsAreRedirectedForKnownHostsOnly(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range []struct{ what, method, target, host, status, location string }{
 		{"the port we listen on", "GET", "/a%2Fb//c?x=%zz;y", "a.localhost:" + plain, "308", "https://a.localhost:" + https + "/a%2Fb//c?x=%zz;y"},
-		{"a port that somebody forwards", "GET", "/", "a.localhost", "308", "https://a.localhost/"},
+		{"a forwarded port", "GET", "/", "a.localhost", "308", "https://a.localhost/"},
 		{"the canonical host, not the raw one", "GET", "/", "A.LOCALHOST.", "308", "https://a.localhost/"},
 		{"an IPv6 address", "GET", "/", "[::1]", "308", "https://[::1]/"},
 		{"another method", "POST", "/form", "a.localhost", "308", "https://a.localhost/form"},
 		{"a path like an authority", "GET", "//evil.example/", "a.localhost", "308", "https://a.localhost//evil.example/"},
 		{"an unknown host", "GET", "/", "evil.example", "404", ""},
-		{"a host that is none", "GET", "/", "a.localhost:99999", "400", ""},
+		{"an invalid host", "GET", "/", "a.localhost:99999", "400", ""},
 		{"CONNECT", "CONNECT", "a.localhost:443", "a.localhost:443", "501", ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -161,7 +161,7 @@ func TestPlainRequestsAreRedirectedForKnownHostsOnly(t *testing.T) {
 	}
 }
 
-func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
+func TestChallengesWithAnUnknownTokenGoToTheFallbackHandler(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost", named("a"))
@@ -178,8 +178,8 @@ func TestChallengesComeBeforeRedirectsAndAreNeverGuessed(t *testing.T) {
 	}
 }
 
-// A host that no public CA signs says so in its status, without a network.
-func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
+// No network is needed to report that no public CA signs the name.
+func TestAHostThatNoPublicCASignsFailsImmediately(t *testing.T) {
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	r.TLS.Storage = files(t)
 	r.TLS.Host = say(map[string]hostproxy.HostTLS{"tv.lan": {Issuer: &hostproxy.LocalCA{Storage: r.TLS.Storage}}})
@@ -205,7 +205,7 @@ func TestAHostThatNoPublicCASignsHasFailedAtOnce(t *testing.T) {
 	}
 }
 
-// A refusingCA is an issuer that says no at some length.
+// A refusingCA is an issuer that refuses, with a long error text.
 type refusingCA struct{}
 
 func (refusingCA) IssuerKey() string { return "refusing" }
@@ -249,7 +249,7 @@ func TestTheStatusOfAFailedHostSaysWhatToDo(t *testing.T) {
 	assert.NotContains(t, w.Body.String(), "0001-01-01")
 }
 
-func TestListenUnderAServerOfYourOwn(t *testing.T) {
+func TestRouterListenServesAnHTTPServerOfYourOwn(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost", named("a"))
@@ -295,7 +295,8 @@ func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
 	_, body := get(t, c, "https://a.localhost/")
 	assert.Equal(t, "a HTTP/1.1", body)
 
-	r.Handle("b.localhost", named("b")) // a handshake may come before anybody has looked
+	// a handshake may come before any background work has seen the host
+	r.Handle("b.localhost", named("b"))
 	_, body = get(t, c, "https://b.localhost/")
 	assert.Equal(t, "b HTTP/1.1", body)
 	require.NoError(t, r.AwaitCertificates(t.Context(), "A.localhost", "b.localhost"))
@@ -309,7 +310,7 @@ func TestCertificatesFollowTheRoutesAtRunTime(t *testing.T) {
 	_, err := tls.Dial("tcp", s.HTTPS, &tls.Config{ServerName: "b.localhost", InsecureSkipVerify: true})
 	require.ErrorContains(t, err, "unrecognized name")
 	require.Len(t, slices.Collect(r.Certificates()), 1)
-	// the hook is told from a goroutine of its own
+	// the hook runs in a goroutine of its own
 	assert.EventuallyWithT(t, func(t *assert.CollectT) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -350,7 +351,7 @@ func TestClientsWithoutServerNameGetTheDefaultHost(t *testing.T) {
 	assert.Equal(t, []string{"a.localhost"}, c.ConnectionState().PeerCertificates[0].DNSNames)
 }
 
-func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
+func TestAllInvalidTLSSettingsAreReportedTogether(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.TLS.CA = "letsencrypt"
@@ -376,7 +377,7 @@ func TestBadTLSSettingsAreErrorsAtOnceAllOfThem(t *testing.T) {
 // CVE-2022-23632, CVE-2022-46153, CVE-2020-9321, CVE-2026-48491,
 // CVE-2026-53622, CVE-2026-27586.
 func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
-	t.Parallel() // most of the time is spent waiting
+	t.Parallel() // mostly waiting
 	client, clientRoots := proxytest.Certificate(t, "client.example")
 	pemFile := filepath.Join(t.TempDir(), "clients.pem")
 	require.NoError(t, os.WriteFile(pemFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}), 0o600))
@@ -433,16 +434,16 @@ func TestAnotherNameForAHostDoesNotSkipItsClientAuthentication(t *testing.T) {
 		for _, host := range []string{"other.localhost", "open.localhost"} {
 			status, err = ask(with, "mtls.localhost", host)
 			require.NoError(t, err)
-			assert.Equal(t, http.StatusMisdirectedRequest, status, "what was proved to one host counts for no other")
+			assert.Equal(t, http.StatusMisdirectedRequest, status, "a certificate shown to one host does not count for another")
 		}
 		require.Equal(t, 1, reached)
 		reached = 0
 	}
 }
 
-// A client that names no host shakes hands as one of the default host, and must
-// not pass as one of all others then.
-func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
+// A client that sends no server name gets the default host's handshake. It must
+// not reach other hosts by that.
+func TestAClientWithoutAServerNameDoesNotSkipClientAuthentication(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	_, clientRoots := proxytest.Certificate(t, "client.example")
 	for _, protocol := range []string{"http/1.1", "h2"} {
@@ -481,7 +482,8 @@ func TestWhoNamesNoHostDoesNotSkipClientAuthentication(t *testing.T) {
 	}
 }
 
-// CVE-2025-68121, and Go 1.26: a session of one host resumes on another.
+// CVE-2025-68121 and Go 1.26: a session of one host could be resumed on
+// another.
 func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	client, clientRoots := proxytest.Certificate(t, "client.example")
@@ -496,14 +498,14 @@ func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testi
 	dial := func(version uint16, sni string, certs ...tls.Certificate) (resumed bool, err error) {
 		c, err := tls.Dial("tcp", s.HTTPS, &tls.Config{
 			ServerName: sni, RootCAs: roots, ClientSessionCache: cache, Certificates: certs, MaxVersion: version,
-			InsecureSkipVerify: true, // what is resumed is another host's
+			InsecureSkipVerify: true, // a resumed session may have the certificate of another host
 		})
 		if err != nil {
 			return false, err
 		}
 		defer c.Close()
-		// In TLS 1.3 the answer to the client's certificate, and the ticket,
-		// come with the first read.
+		// In TLS 1.3, the first read returns the ticket, and the server's
+		// answer to the client's certificate.
 		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", sni)
 		_, err = io.ReadAll(c)
 		return c.ConnectionState().DidResume, err
@@ -514,7 +516,7 @@ func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testi
 		require.NoError(t, err)
 		resumed, err := dial(version, "open.localhost")
 		require.NoError(t, err)
-		require.True(t, resumed, "the open host has sessions, or this test shows nothing")
+		require.True(t, resumed, "the open host issues sessions: without them this test shows nothing")
 		_, err = dial(version, "mtls.localhost")
 		require.Error(t, err)
 		_, err = dial(version, "mtls.localhost", client)
@@ -526,7 +528,7 @@ func TestASessionOfAnOpenHostDoesNotResumeOnOneWithClientAuthentication(t *testi
 }
 
 // CVE-2026-32305.
-func TestAClientHelloInSmallPiecesIsStillTheHostsOwn(t *testing.T) {
+func TestClientAuthenticationHoldsForAClientHelloInSmallPieces(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.TLS.Host = say(map[string]hostproxy.HostTLS{"mtls.localhost": {ClientAuth: &hostproxy.ClientAuth{CAs: x509.NewCertPool()}}})
@@ -564,7 +566,7 @@ func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
 		<-done
 		require.NoError(t, r.Close())
 	})
-	r.Handle("localhost", &hostproxy.Passthrough{Addr: target.Addr()}) // at run time
+	r.Handle("localhost", &hostproxy.Passthrough{Addr: target.Addr()}) // while the listener is open
 	_, body := get(t, proxytest.HTTPClient(t, ln.Addr().String(), targetRoots, "h1"), "https://localhost/")
 	assert.Equal(t, "target HTTP/1.1", body)
 	_, body = get(t, proxytest.HTTPClient(t, ln.Addr().String(), localRoots(t, r.TLS.Storage), "h2"), "https://here.localhost/")
@@ -581,7 +583,7 @@ func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
 	assert.ErrorContains(t, err, "unrecognized name")
 }
 
-func TestPassthroughUnderAServer(t *testing.T) {
+func TestAServerCarriesAPassthrough(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
 	var r hostproxy.Router
@@ -597,7 +599,7 @@ func TestPassthroughUnderAServer(t *testing.T) {
 	}
 }
 
-func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
+func TestAPassthroughWithoutAListenerOfTheRouterIsAnError(t *testing.T) {
 	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
 	log := new(lockedBuffer)
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
@@ -611,7 +613,7 @@ func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
 	conf, err := r.TLSConfig()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
-	r.Handle("localhost", pass) // later
+	r.Handle("localhost", pass) // after TLSConfig
 	ln := tls.NewListener(proxytest.Listen(t), conf)
 	accepted := make(chan struct{})
 	go func() {
@@ -633,11 +635,11 @@ func TestAPassthroughThatNoListenerOfOursCarriesIsAnError(t *testing.T) {
 	}
 	assert.Equal(t, 1, strings.Count(log.String(), `pattern \"localhost\": a Passthrough requires the connection before TLS`), log.String())
 
-	s := proxytest.Start(t, &hostproxy.Server{Router: &r}) // carries it
+	s := proxytest.Start(t, &hostproxy.Server{Router: &r}) // a Server can carry the Passthrough
 	_, body := get(t, proxytest.HTTPClient(t, s.HTTPS, targetRoots, "h1"), "https://localhost/")
 	assert.Equal(t, "target HTTP/1.1", body)
 	_, err = r.TLSConfig()
-	require.NoError(t, err, "for instance for HTTP/3 beside it")
+	require.NoError(t, err, "now TLSConfig may be used too, for instance for HTTP/3")
 }
 
 // lockedBuffer is a buffer for several goroutines.
@@ -658,7 +660,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func TestTheLocalCAIsItsStorage(t *testing.T) {
+func TestTheLocalCALivesInItsStorage(t *testing.T) {
 	s := files(t)
 	one, err := (&hostproxy.LocalCA{Storage: s}).RootPEM(t.Context())
 	require.NoError(t, err)
@@ -720,7 +722,7 @@ func ExampleRouter_Listen() {
 	// Output: 200 OK hello
 }
 
-// refuser is an issuer that is not to be asked.
+// refuser is an issuer that must not be called.
 type refuser struct{}
 
 func (refuser) IssuerKey() string { return "refuser" }
@@ -729,13 +731,13 @@ func (refuser) Issue(_ context.Context, csr *x509.CertificateRequest) (*certmagi
 	panic(fmt.Sprint("asked for ", csr.DNSNames))
 }
 
-// oneSession remembers one session for whatever host.
+// oneSession remembers one session and offers it to every host.
 type oneSession struct{ tls.ClientSessionCache }
 
 func (c oneSession) Get(string) (*tls.ClientSessionState, bool) { return c.ClientSessionCache.Get("") }
 func (c oneSession) Put(_ string, s *tls.ClientSessionState)    { c.ClientSessionCache.Put("", s) }
 
-// pieces writes byte by byte.
+// pieces writes each byte on its own.
 type pieces struct{ net.Conn }
 
 func (c pieces) Write(p []byte) (int, error) {
@@ -759,7 +761,7 @@ func (w *lockedWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
-func TestAPassthroughThatCannotBeIsRefusedWithTheRemedy(t *testing.T) {
+func TestAnInvalidPassthroughIsRefusedWithTheRemedy(t *testing.T) {
 	var r hostproxy.Router
 	for _, tt := range []struct {
 		pattern string
@@ -786,7 +788,7 @@ func TestAPassthroughThatCannotBeIsRefusedWithTheRemedy(t *testing.T) {
 	}
 }
 
-func TestHSTSIsSaidOverTLSAlone(t *testing.T) {
+func TestHSTSIsSentOverTLSOnly(t *testing.T) {
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=1")
 	}))
@@ -826,12 +828,12 @@ func TestHSTSIsSaidOverTLSAlone(t *testing.T) {
 	}
 }
 
-func TestTheHelloHookSeesAndRefuses(t *testing.T) {
+func TestTheHelloHookSeesAndCanRefuseHandshakes(t *testing.T) {
 	conf, roots := proxytest.TLS(t, "a.test", "b.test", "c.test")
 	var r hostproxy.Router
 	r.TLS.Config = conf
 	r.TLS.Storage = files(t)
-	r.TLS.ShareTickets = true // with settings of its own for each client
+	r.TLS.ShareTickets = true // so that each client has settings of its own
 	var seen sync.Map
 	r.TLS.Hello = func(hello *tls.ClientHelloInfo) error {
 		seen.Store(hello.ServerName, len(hello.CipherSuites))
@@ -857,9 +859,9 @@ func TestTheHelloHookSeesAndRefuses(t *testing.T) {
 	}
 }
 
-// A client that hides the host it wants by ECH reaches it, and the outer name
-// is no route.
-func TestKeysForEncryptedClientHellosPassThrough(t *testing.T) {
+// A client that hides its host name by ECH reaches that host. The outer name is
+// not a route.
+func TestEncryptedClientHelloKeysOfTheConfigAreUsed(t *testing.T) {
 	conf, roots := proxytest.TLS(t, "hidden.test", "public.test")
 	key, err := ecdh.X25519().GenerateKey(rand.Reader)
 	require.NoError(t, err)
@@ -891,7 +893,7 @@ func echConfig(id byte, public []byte, name string) []byte {
 	return append(binary.BigEndian.AppendUint16([]byte{0xfe, 0x0d}, uint16(len(body))), body...)
 }
 
-func TestCertificatesFollowEachKindOfChange(t *testing.T) {
+func TestCertificatesFollowEachKindOfRouteChange(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost/x", named("a"))

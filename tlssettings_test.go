@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A namedCA is an issuer that is told from others by its pointer.
+// A namedCA is an issuer that is identified by its pointer.
 type namedCA struct {
 	refusingCA
 	key string
@@ -26,7 +26,7 @@ type namedCA struct {
 
 func (c *namedCA) IssuerKey() string { return c.key }
 
-func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T) {
+func TestAllContradictoryTLSSettingsAreReportedTogether(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.TLS.Issuer, r.TLS.CA, r.TLS.Email = &namedCA{key: "corp"}, "https://ca.example/dir", "ops@example.com"
@@ -62,14 +62,14 @@ func TestTLSSettingsThatContradictEachOtherAreErrorsAtOnceAllOfThem(t *testing.T
 	}
 	assert.Equal(t, 1, strings.Count(err.Error(), "TLS: "), "one prefix")
 	assert.NotContains(t, err.Error(), "TLS.")
-	assert.NotContains(t, err.Error(), "Fallbacks[4]", "the same issuer twice is no other one")
+	assert.NotContains(t, err.Error(), "Fallbacks[4]", "the same issuer twice is not a conflict")
 	var other hostproxy.Router
 	other.TLS.Storage, other.TLS.Issuer = r.TLS.Storage, (*hostproxy.Issuer)(nil)
 	_, err = other.TLSConfig()
 	assert.ErrorContains(t, err, "Issuer: the issuer is nil")
 }
 
-// A provider that has no records.
+// A noDNS is a provider that has no records.
 type noDNS struct{ certmagic.DNSProvider }
 
 func TestADNSProviderThatNoIssuerTakesIsAnError(t *testing.T) {
@@ -98,7 +98,7 @@ func TestADNSProviderThatNoIssuerTakesIsAnError(t *testing.T) {
 	}
 }
 
-func TestTLSSettingsThatOnlyLookContradictoryAreNone(t *testing.T) {
+func TestTLSSettingsThatOnlyLookContradictoryAreAccepted(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.TLS.Issuer = &certmagic.ACMEIssuer{CA: "https://ca.example/dir", Email: "ops@example.com"}
@@ -109,7 +109,7 @@ func TestTLSSettingsThatOnlyLookContradictoryAreNone(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-func TestAListenerThatDoesTLSIsNotWrappedOnceMore(t *testing.T) {
+func TestAListenerThatAlreadyDoesTLSIsRefused(t *testing.T) {
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)
 	r.Handle("a.localhost", named("a"))
@@ -125,7 +125,7 @@ func TestAListenerThatDoesTLSIsNotWrappedOnceMore(t *testing.T) {
 		err = (&hostproxy.Server{Router: &r}).Serve(t.Context(), ln, nil)
 		assert.ErrorContains(t, err, "https is a listener that does TLS", what)
 		_, err = ln.Accept()
-		assert.ErrorIs(t, err, net.ErrClosed, "Serve closes what it is given")
+		assert.ErrorIs(t, err, net.ErrClosed, "Serve closes the listener")
 	}
 }
 
@@ -163,17 +163,17 @@ func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
 	require.NoError(t, r.Set("b.localhost", &hostproxy.Passthrough{Addr: "127.0.0.1:1"}))
 	require.NoError(t, r.Set("c.localhost", named("c")))
 	require.NoError(t, r.AwaitCertificates(t.Context()))
-	assert.Equal(t, 1, count(homeless), "said once")
-	assert.Equal(t, 1, count(idle), "said once")
+	assert.Equal(t, 1, count(homeless), "logged once")
+	assert.Equal(t, 1, count(idle), "logged once")
 }
 
-func TestNamesThatAreNoHostsAreErrorsBeforeTheRouterListens(t *testing.T) {
+func TestInvalidHostNamesAreErrorsBeforeTheRouterListens(t *testing.T) {
 	err := new(hostproxy.Router).AwaitCertificates(t.Context(), "a..b", "good.example.com", "not a host")
 	assert.ErrorContains(t, err, `"a..b"`)
 	assert.ErrorContains(t, err, `"not a host"`)
 }
 
-func TestTheCertificateOfAPassthroughIsItsTargets(t *testing.T) {
+func TestTheTargetHasTheCertificateOfAPassthrough(t *testing.T) {
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	r.TLS.Storage = files(t)
 	elsewhere := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
@@ -207,8 +207,8 @@ func TestAHostWithoutACertificateByTLSHostIsNotRenewed(t *testing.T) {
 	})
 }
 
-// crypto/tls calls it "no certificates configured" in the log of an
-// http.Server.
+// Without this, crypto/tls logs "no certificates configured" in an
+// http.Server's log.
 func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
 	var log lockedBuffer
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}

@@ -36,7 +36,7 @@ func pass(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { next.ServeHTTP(passing{w}, q) })
 }
 
-// A signalling writer tells of the first event.
+// A signalling writer signals when the first event is written.
 type signalling struct {
 	http.ResponseWriter
 	written chan struct{}

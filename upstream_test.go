@@ -25,7 +25,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestTargets(t *testing.T) {
+func TestAnInvalidTargetIsRefusedWithItsRule(t *testing.T) {
 	for _, good := range []string{
 		"localhost:4006", "127.0.0.1:80", "[::1]:80", "my_service:8080", "http://a.test", "https://a.test/base", "http://a.test/b,c", "h2c://a.test:50051", "unix:/run/a.sock", "http:8080",
 	} {
@@ -90,7 +90,7 @@ func TestTargets(t *testing.T) {
 	assert.PanicsWithValue(t, `hostproxy: target "nope": the port is missing: write nope:80 or another port`, func() { hostproxy.To("nope") })
 }
 
-// front serves h on a free port and returns its address.
+// front serves h on a free port and returns the address.
 func front(t *testing.T, h http.Handler) string {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
@@ -128,7 +128,7 @@ func TestUpstreamForwardsWithoutARouter(t *testing.T) {
 	assert.NotContains(t, seen.Header, "User-Agent")
 }
 
-func TestUpstreamAnswersFailuresWithTheirClass(t *testing.T) {
+func TestEachKindOfUpstreamFailureHasItsStatusAndReason(t *testing.T) {
 	garbage := proxytest.NewBackend(t, proxytest.Reply("SSH-2.0-x\r\n\r\n"))
 	mute := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.Wait(nil) })
 	gone := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest() })
@@ -137,7 +137,7 @@ func TestUpstreamAnswersFailuresWithTheirClass(t *testing.T) {
 		status       int
 		reason, op   string
 	}{
-		{"nobody listens", proxytest.Refused(t), 502, "connection_refused", "dial"},
+		{"no listener", proxytest.Refused(t), 502, "connection_refused", "dial"},
 		{"garbage", garbage.Addr(), 502, "http_protocol_error", "read"},
 		{"no answer in time", mute.Addr(), 504, "http_response_timeout", "read"},
 		{"closed without an answer", gone.Addr(), 502, "connection_terminated", "read"},
@@ -177,7 +177,7 @@ func TestUpstreamGoesToAnotherTargetWhenOneRefuses(t *testing.T) {
 	assert.Len(t, backend.Seen(), 10)
 }
 
-func TestUpstreamHooks(t *testing.T) {
+func TestUpstreamHooksChangeRequestAndResponse(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	u := hostproxy.To(backend.Addr())
 	u.Rewrite = func(p *httputil.ProxyRequest) {
@@ -199,11 +199,11 @@ func TestUpstreamHooks(t *testing.T) {
 	assert.Equal(t, 200, w.Code)
 	assert.Equal(t, "max-age=1", w.Header().Get("Strict-Transport-Security"))
 	seen := backend.Last(t)
-	assert.Equal(t, "/rewritten?c=3", seen.Target, "what Rewrite saw is what is sent (CVE-2022-2880)")
+	assert.Equal(t, "/rewritten?c=3", seen.Target, "the target gets the query that Rewrite saw (CVE-2022-2880)")
 	assert.Equal(t, "c=3", seen.Header.Get("X-Query"))
 	assert.Equal(t, "prod", seen.Header.Get("X-Env"))
 	assert.Empty(t, seen.Header.Get("Cookie"))
-	assert.Equal(t, "secret", q.Header.Get("Cookie"), "the client's request is not touched")
+	assert.Equal(t, "secret", q.Header.Get("Cookie"), "the client's request is not changed")
 }
 
 // A tripper is a Transport.
@@ -211,7 +211,7 @@ type tripper func(*http.Request) (*http.Response, error)
 
 func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
-// secondPanics returns a Pick that panics when it is asked again.
+// secondPanics returns a Pick that panics when it is called a second time.
 func secondPanics() func(*http.Request, []*hostproxy.Target) *hostproxy.Target {
 	asked := false
 	return func(_ *http.Request, left []*hostproxy.Target) *hostproxy.Target {
@@ -256,7 +256,7 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 			r.Handle("a.test", u)
 			a := ask(&r, "GET", "http://a.test/")
 			assert.Equal(t, tt.status, a.Code)
-			assert.NotContains(t, a.Body.String(), "oh", "nothing of it goes to the client")
+			assert.NotContains(t, a.Body.String(), "oh", "the client sees nothing of the panic")
 			assert.Equal(t, 1, strings.Count(log.String(), "exchange failed"))
 			assert.Contains(t, log.String(), tt.cause)
 			assert.Equal(t, tt.status == 500, strings.Contains(log.String(), "upstream_test.go"), "the stack, for a panic")
@@ -267,7 +267,7 @@ func TestUpstreamContainsPanicsOfHooks(t *testing.T) {
 	}
 }
 
-// On the goroutine of a check a panic would be the program's end.
+// In the goroutine of a health check, an uncaught panic would end the program.
 func TestAPanicInACheckIsTheTargetsFailure(t *testing.T) {
 	u := hostproxy.To("127.0.0.1:1")
 	u.Transport = tripper(func(*http.Request) (*http.Response, error) { panic("oh") })
@@ -294,9 +294,9 @@ func TestHeaderEditsAreChecked(t *testing.T) {
 	assert.ErrorContains(t, err, `"a\r\nb"`)
 }
 
-// What cannot be is an error that names the field, when the route is added, and
-// the routes stay as they were.
-func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
+// Adding a route with an invalid field fails with an error that names the
+// field. The routes stay as they were.
+func TestAnInvalidFieldIsRefusedByItsName(t *testing.T) {
 	prefixes := []netip.Prefix{{}}
 	mapped := []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}
 	for want, change := range map[string]func(*hostproxy.Upstream){
@@ -400,9 +400,9 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 			assert.ErrorContains(t, err, want)
 			assert.ErrorContains(t, err, `pattern "a.test"`)
 			for range r.All() {
-				t.Error("it is a route")
+				t.Error("the route was added")
 			}
-			assert.Equal(t, 500, ask(u, "GET", "http://a.test/").Code, "alone it serves nobody")
+			assert.Equal(t, 500, ask(u, "GET", "http://a.test/").Code, "without a Router it answers 500")
 		})
 	}
 	for want, h := range map[string]http.Handler{
@@ -433,7 +433,7 @@ func TestWhatCannotBeIsRefusedByTheNameOfItsField(t *testing.T) {
 	}
 }
 
-func TestUpstreamDiesInMidBody(t *testing.T) {
+func TestABodyThatTheTargetCutsOffIsNotEndedCleanly(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		c.ReadRequest()
 		c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
@@ -500,13 +500,13 @@ func TestUpstreamSwitchesToWebSocketOnly(t *testing.T) {
 
 	c = proxytest.Dial(t, addr)
 	res := c.Do("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
-	assert.Equal(t, 502, res.StatusCode, "a 101 nobody asked for")
+	assert.Equal(t, 502, res.StatusCode, "a 101 that was not requested")
 	last := backend.WaitRequests(2)[1]
 	assert.NotContains(t, strings.ToLower(string(last.Raw)), "upgrade")
 	assert.NotContains(t, strings.ToLower(string(last.Raw)), "http2-settings")
 }
 
-func TestDrain(t *testing.T) {
+func TestDrainWaitsForRequestsInFlight(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan struct{})
 	var once sync.Once
@@ -525,11 +525,11 @@ func TestDrain(t *testing.T) {
 	go func() { drained <- u.Drain(context.Background()) }()
 	proxytest.Eventually(t, "refusal", func() bool { return ask(u, "GET", "http://a.test/").Code == 503 })
 	close(release)
-	assert.Equal(t, 200, <-answered, "what was in flight ends")
+	assert.Equal(t, 200, <-answered, "the request in flight finishes")
 	assert.NoError(t, <-drained)
 }
 
-func TestDrainCancelsWhatIsLeft(t *testing.T) {
+func TestDrainCancelsRequestsThatDoNotFinish(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	u := hostproxy.To(backend.Addr())
 	answered := make(chan int)
@@ -543,9 +543,9 @@ func TestDrainCancelsWhatIsLeft(t *testing.T) {
 	assert.Equal(t, 503, <-answered)
 }
 
-// Under a server of somebody else's, Close ends what a Router's upstreams do in
-// the background.
-func TestCloseEndsWhatGoesOnInTheBackground(t *testing.T) {
+// Below a server other than hostproxy.Server, Close ends the background work of
+// a Router's upstreams.
+func TestCloseEndsTheBackgroundWorkOfUpstreams(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewServer(t, nil)
 	u := hostproxy.To(backend.Addr())
@@ -564,7 +564,7 @@ func TestCloseEndsWhatGoesOnInTheBackground(t *testing.T) {
 	}
 }
 
-func TestClientThatLeavesIs499(t *testing.T) {
+func TestAClientDisconnectIsRecordedAs499(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { c.ReadRequest(); c.ReadAll() })
 	seen := make(chan hostproxy.Exchange, 1)
 	r := hostproxy.Router{Observe: func(x *hostproxy.Exchange) { seen <- *x }}
@@ -610,7 +610,7 @@ func TestErrorsOfAnUpstreamSayHowToKeepTheRule(t *testing.T) {
 	}
 }
 
-func TestWhatMeansNothingIsSaid(t *testing.T) {
+func TestMeaninglessArgumentsAndSettingsAreRefused(t *testing.T) {
 	u := hostproxy.To("127.0.0.1:1")
 	assert.ErrorContains(t, u.Canary(nil, 0.5), "share is 0.5 without an upstream")
 	assert.ErrorContains(t, u.Mirror(nil, 0.5), "share is 0.5 without an upstream")
@@ -634,7 +634,7 @@ func TestWhatMeansNothingIsSaid(t *testing.T) {
 	}
 }
 
-func TestATargetIsNamedSoThatItCanBeTold(t *testing.T) {
+func TestEachTargetHasANameThatIdentifiesIt(t *testing.T) {
 	for target, want := range map[string]string{
 		"localhost:1":           "localhost:1",
 		"http://localhost:1":    "localhost:1",
@@ -653,7 +653,7 @@ func TestATargetIsNamedSoThatItCanBeTold(t *testing.T) {
 	}
 }
 
-// byHeader is a limit by a header.
+// byHeader returns a limit per value of a header.
 func byHeader(name string) *hostproxy.RateLimit {
 	return &hostproxy.RateLimit{Rate: 1, By: hostproxy.LimitKey{Header: name}}
 }

@@ -20,14 +20,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// visitEnv is set in a process that is nothing but visitors: its value is the
-// address, and the time from one handshake to the next.
+// visitEnv is set in a process that only makes handshakes. Its value is the
+// address and the time from one handshake to the next.
 const visitEnv = "HOSTPROXY_TEST_VISIT"
 
 const maxUnderWay = 16
 
-// An arrival is a full handshake, timed from the moment it was planned for:
-// what delays the visitors counts too.
+// An arrival is a full handshake, timed from its planned start: a delay of the
+// visitors counts too.
 type arrival struct {
 	Planned time.Time
 	Took    time.Duration
@@ -35,9 +35,9 @@ type arrival struct {
 }
 
 // Visitors make full handshakes of healthy.localhost from a process of their
-// own, each at its time whether or not those before have ended: a slow one
-// hides no other. No more than maxUnderWay are under way; for others the clock
-// runs too.
+// own. Each starts at its planned time even if earlier ones have not finished,
+// so that a slow one does not hide others. At most maxUnderWay run at once; for
+// the rest the clock runs too.
 type visitors struct {
 	t     *testing.T
 	leave io.Closer
@@ -82,7 +82,7 @@ func (v *visitors) collect(out io.Reader) {
 	}
 }
 
-// await waits for so many handshakes more.
+// await waits for n more handshakes.
 func (v *visitors) await(n int) {
 	v.t.Helper()
 	begin := v.count()
@@ -95,15 +95,15 @@ func (v *visitors) count() int {
 	return len(v.all)
 }
 
-// end makes the visitors leave.
+// end ends the visitors' process.
 func (v *visitors) end() {
 	v.t.Helper()
 	require.NoError(v.t, v.leave.Close())
 	<-v.gone
 }
 
-// during returns how long the handshakes took that were planned for a time from
-// begin until end, sorted.
+// during returns, sorted, how long the handshakes took that were planned for
+// the time from begin until end.
 func (v *visitors) during(begin, end time.Time) []time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -117,7 +117,8 @@ func (v *visitors) during(begin, end time.Time) []time.Duration {
 	return took
 }
 
-// visitUntilEOF is the process of visitors. It prints each arrival.
+// visitUntilEOF is the main function of the visitors' process. It prints each
+// arrival.
 func visitUntilEOF(what string) {
 	addr, interval, _ := strings.Cut(what, " ")
 	every, err := time.ParseDuration(interval)
@@ -153,7 +154,8 @@ func visitUntilEOF(what string) {
 						tell(arrive(addr, planned))
 						<-slots
 					case <-left:
-						tell(arrival{Planned: planned, Took: time.Since(planned)}) // at least
+						// at least this long
+						tell(arrival{Planned: planned, Took: time.Since(planned)})
 					}
 				})
 			}
@@ -169,6 +171,6 @@ func arrive(addr string, planned time.Time) arrival {
 		a.Err = err.Error()
 		return a
 	}
-	_ = c.Close() // the server may be faster
+	_ = c.Close() // the server may close first
 	return a
 }

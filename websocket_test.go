@@ -48,7 +48,7 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 	require.NoError(t, err)
 	defer res.Body.Close()
 	assert.Equal(t, 200, res.StatusCode)
-	assert.Empty(t, res.Header.Get("Sec-Websocket-Accept"), "it answers a key that the client never sent")
+	assert.Empty(t, res.Header.Get("Sec-Websocket-Accept"), "the client sent no key that it could answer")
 	_, err = io.WriteString(send, "hello")
 	require.NoError(t, err)
 	got := make([]byte, 10)
@@ -57,7 +57,7 @@ func TestWebSocketOverHTTP2IsBridgedToAnHTTP1Upstream(t *testing.T) {
 	assert.Equal(t, "echo hello", string(got))
 	send.Close()
 	rest, err := io.ReadAll(res.Body)
-	assert.NoError(t, err, "the stream ends well")
+	assert.NoError(t, err, "the stream ends without an error")
 	assert.Empty(t, rest)
 
 	seen := backend.WaitRequests(1)[0]
@@ -70,7 +70,7 @@ func TestStreamGraceHoldsForWebSocketsOverHTTP2(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if q, err := c.ReadRequest(); err == nil {
 			c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + proxytest.Accept(q.Header) + "\r\n\r\n")
-			_, _ = c.ReadString(1) // of the Close frame
+			_, _ = c.ReadString(1) // skips a part of the Close frame
 		}
 	})
 	const grace = 300 * time.Millisecond

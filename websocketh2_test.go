@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A WebSocket over HTTP/2 carries large data both ways at once, also behind
-// BasicAuth. Each end notices when the other leaves.
+// A WebSocket over HTTP/2 carries large data in both directions at once, also
+// behind BasicAuth. Each end notices when the other one closes.
 func TestAWebSocketOverHTTP2IsATunnel(t *testing.T) {
 	const size = 6 << 20
 	ends := make(chan error, 1)

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// An address is where a site is served: a host on a port, with or without TLS.
+// An address is an address of a site: a host and a port, with or without TLS.
 type address struct {
 	token
 	host   string // "" means any
@@ -15,10 +15,11 @@ type address struct {
 	port   int
 }
 
-// hostSyntax is a host name, or a wildcard for the first label. Read-only.
+// hostSyntax matches a host name, or one with a wildcard as its first label.
+// Read-only.
 var hostSyntax = regexp.MustCompile(`^(\*\.)?[\pL\pN_-]+(\.[\pL\pN_-]+)*\.?$`)
 
-// address reads the address of a site.
+// address parses the address of a site.
 func (t *translator) address(n token) (address, bool) {
 	a := address{token: n}
 	rest := n.text
@@ -49,7 +50,7 @@ func (t *translator) address(n token) (address, bool) {
 	return a, t.port(&a, port)
 }
 
-// port sets the port of an address, which may be implied.
+// port sets the port of an address. "" means the implied one.
 func (t *translator) port(a *address, port string) bool {
 	switch {
 	case port != "":
@@ -70,7 +71,7 @@ func (t *translator) port(a *address, port string) bool {
 }
 
 // secure reports whether the address is served over TLS. A site with a tls
-// directive is, also without a host.
+// directive is, even without a host.
 func (t *translator) secure(a address, hasTLS bool) bool {
 	if a.scheme == "http" || a.port == t.global.httpPort {
 		return false
@@ -78,7 +79,7 @@ func (t *translator) secure(a address, hasTLS bool) bool {
 	return a.scheme == "https" || a.host != "" || a.port == t.global.httpsPort || hasTLS
 }
 
-// pattern returns the pattern of the route for the address.
+// pattern returns the route pattern for the address.
 func (a address) pattern() string {
 	switch {
 	case a.host == "":

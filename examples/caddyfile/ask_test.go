@@ -10,20 +10,20 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A question is a request, in a form that another process understands.
+// A question is a request in a form that can be sent to another process.
 type question struct {
 	Method, URL, Body string
 	Header            http.Header
 }
 
-// An answer is what came back.
+// An answer is the response to a question.
 type answer struct {
 	Status int
 	Header http.Header
 	Body   string
 }
 
-// ask puts a question to the server that listens on the port of the URL.
+// ask sends a question to the server that listens on the port of the URL.
 func ask(servers []*hostproxy.Server, k question) (a answer) {
 	q := httptest.NewRequest(k.Method, k.URL, strings.NewReader(k.Body))
 	if k.Body == "" {

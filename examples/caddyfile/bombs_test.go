@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// doubled returns snippets, each of which imports the one before twice.
+// doubled returns snippets. Each imports the previous one twice.
 func doubled(levels int, first, line string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "(s0) {\n%s\n}\n", first)
@@ -22,9 +22,9 @@ func doubled(levels int, first, line string) string {
 	return b.String()
 }
 
-// A few lines of snippets, or a file that imports itself, can mean more than
-// there is memory for.
-func TestImportsThatGrowWithoutBoundAreOneFault(t *testing.T) {
+// A few lines of snippets, or a file that imports itself, can expand to more
+// than fits into memory.
+func TestImportsThatGrowWithoutLimitAreOneFault(t *testing.T) {
 	for name, text := range map[string]string{
 		"a snippet that imports itself twice": "(a) {\n\timport a\n\timport a\n}\na.local {\n\timport a\n}\n",
 		"snippets that double":                doubled(30, "\theader X y", "\timport s%[1]d\n\timport s%[1]d"),

@@ -70,7 +70,7 @@ func (p *plan) router(s *server) (*hostproxy.Router, error) {
 	return r, errors.Join(errs...)
 }
 
-// check reports what the package says of routes and settings, as faults of the
+// check reports hostproxy's errors about routes and settings as faults of the
 // file.
 func (t *translator) check(p *plan) {
 	for u, h := range p.hooks {
@@ -80,7 +80,7 @@ func (t *translator) check(p *plan) {
 		}
 	}
 	if len(t.faults) > 0 {
-		return // those of routes would repeat them
+		return // faults of the routes would repeat these
 	}
 	for _, s := range p.servers {
 		r := &hostproxy.Router{TrustedProxies: s.trustedProxies}
@@ -94,7 +94,7 @@ func (t *translator) check(p *plan) {
 }
 
 // spellings reports addresses that are the same for a Router, such as a.example
-// and a.example. with a dot, of which the last would count.
+// and "a.example." with a dot: only the last would count.
 func (t *translator) spellings(r *hostproxy.Router, s *server) {
 	known := maps.Collect(r.All())
 	if len(t.faults) > 0 || len(known) == len(s.routes) {
@@ -107,7 +107,7 @@ func (t *translator) spellings(r *hostproxy.Router, s *server) {
 	}
 }
 
-// plain returns the text of an error of the package.
+// plain returns the text of an error from hostproxy.
 func plain(err error) string {
 	text := strings.ReplaceAll(strings.ReplaceAll(err.Error(), "hostproxy: ", ""), "\n", "; ")
 	return strings.TrimPrefix(text, `pattern "*": `)

@@ -17,23 +17,23 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// A sample is a Caddyfile with its expectation.
+// A sample is a Caddyfile and what is expected of it.
 type sample struct {
 	name, text string
-	faults     []string // beginnings of the faults, without the file
+	faults     []string // beginnings of the expected faults, without the file name
 	exchanges  []exchange
 }
 
-// An exchange is a request with what its response must have.
+// An exchange is a request, and what its response must contain.
 type exchange struct {
 	question
 	status int
-	header [][2]string // a value of "" means that there is no such header
+	header [][2]string // "" means that the header must be missing
 	body   []string    // parts
 }
 
-// samples reads the corpus: a Caddyfile, a line with ----, and lines that begin
-// with
+// samples reads the corpus. Each file has a Caddyfile, a line with ----, and
+// lines that begin with
 //
 //	!  a fault
 //	>  a request, then its headers, and its body behind an empty one
@@ -93,7 +93,7 @@ func (s *sample) expect(t testing.TB, line string) {
 	}
 }
 
-// verify compares a response.
+// verify checks a response.
 func (e exchange) verify(t testing.TB, a answer) {
 	what := e.Method + " " + e.URL
 	assert.Equal(t, e.status, a.Status, what)
@@ -106,7 +106,7 @@ func (e exchange) verify(t testing.TB, a answer) {
 }
 
 // targets starts the services that the samples call localhost:9001 to
-// localhost:9003, and returns a func that puts their addresses into a text.
+// localhost:9003. It returns a func that inserts their addresses into a text.
 // Nothing listens on localhost:9009.
 func targets(t testing.TB) func(string) string {
 	var pairs []string
@@ -121,7 +121,7 @@ func targets(t testing.TB) func(string) string {
 	return strings.NewReplacer(pairs...).Replace
 }
 
-// echo answers with the request. The parameter code is the status, and h a
+// echo answers with the request. The parameter code sets the status, and h a
 // header of the response.
 func echo(w http.ResponseWriter, q *http.Request, name string) {
 	for _, h := range q.URL.Query()["h"] {
@@ -177,14 +177,14 @@ func TestCaddyfilesOfTheCorpusAreServedOrRefused(t *testing.T) {
 	share := fmt.Sprintf("%d of %d", translated, len(all))
 	t.Logf("translated: %s", share)
 	if translated+refused < len(all) {
-		return // some were left out by -run, or failed
+		return // -run left some out, or some failed
 	}
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	assert.Contains(t, string(readme), share, "the share in README.md")
 }
 
-// environment is that of the samples.
+// environment has the environment variables of the samples.
 func environment(addresses func(string) string) func(string) (string, bool) {
 	return func(name string) (string, bool) {
 		v, ok := map[string]string{"DOMAIN": "example.com", "APP": "localhost:9001", "GREETING": "hello there"}[name]
@@ -192,7 +192,7 @@ func environment(addresses func(string) string) func(string) (string, bool) {
 	}
 }
 
-// refused compares all faults.
+// refused compares all faults with the expected ones.
 func (s sample) refused(t *testing.T) {
 	_, err := caddyfile.Parse("Caddyfile", []byte(s.text), caddyfile.Options{Getenv: environment(strings.Clone)})
 	var faults caddyfile.Faults

@@ -7,8 +7,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// handleErrors reads the directive handle_errors: what a site does with
-// failures, all or those of some statuses.
+// handleErrors translates the directive handle_errors: how a site handles
+// failures, all of them or those with some statuses.
 func (t *translator) handleErrors(d directive, s *siteScope, named map[string]*site.Match) {
 	if !d.open {
 		t.fault(d.place, "handle_errors", "want a block")
@@ -24,7 +24,7 @@ func (t *translator) handleErrors(d directive, s *siteScope, named map[string]*s
 	t.inErrors = false
 	c.Next = t.compose(es, site.Fail{})
 	at := len(s.errors)
-	if c.Match != nil { // one for all statuses comes last
+	if c.Match != nil { // the one for all statuses must come last
 		for at > 0 && s.errors[at-1].Match == nil {
 			at--
 		}
@@ -35,7 +35,7 @@ func (t *translator) handleErrors(d directive, s *siteScope, named map[string]*s
 	s.errorsAt = d.place
 }
 
-// withErrors puts the handlers of failures in front of a site.
+// withErrors puts the handlers for failures in front of a site.
 func (t *translator) withErrors(h http.Handler, s *siteScope) http.Handler {
 	if s.errors == nil {
 		return h
@@ -54,5 +54,5 @@ func (t *translator) withErrors(h http.Handler, s *siteScope) http.Handler {
 	return &site.Errors{Handle: &handle, Next: h}
 }
 
-// uses records an Upstream of a site.
+// uses records that a site uses an Upstream.
 func (s *siteScope) uses(u *hostproxy.Upstream) { s.upstreams = append(s.upstreams, u) }

@@ -6,7 +6,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// A file that is refused says where, why, and what to write instead.
+// The errors of a refused file say where, why, and what to write instead.
 func ExampleParse() {
 	_, err := caddyfile.Parse("Caddyfile", []byte(`
 example.com {
@@ -24,7 +24,7 @@ example.com {
 	// Caddyfile:7:3: dns: not supported: DNS providers are Go modules: set Router.TLS.DNS in the program that -go prints, for instance to &cloudflare.Provider{APIToken: os.Getenv("TOKEN")}
 }
 
-// The program that does the same.
+// Prints the Go program that does the same.
 func ExampleConfig_Go() {
 	c, err := caddyfile.Parse("Caddyfile", []byte(`
 blog.example.com {

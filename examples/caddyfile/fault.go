@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// maxFaults limits the faults that are reported at once.
+// maxFaults limits the faults that are reported.
 const maxFaults = 100
 
 // A Fault is one reason why a file is refused.
 type Fault struct {
 	File         string
 	Line, Column int    // counted from 1; columns are characters
-	Word         string // directive, address or option that is wrong; "" if it is the text as such
+	Word         string // wrong directive, address or option; "" for a fault in the syntax
 	Text         string // what is wrong, and what to write instead
 }
 
@@ -25,7 +25,7 @@ func (f Fault) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s: %s", f.File, f.Line, f.Column, f.Word, f.Text)
 }
 
-// Faults are all reasons why a file is refused, in the order of the file.
+// Faults are all reasons why a file is refused, in file order.
 type Faults []Fault
 
 func (fs Faults) Error() string {
@@ -45,7 +45,7 @@ func (fs Faults) Unwrap() []error {
 	return errs
 }
 
-// sorted returns the faults by place, without repetitions.
+// sorted returns the faults in order of their places, without repetitions.
 func (fs Faults) sorted() Faults {
 	slices.SortStableFunc(fs, func(a, b Fault) int {
 		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))

@@ -11,8 +11,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// What is accepted builds, and its program is Go. What is refused has faults
-// with places in the file.
+// An accepted text can be built, and its program is valid Go. The faults of a
+// refused text have places in the file.
 func FuzzParse(f *testing.F) {
 	for _, s := range samples(f) {
 		f.Add(s.text)
@@ -40,7 +40,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if !strings.Contains(text, "output") { // log files would be opened
+		if !strings.Contains(text, "output") { // otherwise log files would be opened
 			if _, err := c.Servers(); err != nil {
 				t.Fatalf("accepted, but: %v", err)
 			}

@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// global has the global options.
+// global holds the global options.
 type global struct {
 	httpPort, httpsPort int
 	bind                []string
@@ -23,8 +23,8 @@ type global struct {
 	limits              limits
 }
 
-// readGlobal reads the global options. Ports come first, since addresses depend
-// on them.
+// readGlobal reads the global options. It reads ports first, since addresses
+// depend on them.
 func (t *translator) readGlobal(s *section) {
 	t.once(s.block)
 	for _, d := range s.block {
@@ -64,7 +64,7 @@ func (t *translator) globalOption(d directive) {
 		}
 	case "local_certs":
 		g.localCerts = t.none(d)
-	case "skip_install_trust": // no trust store is ever changed
+	case "skip_install_trust": // no trust store is changed anyway
 		t.none(d)
 	case "persist_config":
 		if v := value(); v != "off" {
@@ -99,7 +99,7 @@ func (t *translator) portOption(d directive) int {
 	return n
 }
 
-// refuseGlobal reports a global option that is not supported.
+// refuseGlobal reports an unsupported global option.
 func (t *translator) refuseGlobal(d directive) {
 	issuer := "set Router.TLS.Issuer in the program that -go prints"
 	hints := map[string]string{"acme_dns": "DNS providers are Go modules: set Router.TLS.DNS in the program that -go prints", "dns": "DNS providers are Go modules: set Router.TLS.DNS in the program that -go prints",
@@ -231,7 +231,7 @@ func (t *translator) trust(srv *server, proxies []*proxyTrust) {
 	}
 }
 
-// server returns the server for an address, a new one if need be.
+// server returns the server for an address. It makes a new one if necessary.
 func (t *translator) server(a address, host string, secure bool) *server {
 	for _, s := range t.plan.servers {
 		if s.host == host && s.port == a.port {
@@ -248,7 +248,7 @@ func (t *translator) server(a address, host string, secure bool) *server {
 	return s
 }
 
-// finish adds redirects, and the settings that all servers share.
+// finish adds redirects and shared settings.
 func (t *translator) finish() {
 	plain := func(host string) *server {
 		for _, s := range t.plan.servers {
@@ -294,8 +294,8 @@ func (t *translator) finish() {
 	t.overlaps()
 }
 
-// overlaps reports a port at one address that is also served at all addresses:
-// the system would refuse the second of the two.
+// overlaps reports a port that is served both at one address and at all
+// addresses. The system would refuse the second listener.
 func (t *translator) overlaps() {
 	everywhere := func(s *server) bool { return s.host == "" || s.host == "0.0.0.0" || s.host == "::" }
 	for i, all := range t.plan.servers {
@@ -312,8 +312,8 @@ func (t *translator) overlaps() {
 	}
 }
 
-// redirects adds routes that send the hosts of a server to HTTPS, except those
-// that have a site without TLS.
+// redirects adds routes that redirect the hosts of a server to HTTPS, except
+// hosts that have a site without TLS.
 func (t *translator) redirects(from, to *server) {
 	port := from.port
 	if port == t.global.httpsPort {

@@ -32,7 +32,7 @@ func (p *plan) program() []byte {
 	}
 	out := "// Command proxy was made from a Caddyfile, and is yours to change.\npackage main\n\n" + w.importLines() + "\n" + text.String()
 	formatted, err := format.Source([]byte(out))
-	if err != nil { // a bug, which the compiler explains best
+	if err != nil { // a bug: the compiler explains it best
 		return []byte(out)
 	}
 	return formatted
@@ -68,13 +68,13 @@ func servers() []*hostproxy.Server {
 }
 `
 
-// simple reports whether hostproxy.ListenAndServe serves the plan.
+// simple reports whether hostproxy.ListenAndServe can serve the plan.
 func (p *plan) simple() bool {
 	s := p.servers[0]
 	return len(p.servers) == 1 && s.tls && s.redirects && s.host == "" && s.port == 443 && s.httpAt == 80 && s.limits == limits{}
 }
 
-// routerName returns the variable of a server's Router.
+// routerName returns the name of the variable for a server's Router.
 func routerName(i int) string {
 	if i == 0 {
 		return "r"
@@ -82,7 +82,7 @@ func routerName(i int) string {
 	return "r" + strconv.Itoa(i+1)
 }
 
-// router returns the lines for one Router.
+// router returns the code for one Router.
 func (w *printer) router(i int, s *server) []string {
 	r := routerName(i)
 	lines := []string{"var " + r + " " + w.pkg("hostproxy") + ".Router"}
@@ -122,7 +122,7 @@ func (w *printer) router(i int, s *server) []string {
 	return lines
 }
 
-// servers returns the literals of the Servers.
+// servers returns the code for the Servers.
 func (w *printer) servers() (out []string) {
 	for i, s := range w.plan.servers {
 		parts := []string{"Router: &" + routerName(i), "Listeners: " + w.value(reflect.ValueOf(s.listeners()))}
@@ -139,7 +139,7 @@ func (w *printer) servers() (out []string) {
 	return out
 }
 
-// importLines returns the imports, those of the standard library first.
+// importLines returns the imports. The standard library comes first.
 func (w *printer) importLines() string {
 	paths := map[string]string{"context": "context", "tls": "crypto/tls", "log": "log", "slog": "log/slog", "http": "net/http", "netip": "net/netip",
 		"url": "net/url", "os": "os", "signal": "os/signal", "regexp": "regexp", "syscall": "syscall", "time": "time",

@@ -17,8 +17,8 @@ import (
 )
 
 // The programs of all samples become files of one package, so that the compiler
-// runs once. Each gets the questions of its sample, and must answer as the
-// Servers of this process do.
+// runs once. Each program gets the questions of its sample, and must answer
+// like the Servers in this process.
 func TestProgramsBehaveLikeTheFilesTheyAreMadeFrom(t *testing.T) {
 	addresses := targets(t)
 	dir := t.TempDir()
@@ -58,7 +58,7 @@ func TestProgramsBehaveLikeTheFilesTheyAreMadeFrom(t *testing.T) {
 	}
 }
 
-// comparable returns an answer without what differs from one time to the next.
+// comparable returns an answer without the parts that vary.
 func comparable(a answer) answer {
 	a.Header.Del("Date")
 	var lines []string
@@ -67,7 +67,7 @@ func comparable(a answer) answer {
 			lines = append(lines, line)
 			continue
 		}
-		a.Header.Del("Content-Length") // which of several targets answers is chance
+		a.Header.Del("Content-Length") // it is chance which of several targets answers
 		_, line, _ = strings.Cut(line, " ")
 		lines = append(lines, line)
 	}
@@ -76,8 +76,8 @@ func comparable(a answer) answer {
 	return a
 }
 
-// writeProgram writes a program as one file of a package with all of them: its
-// funcs get a number.
+// writeProgram writes a program as one file of the package that has all of
+// them. It adds a number to the names of its funcs.
 func writeProgram(t *testing.T, dir string, i int, text []byte) {
 	renamed := strings.NewReplacer("func main()", fmt.Sprintf("func main%d()", i), "func router()", fmt.Sprintf("func router%d()", i),
 		"func servers()", fmt.Sprintf("func servers%d()", i), ", router())", fmt.Sprintf(", router%d())", i),
@@ -90,7 +90,7 @@ func writeProgram(t *testing.T, dir string, i int, text []byte) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("p%d.go", i)), []byte(renamed), 0o600))
 }
 
-// writeDriver writes the func main that asks all programs.
+// writeDriver writes the func main that sends the questions to all programs.
 func writeDriver(t *testing.T, dir string, n int) {
 	var w strings.Builder
 	w.WriteString("package main\n\nimport (\n\"encoding/json\"\n\"os\"\n\"github.com/hostproxy/hostproxy\"\n")
@@ -107,7 +107,8 @@ func writeDriver(t *testing.T, dir string, n int) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "ask.go"), helper, 0o600))
 }
 
-// runModule vets and runs the module in dir, in the directory of this test.
+// runModule vets and runs the module in dir. It runs in the directory of this
+// test.
 func runModule(t *testing.T, dir string, stdin []byte) []byte {
 	here := writeModule(t, dir)
 	for _, args := range [][]string{{"vet", "./..."}, {"build", "-o", "driver", "."}} {
@@ -123,8 +124,8 @@ func runModule(t *testing.T, dir string, stdin []byte) []byte {
 	return out
 }
 
-// writeModule writes go.mod and go.sum of a module outside the tree, which
-// requires what this one does, and returns the directory of this one.
+// writeModule writes go.mod and go.sum of a module outside the tree. The module
+// has the same requirements as this one. It returns this module's directory.
 func writeModule(t *testing.T, dir string) string {
 	mod, err := os.ReadFile("go.mod")
 	require.NoError(t, err)
@@ -161,7 +162,7 @@ func command(dir, name string, args ...string) *exec.Cmd {
 	return c
 }
 
-func TestACAOfTheSiteIsForInternalNamesToo(t *testing.T) {
+func TestTheCAOfASiteAppliesToInternalNamesToo(t *testing.T) {
 	for _, global := range []string{"", "{\n\tlocal_certs\n}\n", "{\n\tacme_ca https://ca.internal/acme\n}\n"} {
 		out := string(parse(t, global+"nas.internal {\n\ttls {\n\t\tca https://ca.internal/acme\n\t}\n\trespond x\n}\n").Go())
 		assert.Contains(t, out, `"nas.internal": {Issuer: &certmagic.ACMEIssuer{CA: "https://ca.internal/acme"`, global)

@@ -19,13 +19,13 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// A printer writes values as Go expressions. Handlers that are used more than
-// once, and Upstreams with settings, become variables.
+// A printer writes values as Go expressions. It declares variables for handlers
+// that are used more than once, and for Upstreams with settings.
 type printer struct {
 	plan    *plan
-	uses    map[any]int    // how often a handler is used
-	names   map[any]string // of variables
-	lines   []string       // that declare variables
+	uses    map[any]int    // how often each handler is used
+	names   map[any]string // names of variables
+	lines   []string       // declarations of variables
 	imports map[string]bool
 	count   map[string]int
 }
@@ -34,7 +34,7 @@ func newPrinter(p *plan) *printer {
 	return &printer{plan: p, uses: map[any]int{}, names: map[any]string{}, imports: map[string]bool{}, count: map[string]int{}}
 }
 
-// identity returns a key for a handler that is a pointer; nil for others.
+// identity returns a key for a handler that is a pointer, and nil for others.
 func identity(h http.Handler) any {
 	if v := reflect.ValueOf(h); v.Kind() == reflect.Pointer {
 		return v.Pointer()
@@ -42,7 +42,7 @@ func identity(h http.Handler) any {
 	return nil
 }
 
-// children returns the handlers that a handler leads to.
+// children returns the handlers that a handler can call.
 func (p *printer) children(h http.Handler) (hs []http.Handler) {
 	if c, ok := h.(*compress.Handler); ok {
 		if e, ok := p.plan.encoded[c]; ok {
@@ -68,7 +68,7 @@ func (p *printer) children(h http.Handler) (hs []http.Handler) {
 	return hs
 }
 
-// tally counts the uses of a handler and those behind it.
+// tally counts the uses of a handler and of those behind it.
 func (p *printer) tally(h http.Handler) {
 	key := identity(h)
 	if key != nil {
@@ -104,7 +104,7 @@ func (p *printer) handler(h http.Handler) string {
 	return p.declare(key, "handler", text)
 }
 
-// declare makes a variable and returns its name.
+// declare declares a variable and returns its name.
 func (p *printer) declare(key any, kind, text string) string {
 	p.count[kind]++
 	name := kind + strconv.Itoa(p.count[kind])
@@ -113,8 +113,8 @@ func (p *printer) declare(key any, kind, text string) string {
 	return name
 }
 
-// upstream returns the expression for an Upstream: a variable if it has
-// settings.
+// upstream returns the expression for an Upstream. If it has settings, that is
+// a variable.
 func (p *printer) upstream(u *hostproxy.Upstream) string {
 	h := p.plan.hooks[u]
 	var quoted []string
@@ -132,8 +132,8 @@ func (p *printer) upstream(u *hostproxy.Upstream) string {
 	return text
 }
 
-// settings returns assignments for the fields that differ from those of
-// site.To, and the funcs.
+// settings returns assignments for the funcs, and for the fields that differ
+// from those of site.To.
 func (p *printer) settings(u *hostproxy.Upstream, h *hooks) (lines []string) {
 	v, base := reflect.ValueOf(u).Elem(), reflect.ValueOf(site.To(h.targets...)).Elem()
 	for i := range v.NumField() {
@@ -246,7 +246,7 @@ func (p *printer) value(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// known returns the expression for values of types that have their own.
+// known returns the expression for a value whose type has a form of its own.
 func (p *printer) known(v reflect.Value) (string, bool) {
 	switch x := v.Interface().(type) {
 	case time.Duration:
@@ -271,8 +271,8 @@ func (p *printer) known(v reflect.Value) (string, bool) {
 	return "", false
 }
 
-// statuses writes lists of statuses, whole classes of which are frequent, and
-// other numbers.
+// statuses writes a list of statuses as site.Statuses, where most are whole
+// classes, or as numbers.
 func (p *printer) statuses(codes []int) string {
 	var words, numbers []string
 	for i := 0; i < len(codes); i++ {
@@ -305,7 +305,7 @@ func (p *printer) duration(d time.Duration) string {
 	return strconv.FormatInt(int64(d), 10)
 }
 
-// fields returns the fields of a struct that are set.
+// fields returns the set fields of a struct.
 func (p *printer) fields(v reflect.Value) (parts []string) {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
@@ -316,7 +316,7 @@ func (p *printer) fields(v reflect.Value) (parts []string) {
 	return parts
 }
 
-// composite returns a literal of v's type.
+// composite returns a composite literal of v's type.
 func (p *printer) composite(v reflect.Value, parts []string) string {
 	text := p.typeName(v.Type()) + "{" + strings.Join(parts, ", ") + "}"
 	if len(text) < 100 && !strings.Contains(text, "\n") {

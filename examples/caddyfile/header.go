@@ -9,12 +9,12 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// framing are headers that delimit or route a message, which only the proxy may
-// set. Read-only.
+// framing are headers that delimit or route a message. Only the proxy may set
+// them. Read-only.
 var framing = []string{"Connection", "Upgrade", "Keep-Alive", "Transfer-Encoding", "Content-Length", "Te", "Trailer", "Proxy-Connection", "Expect"}
 
-// header translates changes to responses. Defaults (?Name) act apart from the
-// other changes.
+// header translates changes to responses. Defaults (?Name) are handled
+// separately.
 func (t *translator) header(d directive, _ *scope) func(http.Handler) http.Handler {
 	h := site.Header{}
 	lines := d.block
@@ -77,7 +77,7 @@ func (t *translator) headerLine(d directive, h *site.Header) {
 	t.edit(d, &h.Edits)
 }
 
-// field returns the canonical name of a header; "" if it is none.
+// field returns the canonical name of a header, or "" if it is invalid.
 func (t *translator) field(d directive, name string) string {
 	name = strings.TrimSuffix(name, ":")
 	valid := name != ""
@@ -91,8 +91,8 @@ func (t *translator) field(d directive, name string) string {
 	return http.CanonicalHeaderKey(name)
 }
 
-// edit adds one change: Name value, +Name value, -Name, or Name regexp
-// replacement.
+// edit adds one change: "Name value", "+Name value", "-Name", or "Name regexp
+// replacement".
 func (t *translator) edit(d directive, e *site.Edits) {
 	name, args := d.name(), d.args()
 	f := t.field(d, strings.TrimLeft(name, "+-"))
@@ -146,8 +146,8 @@ func (t *translator) requestHeader(d directive, _ *scope) func(http.Handler) htt
 	return func(next http.Handler) http.Handler { return &site.RequestHeader{Edits: e, Next: next} }
 }
 
-// holdsHost reports whether a header that is removed, such as X-*, is or
-// includes Host.
+// holdsHost reports whether a header to remove, such as X-*, is or includes
+// Host.
 func holdsHost(name string) bool {
 	ok, err := path.Match(strings.ToLower(strings.TrimSuffix(name, ":")), "host")
 	return ok && err == nil

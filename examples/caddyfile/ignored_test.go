@@ -8,9 +8,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile"
 )
 
-// refusedBodies are bodies of a site that have one word too much, or one that
-// would have no effect. refusedGlobals are global options, and refusedFiles
-// whole files.
+// refusedBodies are bodies of a site with one word too many, or with a word
+// that would have no effect. refusedGlobals are such global options, and
+// refusedFiles are whole files.
 func refusedBodies() []string {
 	return []string{
 		"root * /srv more", "root /srv {\n}", "respond a 200 b", "respond \"/a\"", "respond `@a` x", "error \"/a\" 404 x y", "respond a {\n\tmore\n}", "redir / /b 301 more", "redir /a /b {\n\tx\n}",
@@ -72,7 +72,7 @@ func refusedFiles() []string {
 		"(a) {\n}\n(a) {\n}\nb.local {\n}\n", "&(a) {\n}\n", "a.local {\n} b\n", "a.local { respond x\n}\n", "a.local {\n\t{\n\t}\n}\n", "a.local {\n\timport x {\n\t}\n}\n"}
 }
 
-// refusedTexts returns all of them as files.
+// refusedTexts returns them all as files.
 func refusedTexts() []string {
 	all := refusedFiles()
 	for _, body := range refusedBodies() {

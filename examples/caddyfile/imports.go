@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// An importer replaces the lines that begin with import by snippets and files.
+// An importer replaces import lines by snippets and files.
 type importer struct {
 	options  Options
 	snippets map[string][]token
-	count    int  // of words
-	bytes    int  // in words, and in files that are imported
-	full     bool // nothing more is read
-	deep     bool // said once
+	count    int  // number of words
+	bytes    int  // in words and in imported files
+	full     bool // a limit is reached
+	deep     bool // too deep imports were reported
 	fault    func(place, string, string, ...any) bool
 }
 
-// load returns the tokens of a file, imports replaced.
+// load returns the tokens of a file with its imports replaced.
 func (m *importer) load(file string, text []byte, depth int) []token {
 	return m.expand(lex(file, text, m.options.Getenv, m.fault), depth)
 }
@@ -57,8 +57,8 @@ func (m *importer) expand(in []token, depth int) (out []token) {
 	return out
 }
 
-// take counts a word, and reports whether there is room for it. Words that are
-// replaced count too: a snippet that imports itself twice has no other end.
+// take counts a word and reports whether there is room for it. Replaced words
+// count too: nothing else ends a snippet that imports itself twice.
 func (m *importer) take(t token) bool {
 	if m.full {
 		return false
@@ -98,7 +98,7 @@ func (m *importer) define(in []token, i int) int {
 	return len(in)
 }
 
-// include returns the tokens for one import.
+// include returns the tokens that replace one import.
 func (m *importer) include(at token, args []token, depth int) []token {
 	switch {
 	case len(args) == 0:
@@ -135,7 +135,7 @@ func (m *importer) include(at token, args []token, depth int) []token {
 	return out
 }
 
-// files returns the files that a pattern names, relative to the file with the
+// files returns the files that match a pattern, relative to the file with the
 // import.
 func (m *importer) files(at token, pattern string) []string {
 	if !filepath.IsAbs(pattern) {
@@ -154,7 +154,7 @@ func (m *importer) files(at token, pattern string) []string {
 	return names
 }
 
-// argument is {args[0]}, {args[1:]}, {args[:]} or the older {args.0}.
+// argument matches {args[0]}, {args[1:]}, {args[:]} or the older {args.0}.
 // Read-only.
 var argument = regexp.MustCompile(`\{args(?:\[(\d*)(:?)(\d*)\]|\.(\d+|\*))\}`)
 
@@ -177,7 +177,7 @@ func (m *importer) fill(body, args []token) []token {
 	return out
 }
 
-// spread returns the tokens for a token that stands for several arguments.
+// spread returns the tokens that replace a token for several arguments.
 func (m *importer) spread(t token, found []string, args []token) (out []token) {
 	from, to := 0, len(args)
 	if found[1] != "" {
@@ -197,7 +197,7 @@ func (m *importer) spread(t token, found []string, args []token) (out []token) {
 	return out
 }
 
-// argument returns the text for one argument within a token.
+// argument returns the text that replaces one argument within a token.
 func (m *importer) argument(t token, s string, args []token) string {
 	found := argument.FindStringSubmatch(s)
 	if found[2] == ":" || found[4] == "*" {

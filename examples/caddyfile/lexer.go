@@ -6,16 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxFile limits the size of one file, and the others the words of all files
-// and imports.
+// maxFile limits the size of one file. The other limits are for the words of
+// all files and imports.
 const (
 	maxFile   = 1 << 20
 	maxTokens = 200_000
 	maxBytes  = 16 << 20
 )
 
-// A place is where something stands in a file. Columns are counted in
-// characters, from 1.
+// A place is a position in a file. Columns are characters, counted from 1.
 type place struct {
 	file      string
 	line, col int
@@ -47,8 +46,8 @@ type lexer struct {
 	fault  func(place, string, string, ...any) bool
 }
 
-// lex returns the tokens of a file. Variables such as {$HOST:localhost} are
-// replaced first, as text: one variable may stand for several tokens.
+// lex returns the tokens of a file. It first replaces variables such as
+// {$HOST:localhost} as text, so that one variable can become several tokens.
 func lex(file string, text []byte, getenv func(string) (string, bool), fault func(place, string, string, ...any) bool) []token {
 	l := &lexer{file: file, fault: fault}
 	if len(text) > maxFile {
@@ -62,8 +61,8 @@ func lex(file string, text []byte, getenv func(string) (string, bool), fault fun
 	return l.tokens
 }
 
-// chars returns the characters of text without a byte order mark and carriage
-// returns.
+// chars returns the characters of text without carriage returns and without a
+// byte order mark.
 func chars(text string) []char {
 	in := make([]char, 0, len(text))
 	line, col := 1, 1
@@ -144,8 +143,8 @@ func (l *lexer) space() {
 	}
 }
 
-// newline reports whether the token at i begins a line: an escaped line end
-// does not count.
+// newline reports whether the token at i begins a line. An escaped line end
+// does not begin one.
 func (l *lexer) newline(i int) bool {
 	for i--; i >= 0; i-- {
 		switch r := l.in[i].r; {

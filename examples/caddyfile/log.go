@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// log reads the directive log.
+// log translates the directive log.
 func (t *translator) log(d directive, s *siteScope) {
 	l := &site.AccessLog{}
 	if len(d.args()) > 0 {
@@ -44,7 +44,7 @@ func (t *translator) log(d directive, s *siteScope) {
 	s.logs = append(s.logs, l)
 }
 
-// output reads where lines go.
+// output reads where the log is written.
 func (t *translator) output(d directive, l *site.AccessLog) {
 	args := d.args()
 	switch name := args[0].text; {
@@ -71,7 +71,7 @@ func (t *translator) roll(d directive, r *site.Roll) {
 		r.Keep = t.number(d, 1)
 	case "roll_keep_for":
 		r.KeepFor = t.positive(d)
-	case "roll_uncompressed": // they are
+	case "roll_uncompressed": // rolled files are never compressed
 		t.none(d)
 	case "roll_local_time", "mode", "dir_mode", "roll_minutes", "roll_at":
 		t.fault(d.place, d.name(), "not supported: times are UTC, files have the mode 0600, and they roll by size")

@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// matcher takes the matcher out of the arguments of d, quoted or not: *, a
-// path, or the name of one. It returns nil if d is for all requests.
+// matcher removes the matcher from the arguments of d, quoted or not: *, a
+// path, or a name. It returns nil if d applies to all requests.
 func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 	name := d.name()
 	if name == "try_files" || len(d.args()) == 0 {
@@ -30,7 +30,7 @@ func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 	switch {
 	case strings.HasPrefix(a.text, "/"):
 		if name == "handle_path" {
-			rest[0].text = a.text // for the prefix
+			rest[0].text = a.text // used as the prefix
 		}
 		d.words = rest
 		return &site.Match{Paths: []string{t.path(a, name)}}, true
@@ -50,7 +50,7 @@ func (t *translator) matcher(d *directive, sc *scope) (*site.Match, bool) {
 	return nil, true
 }
 
-// path reads the path of a matcher.
+// path reads the path in a matcher.
 func (t *translator) path(a token, word string) string {
 	p := t.literal(a, word)
 	if strings.Contains(p, "%") {
@@ -136,7 +136,7 @@ func (t *translator) condition(d directive, m *site.Match, set string) {
 	}
 }
 
-// matchHost reads the host of a matcher, as it is in requests.
+// matchHost reads the host in a matcher, in the form that it has in requests.
 func (t *translator) matchHost(a token) string {
 	host := strings.ToLower(t.literal(a, "host"))
 	switch {
@@ -148,8 +148,7 @@ func (t *translator) matchHost(a token) string {
 	return host
 }
 
-// some returns the arguments of d, of which there must be one or more, and no
-// block.
+// some returns the arguments of d. There must be at least one, and no block.
 func (t *translator) some(d directive) []token {
 	t.noBlock(d)
 	if len(d.args()) == 0 {
@@ -227,8 +226,8 @@ func (t *translator) matchHeaderRE(d directive, m *site.Match, set string) {
 	m.HeaderRE = append(m.HeaderRE, h)
 }
 
-// not translates a matcher that must not match: one on the line, or all of a
-// block together.
+// not translates a matcher that must not match: one on the line, or a whole
+// block.
 func (t *translator) not(d directive, m *site.Match, set string) {
 	inner := &site.Match{}
 	switch {
@@ -244,8 +243,8 @@ func (t *translator) not(d directive, m *site.Match, set string) {
 	m.Not = append(m.Not, inner)
 }
 
-// unsupported are directives of Caddy that are refused, with what to do
-// instead. Read-only.
+// unsupported are Caddy directives that are refused, with the alternative.
+// Read-only.
 func unsupported() map[string]string {
 	return maps.Clone(map[string]string{
 		"acme_server": "this proxy is no CA for others",

@@ -25,11 +25,11 @@ import (
 // Read-only.
 var caddyBinary = flag.String("caddy", "", "path of a caddy binary: the samples are put to it too")
 
-// differs are the samples that Caddy cannot be asked, with the reason.
+// differs has the samples that cannot be sent to Caddy, with the reason.
 // Read-only.
 var differs = map[string]string{"61-other-ports": "a redirect names the port, which is another one here"}
 
-// The corpus says what Caddy does: go test -run Caddy -caddy /usr/bin/caddy.
+// The corpus must match Caddy. Run: go test -run Caddy -caddy /usr/bin/caddy.
 func TestCaddyAnswersTheSamplesInTheSameWay(t *testing.T) {
 	if *caddyBinary == "" {
 		t.Skip("needs -caddy")
@@ -51,7 +51,7 @@ func TestCaddyAnswersTheSamplesInTheSameWay(t *testing.T) {
 	}
 }
 
-// startCaddy runs Caddy with a file, whose ports are replaced by free ones. It
+// startCaddy runs Caddy with a file, on free ports instead of the file's. It
 // returns the new address of each port.
 func startCaddy(t *testing.T, text string, addresses func(string) string) map[string]string {
 	dir := t.TempDir()
@@ -100,7 +100,7 @@ func startCaddy(t *testing.T, text string, addresses func(string) string) map[st
 	return ports
 }
 
-// replacePorts sets free ports, a local CA and no admin API.
+// replacePorts sets free ports and a local CA, and disables the admin API.
 func replacePorts(t *testing.T, config map[string]any) map[string]string {
 	apps := config["apps"].(map[string]any)
 	app := apps["http"].(map[string]any)
@@ -142,7 +142,7 @@ func replacePorts(t *testing.T, config map[string]any) map[string]string {
 		}
 	}
 	apps["tls"] = map[string]any{"automation": automation}
-	// redirects
+	// the listener for redirects
 	if https := "127.0.0.1:" + string(app["https_port"].(json.RawMessage)); open[https] {
 		open["127.0.0.1:"+string(app["http_port"].(json.RawMessage))] = true
 	}
@@ -150,7 +150,7 @@ func replacePorts(t *testing.T, config map[string]any) map[string]string {
 	return ports
 }
 
-// askOver puts a question to Caddy.
+// askOver sends a question to Caddy.
 func askOver(t *testing.T, ports map[string]string, k question) answer {
 	u, err := url.Parse(k.URL)
 	require.NoError(t, err)

@@ -9,26 +9,26 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// order is the order in which directives of a block act, whatever the order in
-// the file. Read-only.
+// order is the order in which a block's directives act, regardless of their
+// order in the file. Read-only.
 var order = []string{"root", "header", "request_body", "redir", "rewrite", "uri", "try_files", "basic_auth", "forward_auth",
 	"request_header", "encode", "handle", "route", "abort", "error", "respond", "reverse_proxy", "file_server"}
 
-// exclusive are the directives of which only the first that matches acts, in
-// one block. Read-only.
+// exclusive are directives of which only the first match in a block acts.
+// Read-only.
 var exclusive = []string{"root", "rewrite", "handle"}
 
 // An entry is a directive of a block that handles requests.
 type entry struct {
-	name  string // as in order
+	name  string // the name in order
 	match *site.Match
-	group int // entries with the same number above 0 exclude each other
-	// wrap returns the handler that acts in front of next, or in its place.
+	group int // entries with the same number, if above 0, exclude each other
+	// wrap returns the handler that acts in front of next, or instead of it.
 	wrap func(next http.Handler) http.Handler
 }
 
-// path returns the path of an entry that matches by one path alone, ""
-// otherwise.
+// path returns the path of an entry that matches by exactly one path, and ""
+// for other entries.
 func (e entry) path() string {
 	if e.match == nil || len(e.match.Paths) != 1 {
 		return ""
@@ -36,13 +36,13 @@ func (e entry) path() string {
 	return e.match.Paths[0]
 }
 
-// sorted brings entries into the order in which they act.
+// sorted sorts entries in the order in which they act.
 func sorted(es []entry) {
 	slices.SortStableFunc(es, func(a, b entry) int {
 		if a.name != b.name {
 			return slices.Index(order, a.name) - slices.Index(order, b.name)
 		}
-		if a.path() == "" || b.path() == "" { // those without a matcher come last
+		if a.path() == "" || b.path() == "" { // entries without a matcher come last
 			return one(a.match == nil) - one(b.match == nil)
 		}
 		short, long := strings.TrimSuffix(a.path(), "*"), strings.TrimSuffix(b.path(), "*")
@@ -64,8 +64,8 @@ func one(b bool) int {
 }
 
 // grouped marks the entries that exclude each other, and joins neighbours with
-// the same matcher: what the first of them changes in the request does not
-// matter for the others.
+// the same matcher. So a change of the request by the first of them does not
+// affect the matching of the others.
 func grouped(es []entry) (out []entry) {
 	count := map[string]int{}
 	for _, e := range es {
@@ -86,17 +86,16 @@ func grouped(es []entry) (out []entry) {
 	return out
 }
 
-// maxHandlers limits the handlers that one file is composed to.
+// maxHandlers limits the handlers that one file becomes.
 const maxHandlers = 20_000
 
-// compose returns one handler for entries, in their order, and for what comes
-// behind them.
+// compose returns one handler for entries, in their order, followed by next.
 func (t *translator) compose(es []entry, next http.Handler) http.Handler {
 	c := &composer{t: t, es: es, next: next, made: map[[2]int]http.Handler{}}
 	return c.from(0, 0)
 }
 
-// A composer keeps the handlers that it has made, so that the same one serves
+// A composer keeps the handlers that it has made, so that one handler can serve
 // in several places.
 type composer struct {
 	t    *translator
@@ -105,8 +104,8 @@ type composer struct {
 	made map[[2]int]http.Handler
 }
 
-// from returns the handler for the entries from i on, where those of the groups
-// taken, as bits, do not act any more.
+// from returns the handler for the entries from i on. taken has a bit for each
+// group that has acted: its other entries do not act.
 func (c *composer) from(i, taken int) http.Handler {
 	for i < len(c.es) && taken&c.bit(i) != 0 {
 		i++
@@ -133,8 +132,8 @@ func (c *composer) from(i, taken int) http.Handler {
 	return h
 }
 
-// bit returns the bit of an entry's group, 0 for none. There are at most three
-// groups in a block.
+// bit returns the bit of an entry's group, or 0 for no group. A block has at
+// most three groups.
 func (c *composer) bit(i int) int {
 	if c.es[i].group == 0 {
 		return 0
@@ -142,8 +141,8 @@ func (c *composer) bit(i int) int {
 	return 1 << slices.Index(exclusive, c.es[i].name)
 }
 
-// cases returns the cases of a handler that only chooses, or one for all
-// requests.
+// cases returns the cases of a handler that only chooses between cases, or one
+// case for all requests.
 func cases(h http.Handler) []site.Case {
 	switch h := h.(type) {
 	case *site.First:

@@ -4,7 +4,7 @@ import (
 	"strings"
 )
 
-// maxDepth limits how deep blocks may be nested, and imports.
+// maxDepth limits the nesting of blocks and of imports.
 const maxDepth = 32
 
 // A directive is one line of a block, with the block that it opens.
@@ -18,15 +18,15 @@ type directive struct {
 func (d directive) name() string  { return d.words[0].text }
 func (d directive) args() []token { return d.words[1:] }
 
-// A section is a block at the top of a file: the global options, or a site with
-// its addresses.
+// A section is a top-level block: the global options, or a site with its
+// addresses.
 type section struct {
 	place
 	names []token // addresses; empty for the global options
 	block []directive
 }
 
-// A parser builds sections of tokens whose imports were replaced.
+// A parser builds sections from tokens after imports were replaced.
 type parser struct {
 	tokens []token
 	at     int
@@ -50,7 +50,7 @@ func (p *parser) sections() (global *section, sites []section) {
 		case opened:
 			s.block = p.block(p.tokens[p.at-1], 0)
 			sites = append(sites, s)
-		case len(s.names) == 0: // a stray brace, reported
+		case len(s.names) == 0: // a stray brace, which was reported
 		case len(sites) > 0:
 			p.fault(s.place, s.names[0].text, "want { at the end of the line with the site's addresses; only a file with one site can do without braces")
 			p.at = len(p.tokens)
@@ -68,8 +68,8 @@ func (p *parser) sections() (global *section, sites []section) {
 	return global, sites
 }
 
-// names reads the addresses of a site and reports whether a block follows. A
-// comma at the end of a line continues it.
+// names reads the addresses of a site, and reports whether a block follows. A
+// comma at the end of a line continues the list.
 func (p *parser) names(s *section) bool {
 	for comma := true; p.at < len(p.tokens); p.at++ {
 		t := p.tokens[p.at]
@@ -96,7 +96,7 @@ func (p *parser) names(s *section) bool {
 	return false
 }
 
-// block reads the lines of a block, to its closing brace.
+// block reads the lines of a block up to its closing brace.
 func (p *parser) block(open token, depth int) []directive {
 	if depth > maxDepth {
 		p.fault(open.place, "{", "blocks are nested more than %d deep", maxDepth)
@@ -118,7 +118,7 @@ func (p *parser) block(open token, depth int) []directive {
 	return ds
 }
 
-// lines reads lines to a closing brace, which it leaves, or the end.
+// lines reads lines up to a closing brace, which it leaves, or up to the end.
 func (p *parser) lines(depth int) (ds []directive) {
 	for p.at < len(p.tokens) && !p.tokens[p.at].closes() {
 		d := directive{place: p.tokens[p.at].place}

@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// A plan is what a file means. The handlers in it are those that serve; what
-// cannot be read out of a handler, such as a func, is kept beside it for the
-// program.
+// A plan is the meaning of a file. Its handlers are those that serve. Settings
+// that cannot be read back from a handler, such as funcs, are also kept as
+// data, for the Go program.
 type plan struct {
 	servers []*server
 	debug   bool
@@ -21,15 +21,15 @@ type plan struct {
 	hooks   map[*hostproxy.Upstream]*hooks
 }
 
-// hooks are the funcs of an Upstream, as data.
+// hooks has the funcs of an Upstream as data.
 type hooks struct {
-	at       place // of the directive, whose name is word
+	at       place // of the directive that is named by word
 	word     string
 	targets  []string
 	up       *site.HeaderUp
 	down     *site.HeaderDown
 	redial   *site.Redial
-	discover string        // target whose host is looked up; "" means none
+	discover string        // target whose host is looked up; "" disables it
 	refresh  time.Duration // interval of the look-up
 	rootCAs  []string      // files with the CAs of https targets
 	failed   bool          // failures go to site.UpstreamFailed
@@ -41,18 +41,18 @@ type server struct {
 	host      string // address to listen on; "" means all
 	port      int
 	tls       bool
-	redirects bool // on the standard HTTP port too, by the Server itself
+	redirects bool // also redirects on the standard HTTP port, by the Server itself
 	routes    []route
 	logs      []*site.AccessLog
-	challenge []*server // the servers whose ACME challenges are answered here
+	challenge []*server // servers whose ACME challenges this one answers
 
 	// Settings of the Router and the Server. Funcs are kept as data.
 	trustedProxies []netip.Prefix
-	trusted        bool          // trustedProxies is settled, maybe as none
+	trusted        bool          // trustedProxies is decided, perhaps as none
 	tlsConf        hostproxy.TLS // without funcs and Storage
 	hosts          map[string]hostproxy.HostTLS
 	storage        string    // directory for certificates; "" means the default
-	ask            *site.Ask // decides about on-demand certificates; nil means none
+	ask            *site.Ask // decides on on-demand certificates; nil means none
 	httpAt         int       // port of redirects
 	limits         limits
 }

@@ -17,32 +17,32 @@ import (
 // maxTargets limits the targets of one upstream.
 const maxTargets = 256
 
-// A proxyTrust is what one reverse_proxy says of trusted proxies.
+// A proxyTrust is the trusted proxies of one reverse_proxy.
 type proxyTrust struct {
 	place
-	ranges []netip.Prefix // nil if it says nothing
+	ranges []netip.Prefix // nil if it has none
 }
 
-// A proxy is a reverse_proxy while its lines are read.
+// A proxy is a reverse_proxy that is being read.
 type proxy struct {
 	t       *translator
 	d       directive
-	u       *hostproxy.Upstream // settings; the targets come last
+	u       *hostproxy.Upstream // has the settings; the targets are set last
 	h       hooks
 	targets []token
 	dynamic string // host:port to look up
 
-	secure, insecure bool // TLS to the target; without verification
+	secure, insecure bool // TLS to the target; TLS without verification
 	serverName       string
 	h2c              bool
 	retries          int
 	try, every       time.Duration
 	health           map[string]directive // health_ lines, by name
 	passive          map[string]directive // lines of passive checks
-	seen             map[string]bool      // options that may be written once
+	seen             map[string]bool      // options that must not be repeated
 	host             bool                 // a line sets the Host header
-	asks             bool                 // of forward_auth
-	edits            site.Edits           // of requests
+	asks             bool                 // it is a forward_auth
+	edits            site.Edits           // changes to requests
 	trust            *proxyTrust
 }
 
@@ -57,8 +57,8 @@ func (t *translator) reverseProxy(d directive, sc *scope) func(http.Handler) htt
 	return in(u)
 }
 
-// proxy reads the lines of reverse_proxy, and of forward_auth: own gets lines
-// first, and reports whether one was for it.
+// proxy reads the lines of reverse_proxy or forward_auth. own gets each line
+// first, and reports whether it has handled it.
 func (t *translator) proxy(d directive, own func(directive) bool) *proxy {
 	p := &proxy{t: t, d: d, targets: d.args(), retries: -1, health: map[string]directive{}, passive: map[string]directive{}, seen: map[string]bool{},
 		trust: &proxyTrust{place: d.place}, asks: own != nil}
@@ -119,8 +119,7 @@ func (p *proxy) line(d directive) {
 	}
 }
 
-// once reports an option that is written twice, and would replace the first
-// one.
+// once reports a repeated option: it would replace the first one.
 func (p *proxy) once(d directive) {
 	switch name := d.name(); {
 	case name == "to" || name == "copy_headers" || name == "header_up" || name == "header_down" || name == "tls_trusted_ca_certs":
@@ -131,7 +130,7 @@ func (p *proxy) once(d directive) {
 	}
 }
 
-// refuse reports an option that is not supported.
+// refuse reports an unsupported option.
 func (p *proxy) refuse(d directive) {
 	hints := map[string]string{
 		"lb_retry_match":          "GET and other idempotent requests are retried; set Upstream.Retry in the program that -go prints",
@@ -159,7 +158,7 @@ func (p *proxy) refuse(d directive) {
 	p.t.fault(d.place, d.name(), "not supported: %s", hint)
 }
 
-// dynamicLine reads a target whose addresses are looked up at run time.
+// dynamicLine reads a target that is looked up at run time.
 func (p *proxy) dynamicLine(d directive) {
 	args := d.args()
 	if len(args) != 3 || args[0].text != "a" {
@@ -178,7 +177,7 @@ func (p *proxy) dynamicLine(d directive) {
 	}
 }
 
-// policy reads how a target is chosen.
+// policy reads the load balancing policy.
 func (p *proxy) policy(d directive) {
 	args := p.t.some(d)
 	if len(args) == 0 {
@@ -265,7 +264,7 @@ func (p *proxy) hostHeader(a []token, removed bool) {
 }
 
 // setHost sets the Host header of requests to targets. Without a value, as for
-// {upstream_hostport}, it is that of the target.
+// {upstream_hostport}, it is the target's host.
 func (p *proxy) setHost(at, value token) {
 	if p.host {
 		p.t.fault(at.place, "header_up", "Host is set or removed twice")
@@ -275,7 +274,7 @@ func (p *proxy) setHost(at, value token) {
 	case "", "{upstream_hostport}", "{http.reverse_proxy.upstream.hostport}":
 		p.u.TargetHost = true
 	case "{host}", "{hostport}", "{http.request.host}", "{http.request.hostport}":
-		// as it is anyway
+		// this is the default
 	default:
 		p.up().Host = p.t.text(value, "header_up")
 	}
@@ -301,9 +300,8 @@ func (p *proxy) headerDown(d directive) {
 	p.t.edit(directive{place: d.args()[0].place, words: d.args()}, &p.h.down.Edits)
 }
 
-// fixed returns edits as a hostproxy.HeaderEdit, if these mean the same there:
-// without placeholders, stars, replacements, and with one kind of change per
-// header.
+// fixed returns e as a hostproxy.HeaderEdit if that has the same meaning: no
+// placeholders, stars or replacements, and only one kind of change per header.
 func fixed(e site.Edits) (edit hostproxy.HeaderEdit, ok bool) {
 	seen := map[string]bool{}
 	for _, h := range []http.Header{e.Add, e.Set} {
@@ -323,7 +321,7 @@ func fixed(e site.Edits) (edit hostproxy.HeaderEdit, ok bool) {
 	return hostproxy.HeaderEdit{Remove: e.Remove, Set: e.Set, Add: e.Add}, len(e.Replace) == 0
 }
 
-// upstream makes the Upstream, or returns nil if a target is wrong.
+// upstream returns the Upstream, or nil if a target is invalid.
 func (p *proxy) upstream() *hostproxy.Upstream {
 	p.checks()
 	p.retry()
@@ -387,7 +385,7 @@ func (p *proxy) addresses() (scheme string) {
 	return scheme
 }
 
-// address reads one target, which may stand for a range of ports.
+// address reads one target, which may have a range of ports.
 func (p *proxy) address(a token) (scheme string, targets []string) {
 	scheme, text, has := strings.Cut(a.text, "://")
 	if !has {
@@ -424,8 +422,7 @@ func (p *proxy) address(a token) (scheme string, targets []string) {
 	return scheme, targets
 }
 
-// ports adds the port that a target implies, and writes a range of ports as
-// single ones.
+// ports adds the implied port to a target, and expands a range of ports.
 func (p *proxy) ports(a token, text, scheme string) (hosts []string) {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil {

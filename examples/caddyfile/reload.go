@@ -11,18 +11,17 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// ErrRestart is the error of Running.Reload for a file that changes more than
-// sites.
+// ErrRestart means that the file changes more than sites. Running.Reload
+// returns it.
 var ErrRestart = errors.New("caddyfile: ports, global options, tls or log have changed: restart to use the new file")
 
-// A Running is a Config whose Servers run.
+// A Running is a Config with running Servers.
 type Running struct {
 	plan    *plan
 	servers []*hostproxy.Server
 }
 
-// Run makes the Servers of c, as Config.Servers does, so that they can be
-// reloaded.
+// Run makes the Servers of c like Config.Servers. The result can be reloaded.
 func (c *Config) Run() (*Running, error) {
 	servers, err := c.plan.build()
 	if err != nil {
@@ -34,10 +33,10 @@ func (c *Config) Run() (*Running, error) {
 // Servers returns the Servers, for site.Serve.
 func (r *Running) Servers() []*hostproxy.Server { return r.servers }
 
-// Reload replaces the sites by those of c. Routes that mean the same keep their
-// handlers, and with them their connections. If c changes anything else, the
-// error is ErrRestart. After an error, nothing has changed. It must not be
-// called concurrently.
+// Reload replaces the sites by those of c. Unchanged routes keep their
+// handlers, and so their connections. If c changes anything else, the error is
+// ErrRestart. After an error, nothing has changed. Do not call Reload
+// concurrently.
 func (r *Running) Reload(c *Config) error {
 	if !slices.EqualFunc(r.plan.servers, c.plan.servers, func(a, b *server) bool { return r.plan.settings(a) == c.plan.settings(b) }) {
 		return ErrRestart
@@ -69,7 +68,7 @@ func (r *Running) Reload(c *Config) error {
 	return nil
 }
 
-// adopt takes over what an older plan knows of the handlers that stay.
+// adopt takes over the data about kept handlers from an older plan.
 func (p *plan) adopt(old *plan) {
 	w, seen := newPrinter(old), map[any]bool{}
 	var visit func(http.Handler)
@@ -88,7 +87,7 @@ func (p *plan) adopt(old *plan) {
 		case *compress.Handler:
 			known, ok := old.encoded[h]
 			if !ok {
-				return // new, and so is all behind it
+				return // new, and so are all handlers behind it
 			}
 			p.encoded[h] = known
 		}
@@ -103,7 +102,8 @@ func (p *plan) adopt(old *plan) {
 	}
 }
 
-// describe returns the expression for a handler, which says all about it.
+// describe returns the expression for a handler, which contains all its
+// settings.
 func (p *plan) describe(h http.Handler) string {
 	w := newPrinter(p)
 	w.tally(h)
@@ -111,7 +111,7 @@ func (p *plan) describe(h http.Handler) string {
 	return strings.Join(w.lines, "\n") + "\n" + text
 }
 
-// settings returns the lines for a server without its routes.
+// settings returns the code for a server without its routes.
 func (p *plan) settings(s *server) string {
 	bare := *s
 	bare.routes = nil

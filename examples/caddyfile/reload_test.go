@@ -32,7 +32,7 @@ func TestReloadKeepsTheHandlersOfUnchangedSites(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { r.Servers()[0].Router.Close() })
 	before := handlers(r.Servers())
-	for range 3 { // what stays is known to the next reload too
+	for range 3 { // later reloads must keep them too
 		require.NoError(t, r.Reload(parse(t, "# other lines\n\n"+stays+"http://b.example {\n\trespond two\n}\nhttp://d.example {\n\trespond new\n}\n")))
 	}
 	after := handlers(r.Servers())

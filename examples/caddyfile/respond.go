@@ -8,8 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// in returns a maker's result for a handler that answers, whatever is behind
-// it.
+// in wraps a handler that answers by itself. It ignores next.
 func in(h http.Handler) func(http.Handler) http.Handler {
 	return func(http.Handler) http.Handler { return h }
 }
@@ -89,7 +88,7 @@ func (t *translator) status0(a token, word string) int {
 	return n
 }
 
-// status translates error.
+// status translates the directive error.
 func (t *translator) status(d directive, _ *scope) func(http.Handler) http.Handler {
 	t.noBlock(d)
 	args := d.args()

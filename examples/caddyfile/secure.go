@@ -64,7 +64,7 @@ func (t *translator) requestBody(d directive, _ *scope) func(http.Handler) http.
 	return func(next http.Handler) http.Handler { return &site.MaxBody{Bytes: limit, Next: next} }
 }
 
-// encode translates compression. The minimum length is Caddy's.
+// encode translates compression. The minimum length is the same as Caddy's.
 func (t *translator) encode(d directive, _ *scope) func(http.Handler) http.Handler {
 	o := compress.Options{MinSize: 512}
 	formats := map[string]bool{}

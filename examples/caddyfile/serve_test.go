@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// start serves a file with one plain site, and returns its address.
+// start serves a file with one site over plain HTTP, and returns its address.
 func start(t *testing.T, text string) string {
 	servers, err := parse(t, text).Servers()
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func start(t *testing.T, text string) string {
 	return ln.Addr().String()
 }
 
-// raw sends bytes and returns all that comes back.
+// raw sends bytes and returns everything received.
 func raw(t *testing.T, addr, request string) string {
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)

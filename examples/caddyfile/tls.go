@@ -11,18 +11,18 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A tlsBlock is what one tls directive says.
+// A tlsBlock holds the settings of one tls directive.
 type tlsBlock struct {
 	place
 	email, ca string
 	files     hostproxy.CertFile
 	internal  bool
 	onDemand  bool
-	seen      map[string]bool // settings that may be written once
+	seen      map[string]bool // settings that must not be repeated
 	client    *hostproxy.ClientAuth
 }
 
-// tls reads the directive tls.
+// tls translates the directive tls.
 func (t *translator) tls(d directive, s *siteScope) {
 	if s.tls == nil {
 		s.tls = &tlsBlock{place: d.place, seen: map[string]bool{}}
@@ -54,8 +54,8 @@ func (t *translator) tls(d directive, s *siteScope) {
 	}
 }
 
-// once reports a setting that is written twice, by the same name or another
-// one, and one that would have no effect beside another. It returns true.
+// once reports a setting that is repeated, perhaps under another name, and one
+// that another setting makes ineffective. It returns true.
 func (b *tlsBlock) once(t *translator, at place, name string) bool {
 	if b.seen[name] {
 		t.fault(at, name, "this is written twice: only one of the two could count")
@@ -164,7 +164,7 @@ func (t *translator) issuer(d directive, b *tlsBlock) {
 	}
 }
 
-// clientAuth reads which clients may connect.
+// clientAuth reads which client certificates are required.
 func (t *translator) clientAuth(d directive, b *tlsBlock) {
 	c := &hostproxy.ClientAuth{Mode: tls.RequireAnyClientCert}
 	mode := false
@@ -208,7 +208,7 @@ func (t *translator) clientAuth(d directive, b *tlsBlock) {
 	b.client = c
 }
 
-// hostTLS sets what a tls directive says for one address of its site.
+// hostTLS applies a tls directive to one address of its site.
 func (t *translator) hostTLS(srv *server, a address, b *tlsBlock) {
 	if b == nil {
 		b = &tlsBlock{place: a.place}
@@ -241,7 +241,7 @@ func (t *translator) hostTLS(srv *server, a address, b *tlsBlock) {
 	}
 }
 
-// onDemand sets who decides about certificates that the first handshake orders.
+// onDemand sets what decides on on-demand certificates.
 func (t *translator) onDemand(srv *server, a address, b *tlsBlock) {
 	switch {
 	case a.host != "" && !strings.HasPrefix(a.host, "*."):
@@ -264,7 +264,7 @@ func first(texts ...string) string {
 	return ""
 }
 
-// internal reports whether the local CA signs a host.
+// internal reports whether the local CA signs certificates for a host.
 func internal(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {
 		return ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()

@@ -12,14 +12,14 @@ import (
 	"github.com/hostproxy/hostproxy/examples/compress"
 )
 
-// A translator makes a plan of the blocks of a file.
+// A translator turns the blocks of a file into a plan.
 type translator struct {
 	options  Options
 	faults   Faults
 	global   global
 	plan     *plan
-	handlers int  // composed so far
-	inErrors bool // within handle_errors
+	handlers int  // number of handlers composed so far
+	inErrors bool // true within handle_errors
 }
 
 func newTranslator(o Options) *translator {
@@ -33,7 +33,7 @@ func (t *translator) fault(at place, word, format string, args ...any) bool {
 	return false
 }
 
-// broken reports whether quotes or braces are wrong, so that blocks are not
+// broken reports whether quotes or braces are wrong. The blocks are then not
 // what they seem.
 func (t *translator) broken() bool {
 	return slices.ContainsFunc(t.faults, func(f Fault) bool {
@@ -41,31 +41,31 @@ func (t *translator) broken() bool {
 	})
 }
 
-// A scope is the block whose directives are translated: a site, or a block in
-// it.
+// A scope is the block whose directives are being translated: a site, or a
+// block in it.
 type scope struct {
 	site    *siteScope
-	named   map[string]*site.Match // named matchers of this block and those around it
+	named   map[string]*site.Match // named matchers of this block and of the blocks around it
 	nested  bool
-	literal bool // in a route: the order of the file counts
+	literal bool // within route: directives act in the order of the file
 }
 
-// A siteScope has what a site as a whole sets.
+// A siteScope has the settings of a whole site.
 type siteScope struct {
 	at    place
 	bind  []string
-	bound bool // by a directive of the site
+	bound bool // a directive of the site has set bind
 	tls   *tlsBlock
 	logs  []*site.AccessLog
 	proxy []*proxyTrust // trusted_proxies of each reverse_proxy
 
-	errors    site.First // handle_errors
+	errors    site.First // handlers of handle_errors
 	errorsAt  place
 	upstreams []*hostproxy.Upstream
-	auth      bool // there is a basic_auth
+	auth      bool // whether there is a basic_auth
 }
 
-// translate makes the plan. If there are faults, it is incomplete.
+// translate makes the plan. After faults, it is incomplete.
 func (t *translator) translate(start place, options *section, sites []section) *plan {
 	if options != nil {
 		t.readGlobal(options)
@@ -85,7 +85,7 @@ func (t *translator) translate(start place, options *section, sites []section) *
 	return t.plan
 }
 
-// site translates one site, and adds it to the servers of its addresses.
+// site translates one site and adds it to the servers of its addresses.
 func (t *translator) site(s section) {
 	sc := &scope{site: &siteScope{at: s.place, bind: t.global.bind}, named: map[string]*site.Match{}}
 	entries := t.block(s.block, sc)
@@ -161,10 +161,10 @@ func (t *translator) block(ds []directive, sc *scope) (es []entry) {
 	return es
 }
 
-// A maker translates a directive whose matcher was taken out.
+// A maker translates a directive from which the matcher was removed.
 type maker func(t *translator, d directive, sc *scope) func(next http.Handler) http.Handler
 
-// makers are the directives that handle requests. Read-only.
+// makers has the directives that handle requests. Read-only.
 func makers() map[string]maker {
 	return map[string]maker{"root": (*translator).root, "header": (*translator).header, "request_body": (*translator).requestBody,
 		"redir": (*translator).redir, "rewrite": (*translator).rewrite, "uri": (*translator).uri, "try_files": (*translator).tryFiles,
@@ -174,8 +174,8 @@ func makers() map[string]maker {
 		"reverse_proxy": (*translator).reverseProxy, "file_server": (*translator).fileServer}
 }
 
-// directive translates one directive: to entries, or to what the site as a
-// whole sets.
+// directive translates one directive. The result is entries, or a setting of
+// the whole site.
 func (t *translator) directive(d directive, sc *scope) []entry {
 	name := d.name()
 	switch name {
@@ -212,7 +212,7 @@ func (t *translator) directive(d directive, sc *scope) []entry {
 	return []entry{e}
 }
 
-// unknown reports a directive that is not supported.
+// unknown reports an unsupported directive.
 func (t *translator) unknown(d directive) {
 	if hint, ok := unsupported()[d.name()]; ok {
 		t.fault(d.place, d.name(), "not supported: %s", hint)
@@ -225,7 +225,7 @@ func (t *translator) unknown(d directive) {
 	t.fault(d.place, d.name(), "not a directive of Caddy's standard modules: delete the line, or put your own middleware in front of the route in the program that -go prints")
 }
 
-// handle translates a block that excludes others beside it.
+// handle translates a block that excludes the other handle blocks beside it.
 func (t *translator) handle(d directive, sc *scope) func(http.Handler) http.Handler {
 	if len(d.args()) > 0 {
 		t.fault(d.args()[0].place, d.name(), "want a matcher and a block: %q is too much", d.args()[0].text)
@@ -237,14 +237,15 @@ func (t *translator) handle(d directive, sc *scope) func(http.Handler) http.Hand
 	return func(next http.Handler) http.Handler { return t.compose(es, next) }
 }
 
-// handlePath translates handle with the prefix removed that its matcher names.
+// handlePath translates handle_path: handle that removes the prefix of its
+// matcher.
 func (t *translator) handlePath(d directive, sc *scope) func(http.Handler) http.Handler {
 	inner := t.handle(d, sc)
 	prefix := strings.TrimSuffix(strings.TrimSuffix(d.words[0].text, "*"), "/")
 	return func(next http.Handler) http.Handler { return &site.Rewrite{StripPrefix: prefix, Next: inner(next)} }
 }
 
-// inOrder translates a block whose order counts.
+// inOrder translates a block whose directives act in the order of the file.
 func (t *translator) inOrder(d directive, sc *scope) func(http.Handler) http.Handler {
 	if len(d.args()) > 0 {
 		t.fault(d.args()[0].place, d.name(), "want a matcher and a block: %q is too much", d.args()[0].text)
@@ -258,7 +259,7 @@ func (t *translator) inOrder(d directive, sc *scope) func(http.Handler) http.Han
 
 // bind translates the addresses to listen on.
 func (t *translator) bind(d directive, s *siteScope) {
-	if !s.bound { // in place of default_bind
+	if !s.bound { // replaces default_bind
 		s.bind, s.bound = nil, true
 	}
 	s.bind = append(s.bind, t.hosts(d)...)
@@ -285,7 +286,7 @@ func (t *translator) hosts(d directive) (hosts []string) {
 	return hosts
 }
 
-// encoded is what a compress.Handler was made of.
+// encoded has the arguments of a compress.Handler.
 type encoded struct {
 	next    http.Handler
 	options compress.Options

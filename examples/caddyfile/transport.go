@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// transport reads how targets are reached.
+// transport reads how to reach targets.
 func (p *proxy) transport(d directive) {
 	if len(d.args()) != 1 || d.args()[0].text != "http" {
 		p.t.fault(d.place, "transport", "not supported, except transport http; PHP needs an HTTP server of its own, such as FrankenPHP")
@@ -64,8 +64,8 @@ func (p *proxy) transportLine(d directive) {
 	}
 }
 
-// versions reads the versions of HTTP. Targets over TLS get HTTP/1.1, and
-// HTTP/2 where they need it.
+// versions reads the HTTP versions. Targets with TLS get HTTP/1.1, or HTTP/2 if
+// they require it.
 func (p *proxy) versions(d directive) {
 	var vs []string
 	for _, a := range p.t.some(d) {
@@ -105,7 +105,7 @@ func (p *proxy) rootCAs(d directive) {
 	}
 }
 
-// refuseTransport reports an option of a transport that is not supported.
+// refuseTransport reports an unsupported option of a transport.
 func (p *proxy) refuseTransport(d directive) {
 	name := d.name()
 	pool := "connections are reused by rules of the package: delete the line"
@@ -126,8 +126,8 @@ func (p *proxy) refuseTransport(d directive) {
 	p.t.fault(d.place, name, "not supported: %s", hint)
 }
 
-// tls sets the TLS settings for the targets. Files are read, so that a wrong
-// one is a fault of the file.
+// tls sets the TLS settings for the targets. It reads the files, so that an
+// invalid one is a fault of the Caddyfile.
 func (p *proxy) tls() {
 	if p.insecure || p.serverName != "" || p.h.rootCAs != nil || p.h.keys[0] != "" {
 		p.u.TLS = &tls.Config{InsecureSkipVerify: p.insecure, ServerName: p.serverName}
@@ -222,7 +222,8 @@ func (p *proxy) active(uri directive) {
 	p.u.Health, p.u.FailClosed = c, true
 }
 
-// retry sets retries. One target is tried again, of several each is tried once.
+// retry sets retries. A single target is tried again; of several targets, each
+// is tried once.
 func (p *proxy) retry() {
 	if p.retries < 1 && p.try == 0 {
 		if p.every > 0 {

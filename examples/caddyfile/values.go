@@ -11,11 +11,11 @@ import (
 	"github.com/hostproxy/hostproxy/examples/caddyfile/site"
 )
 
-// days is a number of days in a duration. Read-only.
+// days matches a number of days in a duration. Read-only.
 var days = regexp.MustCompile(`(\d+(?:\.\d+)?)d`)
 
-// duration reads a duration, such as 5s, 1m30s or 2d. Bare numbers are not
-// durations, except those that allow says.
+// duration reads a duration, such as 5s, 1m30s or 2d. A bare number other than
+// 0 is a fault.
 func (t *translator) duration(d directive) time.Duration {
 	a, ok := t.one(d)
 	if !ok {
@@ -90,8 +90,8 @@ func (t *translator) none(d directive) bool {
 	return t.noBlock(d)
 }
 
-// once reports options of a block that are written twice, of which only the
-// last would count. Those in repeat may be.
+// once reports repeated options of a block, of which only the last would count.
+// Those in repeat may be repeated.
 func (t *translator) once(block []directive, repeat ...string) {
 	seen := map[string]bool{}
 	for _, d := range block {
@@ -102,7 +102,7 @@ func (t *translator) once(block []directive, repeat ...string) {
 	}
 }
 
-// only reports a fault if d has no block, or arguments in front of it.
+// only reports a fault if d has no block, or has arguments before it.
 func (t *translator) only(d directive) bool {
 	if len(d.args()) > 0 {
 		return t.fault(d.args()[0].place, d.name(), "want a block alone: %q is too much", d.args()[0].text)
@@ -142,10 +142,10 @@ func (t *translator) literal(a token, word string) string {
 	return a.text
 }
 
-// privateRanges are the addresses that private_ranges stands for. Read-only.
+// privateRanges are the ranges that private_ranges stands for. Read-only.
 var privateRanges = []string{"192.168.0.0/16", "172.16.0.0/12", "10.0.0.0/8", "127.0.0.1/8", "fd00::/8", "::1"}
 
-// ranges reads addresses and ranges of addresses.
+// ranges reads addresses and address ranges.
 func (t *translator) ranges(at place, args []token, word string) (ps []netip.Prefix) {
 	for _, a := range args {
 		texts := []string{a.text}

@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// BenchmarkAllow measures a request's token in Redis on the same machine, and
-// in memory while Redis is away.
+// BenchmarkAllow measures Allow with Redis on the same machine, and with the
+// buckets in memory while Redis is away.
 func BenchmarkAllow(b *testing.B) {
 	for about, url := range map[string]string{"redis": redistest.Start(b).URL, "memory": "redis://" + proxytest.Refused(b)} {
 		b.Run(about, func(b *testing.B) {

@@ -6,20 +6,20 @@ import (
 )
 
 const (
-	maxFailures = 3           // in a row, which open a breaker
+	maxFailures = 3           // failures in a row that open a breaker
 	openFor     = time.Second // before Redis is tried again
 )
 
-// An asking is what a request does about Redis.
+// An asking decides whether a request asks Redis.
 type asking uint8
 
 const (
 	askRedis asking = iota // ask, and wait
-	askLater               // do not wait, and have something else ask
+	askLater               // do not wait, and ask beside the request
 	askNot
 )
 
-// A change is what an answer has changed.
+// A change is the effect of an answer on a breaker.
 type change uint8
 
 const (
@@ -28,15 +28,14 @@ const (
 	closed
 )
 
-// A breaker decides whether requests ask Redis. It is closed at first, and
-// opened by maxFailures in a row. Then one probe is let through every openFor,
-// and the first that succeeds closes it.
+// A breaker decides whether requests ask Redis. It is closed at first.
+// maxFailures in a row open it. While it is open, one probe per openFor is
+// sent, and the first probe that succeeds closes it.
 type breaker struct {
-	grace time.Duration // while an answer is overdue by that, nothing else waits
+	grace time.Duration // once an answer is overdue by this, further requests do not wait
 
 	mu sync.Mutex
-	// when the first question since the last answer was asked; zero if nothing
-	// is asked
+	// time of the first question since the last answer, if one is waiting
 	asked    time.Time
 	waiting  int // questions without an answer
 	failures int
@@ -44,8 +43,8 @@ type breaker struct {
 	retry    time.Time // when to probe, while open
 }
 
-// ask decides about a request. After askRedis and askLater, left or answered
-// must be called.
+// ask decides for one request. After askRedis and askLater, call left or
+// answered.
 func (b *breaker) ask(now time.Time) asking {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,14 +64,14 @@ func (b *breaker) ask(now time.Time) asking {
 	return decision
 }
 
-// left takes back a question.
+// left cancels a question that gets no answer.
 func (b *breaker) left() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting--
 }
 
-// answered takes an answer.
+// answered counts an answer or a failure.
 func (b *breaker) answered(now time.Time, err error) change {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -95,17 +94,18 @@ func (b *breaker) answered(now time.Time, err error) change {
 	return unchanged
 }
 
-// maxNodes limits the breakers: addresses of nodes may come and go for years.
+// maxNodes limits the breakers, since addresses of nodes may come and go for
+// years.
 const maxNodes = 1000
 
-// breakers are one breaker for each node of a Redis Cluster, so that a node
-// that is away costs the keys of others nothing, and is not hidden by their
-// answers. Elsewhere there is one.
+// breakers has one breaker for each node of a Redis Cluster. So a dead node
+// does not delay the keys of other nodes, and their answers do not hide it.
+// Without a Redis Cluster there is one breaker.
 type breakers struct {
 	grace time.Duration
 
 	mu  sync.Mutex
-	all map[string]*breaker // by address; "" while that is not known
+	all map[string]*breaker // by address; "" while the address is unknown
 }
 
 // of returns the breaker of a node.

@@ -10,23 +10,23 @@ import (
 // maxBuckets limits the buckets of one process, of about 100 bytes each.
 const maxBuckets = 1 << 16
 
-// buckets are token buckets in memory, for the time without Redis. What is kept
-// of each is when it is full again.
+// buckets are token buckets in memory, used while Redis is away. For each
+// bucket, the time at which it is full again is stored.
 type buckets struct {
-	interval time.Duration // for one token
-	empty    time.Duration // for all tokens
+	interval time.Duration // time until one token is added
+	empty    time.Duration // time until an empty bucket is full
 
 	mu   sync.Mutex
 	full map[string]time.Time
 }
 
-// newBuckets returns buckets that get a token every so many microseconds.
+// newBuckets returns buckets that get a token every interval microseconds.
 func newBuckets(interval float64, burst int) *buckets {
 	one := time.Duration(interval * 1000)
 	return &buckets{interval: one, empty: one * time.Duration(burst), full: map[string]time.Time{}}
 }
 
-// take takes a token of the bucket for key.
+// take takes a token from the bucket of key.
 func (b *buckets) take(key string, now time.Time) hostproxy.Quota {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,8 +45,8 @@ func (b *buckets) take(key string, now time.Time) hostproxy.Quota {
 	return hostproxy.Quota{OK: true, Remaining: int((b.empty - next.Sub(now)) / b.interval), Reset: next.Sub(now)}
 }
 
-// makeRoom drops full buckets among some, and any bucket if none of them is
-// full. mu is held.
+// makeRoom looks at some buckets and drops the full ones, and at least one. mu
+// is held.
 func (b *buckets) makeRoom(now time.Time) {
 	const some = 100
 	seen, last := 0, ""

@@ -16,19 +16,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Check asks Redis whether it suits a cluster of proxies. Call it at the start.
-// Each error and each warning is one sentence that names the server, what is
-// wrong, and how to mend it. All are returned, the errors joined.
+// Check asks whether this Redis suits a cluster of proxies. Call it at the
+// start. Each error and each warning is one sentence that names the server, the
+// fault and the remedy. Check returns all of them, the errors joined.
 //
-// An error that wraps [ErrUnreachable] may pass by itself: Redis is away, is
-// starting, or has no master at the moment. Any other error stays until
-// somebody changes something: a password, a permission, TLS, the kind of server
-// (a replica, a Sentinel, a node of a Redis Cluster), its version, or a
-// maxmemory-policy that evicts keys without an expiry, such as allkeys-lru,
-// together with maxmemory. Certificates would then disappear all at once.
+// An error that wraps [ErrUnreachable] may go away by itself: Redis is away, is
+// starting, or has no master at the moment. Any other error stays until its
+// cause is changed: a password, a permission, TLS, the kind of server (a
+// replica, a Sentinel, a node of a Redis Cluster), its version, or maxmemory
+// with a maxmemory-policy that evicts keys without an expiry, such as
+// allkeys-lru. Redis could then evict all certificates at once.
 //
-// Warnings are about what may cost something later: nothing is persisted, locks
-// may be evicted, or Redis does not say.
+// Warnings are about possible losses later: nothing is persisted, locks may be
+// evicted, or Redis does not say.
 func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.options.Timeout)
 	defer cancel()
@@ -37,7 +37,7 @@ func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	look := func(ctx context.Context, c *redis.Client) error {
 		i := &inspection{ctx: ctx, storage: s, client: c, addr: c.Options().Addr}
 		i.name = "redis at " + i.addr
-		// go-redis does not say which one that is
+		// go-redis does not tell which server it is
 		if _, _, err := net.SplitHostPort(i.addr); err != nil {
 			i.name = "the Redis that the Sentinels name"
 		}
@@ -61,16 +61,16 @@ func (s *Storage) Check(ctx context.Context) (warnings []string, err error) {
 	return sorted(warnings), s.explain(ctx, "redis", s.rehearse(ctx))
 }
 
-// sorted returns sentences in an order that does not depend on which server was
-// faster, each once.
+// sorted returns the sentences without repetitions, in an order that does not
+// depend on which server was faster.
 func sorted(sentences []string) []string {
 	slices.Sort(sentences)
 	return slices.Compact(sentences)
 }
 
-// rehearse does what the cluster does later: it writes, reads and deletes a
-// key, takes and frees a lock, and takes a token. So it finds permissions that
-// are missing. Several processes may do so at once.
+// rehearse does what the cluster will do: it writes, reads and deletes a key,
+// takes and frees a lock, and takes a token. So it finds missing permissions.
+// Several processes may do this at once.
 func (s *Storage) rehearse(ctx context.Context) error {
 	const key = "hostproxy-check"
 	err := s.Store(ctx, key, []byte("check"))
@@ -85,7 +85,7 @@ func (s *Storage) rehearse(ctx context.Context) error {
 			return err
 		}
 	}
-	name := "check-" + rand.Text() // which ends by itself if this process does
+	name := "check-" + rand.Text() // the lock expires by itself if this process dies
 	if err := s.Lock(ctx, name); err != nil {
 		return err
 	}
@@ -96,18 +96,18 @@ func (s *Storage) rehearse(ctx context.Context) error {
 	return bucketScript.Run(ctx, s.client, []string{l.key("check")}, 1, 1).Err()
 }
 
-// An inspection is a look at one server.
+// An inspection examines one server.
 type inspection struct {
 	ctx      context.Context
 	storage  *Storage
 	client   *redis.Client
 	addr     string
-	name     string            // which one it is, for sentences
-	info     map[string]string // what INFO says
+	name     string            // the server's name in the sentences
+	info     map[string]string // the fields of INFO
 	warnings []string
 }
 
-// look returns what has to be mended, joined.
+// look returns all faults of the server, joined.
 func (i *inspection) look() error {
 	if err := i.ping(); err != nil {
 		return err
@@ -130,8 +130,8 @@ func (i *inspection) look() error {
 	return errors.Join(i.version(), i.eviction())
 }
 
-// ping wants an answer. A Redis without TLS takes a handshake for a line that
-// has not ended, and says nothing.
+// ping requires an answer. A Redis without TLS takes a handshake for an
+// incomplete line, and does not answer.
 func (i *inspection) ping() error {
 	ctx, cancel := context.WithTimeout(i.ctx, i.storage.options.Timeout)
 	defer cancel()
@@ -165,8 +165,8 @@ func (i *inspection) fault(format string, args ...any) error {
 	return fmt.Errorf("cluster: %s %s", i.name, fmt.Sprintf(format, args...))
 }
 
-// kind wants a server that takes writes, and that is what the client takes it
-// for.
+// kind requires a server that accepts writes, and that it is of the kind that
+// the client expects.
 func (i *inspection) kind() error {
 	_, isCluster := i.storage.client.(*redis.ClusterClient)
 	switch {
@@ -180,7 +180,7 @@ func (i *inspection) kind() error {
 	return nil
 }
 
-// version wants ZRANGE with BYLEX, which is the newest of what is used.
+// version requires ZRANGE with BYLEX, the newest feature that is used.
 func (i *inspection) version() error {
 	major, minor := 0, 0
 	if n, _ := fmt.Sscanf(i.info["redis_version"], "%d.%d", &major, &minor); n == 2 && (major < 6 || major == 6 && minor < 2) {
@@ -189,8 +189,8 @@ func (i *inspection) version() error {
 	return nil
 }
 
-// eviction looks at what Redis does when its memory is full. All certificates
-// are in few keys, without an expiry.
+// eviction checks what Redis does when its memory is full. All certificates are
+// in a few keys, which have no expiry.
 func (i *inspection) eviction() error {
 	policy, limit := i.info["maxmemory_policy"], i.info["maxmemory"]
 	bytes, err := strconv.ParseInt(limit, 10, 64)
@@ -207,7 +207,7 @@ func (i *inspection) eviction() error {
 	return nil
 }
 
-// persistence looks at what is left after a restart of Redis.
+// persistence checks what Redis keeps when it restarts.
 func (i *inspection) persistence() {
 	if i.info["aof_enabled"] == "1" {
 		return

@@ -18,18 +18,18 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// check returns what Check says about the Redis at url.
+// check returns the result of Check for the Redis at url.
 func check(t *testing.T, url string) ([]string, error) {
 	t.Helper()
 	return openWith(t, url, cluster.StorageOptions{Timeout: time.Second}).Check(t.Context())
 }
 
-// withUser returns the URL with another user and password.
+// withUser returns the URL with this user and password.
 func withUser(url, user string) string {
 	return strings.Replace(url, "redis://", "redis://"+user+"@", 1)
 }
 
-func TestAGoodRedisIsAcceptedWithoutAWord(t *testing.T) {
+func TestAGoodRedisIsAcceptedWithoutAWarning(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t, "--appendonly", "yes")
 	for range 2 {
@@ -46,7 +46,7 @@ func TestAGoodRedisIsAcceptedWithoutAWord(t *testing.T) {
 	assert.Empty(t, warnings)
 }
 
-// What has to be changed is one sentence with the remedy.
+// Each fault is one sentence, with its remedy.
 func TestARedisThatDoesNotSuitIsRefusedWithARemedy(t *testing.T) {
 	t.Parallel()
 	plain := redistest.Start(t, "--appendonly", "yes")
@@ -71,7 +71,7 @@ func TestARedisThatDoesNotSuitIsRefusedWithARemedy(t *testing.T) {
 		t.Run(c.about, func(t *testing.T) {
 			_, err := check(t, c.url)
 			require.ErrorContains(t, err, c.want)
-			assert.NotErrorIs(t, err, cluster.ErrUnreachable, "it does not pass by itself")
+			assert.NotErrorIs(t, err, cluster.ErrUnreachable, "the fault does not go away by itself")
 			assert.NotContains(t, err.Error(), "secret")
 			assert.NotContains(t, err.Error(), "\n", "one sentence")
 		})
@@ -100,7 +100,7 @@ func TestARedisThatIsAwayMayComeBack(t *testing.T) {
 	}
 }
 
-func TestWhatMayCostSomethingLaterIsAWarning(t *testing.T) {
+func TestRisksOfALaterLossAreWarnings(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		about string
@@ -131,7 +131,7 @@ func TestWhatMayCostSomethingLaterIsAWarning(t *testing.T) {
 	assert.Contains(t, warnings[0], "does not answer INFO")
 }
 
-// secured starts a server that speaks TLS, and returns the file of its CA.
+// secured starts a server with TLS, and returns the file of its CA.
 func secured(t *testing.T, hosts ...string) (s *redistest.Server, ca string) {
 	t.Helper()
 	cert, _ := proxytest.Certificate(t, hosts...)
@@ -147,7 +147,7 @@ func secured(t *testing.T, hosts ...string) (s *redistest.Server, ca string) {
 	return redistest.Start(t, "--appendonly", "yes", "--tls-port", "--tls-cert-file", ca, "--tls-key-file", write("key.pem", "PRIVATE KEY", key), "--tls-auth-clients", "no"), ca
 }
 
-func TestFaultsOfTLSAreToldApart(t *testing.T) {
+func TestEachFaultOfTLSHasItsOwnError(t *testing.T) {
 	t.Parallel()
 	s, ca := secured(t)
 	other, otherCA := secured(t, "elsewhere.test")

@@ -1,6 +1,6 @@
-// Package cluster is what several proxies need to work as one: certificates,
-// locks, ACME challenges, session tickets and rate limits in Redis, and an
-// answer for the load balancer in front.
+// Package cluster lets several proxies work as one: they share certificates,
+// locks, ACME challenges, session tickets and rate limits through Redis, and
+// tell a load balancer when they are ready.
 //
 //	client, err := cluster.Connect("rediss://user:password@redis.internal:6379")
 //	storage, err := cluster.NewStorage(client, cluster.StorageOptions{})
@@ -9,11 +9,11 @@
 //
 // Its files:
 //
-//   - cluster.go: Connect, and what clients have in common
+//   - cluster.go: Connect, and the options of clients
 //   - storage.go, lock.go: Storage, a certmagic.Storage
-//   - check.go, fault.go: Storage.Check, a look at Redis at the start
-//   - limiter.go, breaker.go, buckets.go: Limiter, a hostproxy.Limiter, and
-//     what it does without Redis
+//   - check.go, fault.go: Storage.Check, which tests Redis at the start
+//   - limiter.go, breaker.go, buckets.go: Limiter, a hostproxy.Limiter, with
+//     Redis and without
 //   - gate.go: Gate, which tells a load balancer whether the proxy is ready
 package cluster
 
@@ -33,12 +33,11 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// defaultPrefix begins the keys of a cluster in Redis.
+// defaultPrefix is the default prefix of a cluster's keys in Redis.
 const defaultPrefix = "hostproxy"
 
 // Connect returns a client for the Redis at a URL; see [ParseURL]. It does not
-// connect yet: a Redis that is away is an error of each operation, and of
-// [Storage.Check].
+// connect yet. If Redis is away, each operation fails, and [Storage.Check] too.
 func Connect(rawURL string) (redis.UniversalClient, error) {
 	o, err := ParseURL(rawURL)
 	if err != nil {
@@ -47,28 +46,27 @@ func Connect(rawURL string) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(o), nil
 }
 
-// ParseURL returns the options of a client for the Redis at a URL, for
-// [redis.NewUniversalClient]. These are the forms:
+// ParseURL returns options for [redis.NewUniversalClient] from the URL of a
+// Redis. The URL has one of these forms:
 //
 //	redis://host:6379/0                               one Redis, database 0
 //	rediss://user:password@host:6379                  over TLS, with a password
 //	redis://host:26379?master_name=m&addr=host2:26379 Sentinels, and the name of the master that they watch
 //	redis://host:6379?cluster=true&addr=host2:6379    a Redis Cluster
 //
-// addr is a further address, and may be repeated. ca_file is a file in PEM with
-// the CAs that Redis's certificate may come from; without it, they are those of
-// the system. User and password in front of the host are those of Redis.
-// sentinel_username and sentinel_password are those of the Sentinels. Anything
-// else in a URL is an error. All errors of a URL are returned, joined; they do
-// not contain the password.
+// addr is a further address, and may be repeated. ca_file is a PEM file of the
+// CAs that may have issued Redis's certificate; without it, the system's CAs
+// are used. The user and password before the host are for Redis;
+// sentinel_username and sentinel_password are for the Sentinels. Anything else
+// in a URL is an error. ParseURL returns all errors, joined. They do not
+// contain the password.
 //
-// The options are those that this package needs: deadlines of contexts are
-// kept, and a command is sent again at most once. To set more, change the
-// options.
+// The options suit this package: the deadlines of contexts are kept, and a
+// command is sent again at most once. Change the returned options to set more.
 func ParseURL(rawURL string) (*redis.UniversalOptions, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		var e *url.Error // whose text has the password in it
+		var e *url.Error // its text contains the password
 		if errors.As(err, &e) {
 			err = e.Err
 		}
@@ -76,9 +74,10 @@ func ParseURL(rawURL string) (*redis.UniversalOptions, error) {
 	}
 	p := urlParser{u: u, q: u.Query(), o: redis.UniversalOptions{
 		ContextTimeoutEnabled: true,
-		MaxRetries:            1, // who asked knows best when to ask again
+		MaxRetries:            1, // the caller knows better when to retry
 		DialerRetries:         1,
-		// A feature of one vendor's servers, which others refuse loudly.
+		// Some vendors' servers have this feature; others refuse it with an
+		// error.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}}
 	p.address()
@@ -91,7 +90,7 @@ func ParseURL(rawURL string) (*redis.UniversalOptions, error) {
 	return &p.o, nil
 }
 
-// A urlParser turns a URL into options, and keeps all errors.
+// A urlParser turns a URL into options. It collects all errors.
 type urlParser struct {
 	u    *url.URL
 	q    url.Values
@@ -103,14 +102,14 @@ func (p *urlParser) fail(format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("cluster: URL of Redis: "+format, args...))
 }
 
-// take returns the values of a parameter, which is then known.
+// take returns the values of a parameter, and marks it as known.
 func (p *urlParser) take(name string) []string {
 	values := p.q[name]
 	delete(p.q, name)
 	return values
 }
 
-// one returns the value of a parameter that may be given once.
+// one returns the value of a parameter that must not be repeated.
 func (p *urlParser) one(name string) string {
 	switch values := p.take(name); len(values) {
 	case 0:
@@ -190,7 +189,7 @@ func (p *urlParser) mode() {
 func (p *urlParser) tls() {
 	file := p.one("ca_file")
 	if p.u.Scheme == "rediss" {
-		// the server name is that of each address
+		// the server name is set for each address
 		p.o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if file != "" {
@@ -222,7 +221,7 @@ func (p *urlParser) roots(file string) {
 	}
 }
 
-// usable returns an error if a client cannot be used by this package.
+// usable returns an error if this package cannot use the client.
 func usable(client redis.UniversalClient) error {
 	keeps := true
 	switch c := client.(type) {
@@ -241,7 +240,7 @@ func usable(client redis.UniversalClient) error {
 	return nil
 }
 
-// validName returns the name to use for a name in an option, or an error.
+// validName returns the name for an option, or an error. zero is the default.
 func validName(option, name, zero string) (string, error) {
 	switch {
 	case name == "":

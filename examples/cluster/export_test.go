@@ -8,7 +8,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What tests see from inside.
+// What external tests need from inside the package.
 const (
 	LockTTL      = lockTTL
 	LockPoll     = lockPoll
@@ -23,14 +23,14 @@ func (s *Storage) Client() redis.UniversalClient { return s.client }
 // LockKey returns the name of a lock in Redis.
 func (s *Storage) LockKey(name string) string { return s.key(lockName + name) }
 
-// Locks returns how many locks are held or waited for.
+// Locks returns how many locks are held or being waited for.
 func (s *Storage) Locks() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.locks)
 }
 
-// Lost is closed when a lock is not renewed any more.
+// Lost returns a channel that is closed when a lock is no longer renewed.
 func (s *Storage) Lost(name string) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +52,8 @@ func (l *Limiter) LocalBuckets() int {
 	return len(l.local.full)
 }
 
-// Open reports whether Redis, or a node of it, is not asked at the moment.
+// Open reports whether requests do not ask Redis, or one of its nodes, at the
+// moment.
 func (l *Limiter) Open() bool {
 	l.breakers.mu.Lock()
 	defer l.breakers.mu.Unlock()
@@ -67,25 +68,25 @@ func (l *Limiter) Open() bool {
 	return false
 }
 
-// What a breaker decides.
+// The decisions of a breaker.
 var (
 	AskRedis, AskLater, AskNot = askRedis, askLater, askNot // Read-only.
 )
 
-// A Breaker is a breaker, for tests.
+// A Breaker exports breaker.
 type Breaker struct{ breaker }
 
 // NewBreaker returns a breaker.
 func NewBreaker(grace time.Duration) *Breaker { return &Breaker{breaker{grace: grace}} }
 
-// Ask asks at a time.
+// Ask asks b at a time.
 func (b *Breaker) Ask(at time.Time) any { return b.ask(at) }
 
-// Fail takes a failure at a time, and Succeed an answer.
+// Fail reports a failure at a time.
 func (b *Breaker) Fail(at time.Time) { b.answered(at, errors.New("failure")) }
 
-// Succeed takes an answer at a time.
+// Succeed reports an answer at a time.
 func (b *Breaker) Succeed(at time.Time) { b.answered(at, nil) }
 
-// Key returns the name of a key in Redis.
+// Key exports key.
 func (s *Storage) Key(name string) string { return s.key(name) }

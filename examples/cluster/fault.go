@@ -14,14 +14,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrUnreachable is wrapped by errors of [Storage.Check] that may pass by
-// themselves: no server has answered, or it says that it cannot serve yet.
+// ErrUnreachable is wrapped by errors of [Storage.Check] that may go away by
+// themselves: no server has answered, or Redis says that it cannot serve yet.
 var ErrUnreachable = errors.New("cluster: redis cannot be reached")
 
 const noTLS = "does not speak TLS: use redis:// in place of rediss://, or enable TLS in Redis"
 
-// replies explains error replies of Redis and of Sentinels, by how they begin
-// or what they contain. Read-only.
+// replies has explanations for error replies of Redis and Sentinels, by their
+// beginning or a part of them. Read-only.
 var replies = []struct{ has, explanation string }{
 	{"WRONGPASS", "refuses the user name or the password: correct them in the URL, redis://user:password@host"},
 	{"NOAUTH", "requires a password: put it into the URL, redis://:password@host or redis://user:password@host"},
@@ -37,16 +37,17 @@ var replies = []struct{ has, explanation string }{
 	{"MISCONF", "refuses writes since it cannot save a snapshot: see its log and its disk"},
 }
 
-// passing begins error replies that pass by themselves. Read-only.
+// passing has the beginnings of error replies that go away by themselves.
+// Read-only.
 var passing = []string{"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "max number of clients"}
 
-// A line is an error on one line: those of several Sentinels come on one each.
+// A line is an error on one line. Errors of several Sentinels have several.
 type line struct{ error }
 
 func (l line) Error() string { return strings.ReplaceAll(l.error.Error(), "\n", "; ") }
 func (l line) Unwrap() error { return l.error }
 
-// explain turns the error of a command into one sentence about a server.
+// explain turns a command's error into one sentence about a server.
 func (s *Storage) explain(ctx context.Context, at string, err error) error {
 	if err == nil {
 		return nil
@@ -68,8 +69,8 @@ func (s *Storage) explain(ctx context.Context, at string, err error) error {
 	return fmt.Errorf("cluster: %s refuses a command: see what it says (%w)", at, err)
 }
 
-// sentence says what is wrong and how to mend it; "" if that is not known, or
-// nothing is to be mended here.
+// sentence returns the fault and its remedy, or "" if the error is unknown or
+// nothing is to be changed in the settings.
 func sentence(err error, prefix string) string {
 	var notTLS tls.RecordHeaderError
 	var authority x509.UnknownAuthorityError

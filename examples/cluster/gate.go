@@ -16,34 +16,34 @@ const (
 	gatePause = time.Second      // between two calls of Gate.Start
 )
 
-// A Gate tells a load balancer whether a proxy is ready, and gives the load
-// balancer time to notice when it is not any more. It is an http.Handler for
-// the load balancer's health check, which answers GET and HEAD with 200
-// "ready", or with 503 "starting" or "draining". Serve it on a listener of its
-// own, with [hostproxy.RoleInternal]:
+// A Gate tells a load balancer whether a proxy is ready, and gives it time to
+// notice when the proxy shuts down. It is an http.Handler for the load
+// balancer's health check: it answers GET and HEAD with 200 "ready", or with
+// 503 "starting" or "draining". Serve it on a listener of its own, with
+// [hostproxy.RoleInternal]:
 //
 //	gate := &cluster.Gate{Delay: 5 * time.Second}
 //	s.Listeners = append(s.Listeners, hostproxy.Listener{Addr: ":9000", Role: hostproxy.RoleInternal, Handler: gate})
 //	err := s.Serve(gate.Context(ctx), nil, nil)
 //
-// Until Context is called, the answer is 503. Fields must be set before.
+// Until Context is called, the answer is 503. Set the fields before that.
 type Gate struct {
-	// Delay is the time from the end of the context, when the answer becomes
-	// 503, to the shutdown of the Server. All requests are served meanwhile. It
-	// should be longer than the load balancer takes to notice: the interval of
-	// its checks times the number of failures that it waits for, and their
-	// timeout. Zero means 10 s; negative means none.
+	// Delay is the time between the end of the context, when the answer becomes
+	// 503, and the shutdown of the Server. Until then, all requests are served.
+	// It should be longer than the load balancer needs to notice: the interval
+	// of its checks times the number of failures that it requires, plus their
+	// timeout. Zero means 10 s; negative means no delay.
 	Delay time.Duration
 
-	// Start is called when Context is called. Until it has returned nil, the
-	// answer is 503. After an error or a panic, it is called again a second
-	// later. Use it to keep a proxy out of service that cannot have
-	// certificates yet; see [Storage.Check]. It is not called once it has
-	// returned nil: proxies that have certificates in memory serve without
-	// Redis. Nil means ready immediately.
+	// Start is called once Context is called. Until it returns nil, the answer
+	// is 503. After an error or a panic, it is called again a second later. Use
+	// it to keep a proxy out of service that cannot get certificates yet; see
+	// [Storage.Check]. Once it has returned nil, it is not called again:
+	// proxies with certificates in memory serve without Redis. Nil means ready
+	// immediately.
 	Start func(ctx context.Context) error
 
-	// Logger is told when the answer changes, and why Start fails. Nil means
+	// Logger logs when the answer changes, and why Start fails. Nil means
 	// slog.Default().
 	Logger *slog.Logger
 
@@ -57,20 +57,19 @@ const (
 	gateDraining
 )
 
-// Context returns a context for the Server: it is done Delay after ctx, or
-// immediately after ctx if the proxy has not been ready yet. Call it once,
-// immediately before the Server serves: a Gate that drains is never ready
-// again.
+// Context returns a context for the Server. It is done Delay after ctx, or
+// immediately after ctx if the proxy was never ready. Call it once, just before
+// the Server serves: a Gate that has drained is never ready again.
 func (g *Gate) Context(ctx context.Context) context.Context {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	go g.run(ctx, stop)
 	return serve
 }
 
-// run moves the gate from one state to the next.
+// run takes the gate through its states.
 func (g *Gate) run(ctx context.Context, stop context.CancelFunc) {
 	defer stop()
-	if !g.started(ctx) { // no load balancer has sent anything
+	if !g.started(ctx) { // the load balancer has not sent any request
 		g.drain("shutting down before it was ready")
 		return
 	}
@@ -85,7 +84,7 @@ func (g *Gate) run(ctx context.Context, stop context.CancelFunc) {
 	}
 }
 
-// started calls Start until it succeeds. It reports false at the end of ctx.
+// started calls Start until it succeeds. It returns false when ctx is done.
 func (g *Gate) started(ctx context.Context) bool {
 	if g.Start == nil {
 		return ctx.Err() == nil
@@ -94,7 +93,7 @@ func (g *Gate) started(ctx context.Context) bool {
 	defer pause.Stop()
 	said := ""
 	for {
-		result := make(chan error, 1) // Start may ignore ctx
+		result := make(chan error, 1) // buffered: Start may ignore ctx
 		go func() {
 			err := errors.New("Gate.Start has ended its goroutine")
 			defer func() { result <- err }()

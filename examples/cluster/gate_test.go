@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/cluster"
 )
 
-// state returns what a gate answers.
+// state returns the answer of a gate.
 func state(g *cluster.Gate) string {
 	w := httptest.NewRecorder()
 	g.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -30,7 +30,7 @@ const (
 	draining = "Service Unavailable: draining\n"
 )
 
-func TestAGateOpensAndClosesBeforeTheServer(t *testing.T) {
+func TestAGateClosesBeforeTheServerShutsDown(t *testing.T) {
 	for about, c := range map[string]struct{ set, want time.Duration }{
 		"zero": {0, 10 * time.Second}, "a delay": {3 * time.Second, 3 * time.Second}, "negative": {-1, 0},
 	} {
@@ -52,7 +52,7 @@ func TestAGateOpensAndClosesBeforeTheServer(t *testing.T) {
 				again, cancel := context.WithCancel(t.Context())
 				serve = g.Context(again)
 				synctest.Wait()
-				assert.Equal(t, draining, state(g), "it is never ready again")
+				assert.Equal(t, draining, state(g), "the gate is never ready again")
 				cancel()
 				<-serve.Done()
 			})
@@ -81,7 +81,7 @@ func TestAGateStaysClosedUntilStartHasSucceeded(t *testing.T) {
 		assert.Equal(t, starting, state(g))
 		time.Sleep(time.Second)
 		assert.Equal(t, ready, state(g))
-		assert.Equal(t, 1, count(said.String(), "redis is away"), "said once")
+		assert.Equal(t, 1, count(said.String(), "redis is away"), "logged once")
 		assert.Equal(t, 1, count(said.String(), "a bug"))
 		cancel()
 		<-serve.Done()
@@ -89,7 +89,7 @@ func TestAGateStaysClosedUntilStartHasSucceeded(t *testing.T) {
 	})
 }
 
-// No load balancer has sent anything yet.
+// The load balancer has not sent any request yet.
 func TestAGateThatNeverOpenedDoesNotDelayTheEnd(t *testing.T) {
 	for about, start := range map[string]func(context.Context) error{
 		"fails": func(context.Context) error { return errors.New("away") },
@@ -106,13 +106,13 @@ func TestAGateThatNeverOpenedDoesNotDelayTheEnd(t *testing.T) {
 				<-serve.Done()
 				assert.Zero(t, time.Since(began))
 				assert.Equal(t, draining, state(g))
-				time.Sleep(time.Hour) // Start ends too
+				time.Sleep(time.Hour) // Start may end
 			})
 		})
 	}
 }
 
-// A signal came before Context.
+// A signal may come before Context is called.
 func TestAGateWhoseContextIsDoneAtOnceIsNeverReady(t *testing.T) {
 	for about, start := range map[string]func(context.Context) error{"no Start": nil, "Start succeeds": func(context.Context) error { return nil }} {
 		t.Run(about, func(t *testing.T) {

@@ -23,13 +23,13 @@ func connect(t *testing.T, url string) redis.UniversalClient {
 	return c
 }
 
-// open opens the storage at url until the test ends, as a process of its own
-// would.
+// open opens the storage at url until the test ends. Each call stands for a
+// process.
 func open(t *testing.T, url string) *cluster.Storage {
 	return openWith(t, url, cluster.StorageOptions{})
 }
 
-// openWith opens the storage with settings.
+// openWith opens the storage with options.
 func openWith(t *testing.T, url string, o cluster.StorageOptions) *cluster.Storage {
 	t.Helper()
 	s, err := cluster.NewStorage(connect(t, url), o)
@@ -37,13 +37,13 @@ func openWith(t *testing.T, url string, o cluster.StorageOptions) *cluster.Stora
 	return s
 }
 
-// hasty opens the storage with locks that end so long after their holder.
+// hasty opens the storage with locks that outlive their holder by ttl.
 func hasty(t *testing.T, url string, ttl time.Duration) *cluster.Storage {
 	t.Helper()
 	return openWith(t, url, cluster.StorageOptions{LockTTL: ttl})
 }
 
-// within returns a context that ends so soon, and at the latest with the test.
+// within returns a context that ends after d, or at the end of the test.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)

@@ -18,18 +18,18 @@ import (
 
 const (
 	limitTimeout = 50 * time.Millisecond // see LimiterOptions.Timeout
-	longestFill  = 366 * 24 * time.Hour  // of a bucket
+	longestFill  = 366 * 24 * time.Hour  // the longest time in which a bucket may fill
 )
 
 // LimiterOptions are the settings of a [Limiter].
 type LimiterOptions struct {
-	// Name tells Limiters of one cluster apart. Limiters with the same Name
+	// Name tells the Limiters of one cluster apart. Limiters with the same Name
 	// share their buckets, and should have the same Rate and Burst. "" is a
-	// name too.
+	// valid name.
 	Name string
 
 	// Rate is how many requests per second a client may make to all proxies
-	// together: above 0 and at most 1,000,000. It may be a fraction. Required.
+	// together: above 0, at most 1,000,000, not necessarily whole. Required.
 	Rate float64
 
 	// Burst is how many requests a client may make at once after a pause. Zero
@@ -37,14 +37,14 @@ type LimiterOptions struct {
 	Burst int
 
 	// Prefix begins the names of all keys in Redis, as in StorageOptions. ""
-	// means hostproxy.
+	// means "hostproxy".
 	Prefix string
 
-	// Timeout limits the wait for Redis of each request. Zero means 50 ms;
+	// Timeout limits how long each request waits for Redis. Zero means 50 ms;
 	// negative is an error.
 	Timeout time.Duration
 
-	// Logger is told when the Limiter stops using Redis, and when it uses Redis
+	// Logger logs when the Limiter stops using Redis, and when it uses Redis
 	// again. Nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -53,26 +53,27 @@ type LimiterOptions struct {
 // bucket in Redis. It is a [hostproxy.KeyLimiter]. Its methods may be called
 // concurrently.
 //
-// While Redis fails or does not answer in time, the buckets are in the memory
-// of each process: a client may then make Rate requests per second to each
-// proxy. Requests do not wait meanwhile: after three failures in a row Redis is
-// not asked by requests, but tried beside them, at most once a second. While a
-// reply is overdue by a fifth of Timeout, further requests do not wait for
-// theirs. In a Redis Cluster, all this holds for each node and its keys.
+// While Redis fails or does not answer in time, each process has buckets in its
+// own memory: a client may then make Rate requests per second to each proxy.
+// Requests do not wait for Redis during that time: after three failures in a
+// row they do not ask it, and a probe beside them tries it at most once a
+// second. Once a reply is overdue by a fifth of Timeout, further requests do
+// not wait either. In a Redis Cluster, all this holds for each node and its
+// keys.
 type Limiter struct {
 	client   redis.UniversalClient
-	options  LimiterOptions // complete
+	options  LimiterOptions // with the defaults
 	interval float64        // microseconds for one token
 	breakers breakers
-	// returns the address of the node that has a key, without waiting; nil
-	// unless the client is one of a Redis Cluster
+	// returns the address of the node for a key, without waiting; nil without a
+	// Redis Cluster
 	node  func(key string) string
 	local *buckets
 }
 
-// NewLimiter returns a Limiter that uses a client, which must keep the
-// deadlines of contexts (ContextTimeoutEnabled), as those of [Connect] do. It
-// does not connect.
+// NewLimiter returns a Limiter that uses a client. The client must keep the
+// deadlines of contexts (ContextTimeoutEnabled), as clients from [Connect] do.
+// NewLimiter does not connect.
 func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error) {
 	prefix, err := validName("LimiterOptions.Prefix", o.Prefix, defaultPrefix)
 	_, err2 := validName("LimiterOptions.Name", o.Name, "")
@@ -83,7 +84,7 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	if o.Burst < 0 {
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d is negative: want a number of requests, or 0 for Rate", o.Burst))
 	}
-	// a Burst of zero is at least 1
+	// a zero Burst becomes at least 1
 	if o.Rate > 0 && max(float64(o.Burst), 1)/o.Rate > longestFill.Seconds() {
 		errs = append(errs, fmt.Errorf("cluster: LimiterOptions.Burst %d at Rate %v: want a burst that fills in at most a year", o.Burst, o.Rate))
 	}
@@ -103,8 +104,8 @@ func NewLimiter(client redis.UniversalClient, o LimiterOptions) (*Limiter, error
 	return l, nil
 }
 
-// nodeOf returns the address of the node that has a key, or "" while c does not
-// know: a context that has ended keeps c from asking.
+// nodeOf returns the address of the node for a key, or "" if c does not know it
+// yet. A canceled context keeps c from asking.
 func nodeOf(c *redis.ClusterClient, key string) string {
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -115,20 +116,20 @@ func nodeOf(c *redis.ClusterClient, key string) string {
 	return n.Options().Addr
 }
 
-// RateLimit returns settings with this Limiter, which announce its Rate and
+// RateLimit returns settings that use this Limiter and announce its Rate and
 // Burst.
 func (l *Limiter) RateLimit() *hostproxy.RateLimit {
 	return &hostproxy.RateLimit{Rate: l.options.Rate, Burst: l.options.Burst, Limiter: l}
 }
 
-// Allow counts a request of a client. It does not return an error: without
-// Redis it counts in this process.
+// Allow counts a request of a client. It never returns an error: without Redis,
+// it counts in this process.
 func (l *Limiter) Allow(ctx context.Context, client netip.Addr) (hostproxy.Quota, error) {
 	return l.AllowKey(ctx, client.String())
 }
 
 // AllowKey counts a request by another key, for [hostproxy.RateLimit].By. It
-// does not return an error either.
+// never returns an error.
 func (l *Limiter) AllowKey(ctx context.Context, key string) (hostproxy.Quota, error) {
 	now := time.Now()
 	name, node := l.key(key), ""
@@ -141,17 +142,17 @@ func (l *Limiter) AllowKey(ctx context.Context, key string) (hostproxy.Quota, er
 		if q, err := l.inRedis(ctx, name, node, b); err == nil {
 			return q, nil
 		}
-	case askLater: // a bucket that no client has, at the same node
+	case askLater: // by a bucket at the same node that no client uses
 		go func() { _, _ = l.inRedis(context.Background(), name+":probe", node, b) }()
 	}
 	return l.local.take(key, now), nil
 }
 
-// bucketScript takes a token of a bucket. What is kept is the time at which the
-// bucket is full again, by Redis's clock. A time beyond that of an empty
-// bucket, as after a change of the clock or of the rate, counts as that of an
-// empty one. The reply is whether there was a token, how many are left, and
-// microseconds until the next token and until it is full. Read-only.
+// bucketScript takes a token from a bucket. Redis stores when the bucket is
+// full again, by its own clock. A time beyond that of an empty bucket, as after
+// a change of the clock or of the rate, counts as empty. The reply: whether
+// there was a token, how many are left, the microseconds until the next token,
+// and those until the bucket is full. Read-only.
 var bucketScript = redis.NewScript(`
 local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -164,8 +165,8 @@ full = full + interval
 redis.call('SET', KEYS[1], string.format('%.3f', full), 'PX', math.ceil((full - now) / 1000))
 return {1, math.floor(burst - (full - now) / interval + 0.001), 0, math.ceil(full - now)}`)
 
-// inRedis takes a token of a bucket in Redis, and tells the breaker of the node
-// how that went.
+// inRedis takes a token from a bucket in Redis, and reports the result to the
+// node's breaker.
 func (l *Limiter) inRedis(ctx context.Context, name, node string, b *breaker) (hostproxy.Quota, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.options.Timeout)
 	defer cancel()
@@ -173,7 +174,7 @@ func (l *Limiter) inRedis(ctx context.Context, name, node string, b *breaker) (h
 	if err == nil && len(reply) != 4 {
 		err = fmt.Errorf("the reply has %d numbers, want 4", len(reply))
 	}
-	// the request has ended, which says nothing about Redis
+	// the request was canceled, which says nothing about Redis
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		b.left()
 		return hostproxy.Quota{}, err
@@ -185,16 +186,16 @@ func (l *Limiter) inRedis(ctx context.Context, name, node string, b *breaker) (h
 	return hostproxy.Quota{OK: reply[0] == 1, Remaining: int(reply[1]), Retry: micros(reply[2]), Reset: micros(reply[3])}, nil
 }
 
-// key returns the name of a bucket in Redis. Each is in a slot of its own, so
-// that a Redis Cluster shares the work.
+// key returns the name of a bucket in Redis. Each bucket has a slot of its own,
+// so that the nodes of a Redis Cluster share the work.
 func (l *Limiter) key(client string) string {
-	if strings.ContainsAny(client, "{}") { // from a caller that is not hostproxy
+	if strings.ContainsAny(client, "{}") { // only a caller other than hostproxy uses such keys
 		client = fmt.Sprintf("%x", client)
 	}
 	return l.options.Prefix + ":limit:" + l.options.Name + ":{" + client + "}"
 }
 
-// tell logs a change of the breaker of a node.
+// tell logs a change of a node's breaker.
 func (l *Limiter) tell(c change, node string, err error) {
 	log := l.options.Logger
 	if log == nil {

@@ -22,7 +22,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A logged is what a logger has written.
+// A logged is the output of a logger.
 type logged struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -52,7 +52,7 @@ func limiter(t *testing.T, url string, o cluster.LimiterOptions) *cluster.Limite
 	return l
 }
 
-// limited runs a proxy in plain HTTP with a limiter.
+// limited runs a proxy over plain HTTP with a limiter.
 func limited(t *testing.T, l *cluster.Limiter) (addr string) {
 	t.Helper()
 	r := &hostproxy.Router{RateLimit: l.RateLimit()}
@@ -60,7 +60,7 @@ func limited(t *testing.T, l *cluster.Limiter) (addr string) {
 	return proxytest.StartPlain(t, &hostproxy.Server{Router: r}).Plain
 }
 
-// ask returns the answer of the proxy at addr.
+// ask returns the response of the proxy at addr.
 func ask(t *testing.T, addr string) *http.Response {
 	t.Helper()
 	return proxytest.Dial(t, addr).Do("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").Response
@@ -84,7 +84,7 @@ func TestTwoProxiesShareOneLimit(t *testing.T) {
 	}
 	most := 10 + 10*time.Since(began).Seconds() + 1
 	assert.GreaterOrEqual(t, served, 10)
-	assert.LessOrEqual(t, float64(served), most, "of both together")
+	assert.LessOrEqual(t, float64(served), most, "of both proxies together")
 	require.NotNil(t, refused)
 	assert.Equal(t, 429, refused.StatusCode)
 	wait, err := strconv.Atoi(refused.Header.Get("Retry-After"))
@@ -115,7 +115,7 @@ func TestABucketFillsAtItsRate(t *testing.T) {
 	assert.Greater(t, allowed, 5)
 	ttl := connect(t, url).PTTL(t.Context(), l.BucketKey(client.String())).Val()
 	assert.Positive(t, ttl)
-	assert.LessOrEqual(t, ttl, 151*time.Millisecond, "a bucket that is full leaves nothing behind")
+	assert.LessOrEqual(t, ttl, 151*time.Millisecond, "a full bucket leaves no key behind")
 }
 
 func TestEachClientKeyAndLimiterHasABucketOfItsOwn(t *testing.T) {
@@ -136,8 +136,8 @@ func TestEachClientKeyAndLimiterHasABucketOfItsOwn(t *testing.T) {
 	assert.EqualValues(t, 15, connect(t, url).DBSize(t.Context()).Val())
 }
 
-// What another rate, or a clock that was set back, has left behind keeps nobody
-// out for longer than an empty bucket does.
+// A time left behind by another rate or by a clock that was set back blocks a
+// client no longer than an empty bucket does.
 func TestABucketThatIsFullInAYearCountsAsEmpty(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL
@@ -153,7 +153,7 @@ func TestABucketThatIsFullInAYearCountsAsEmpty(t *testing.T) {
 	assert.True(t, q.OK)
 }
 
-func TestBadLimiterOptionsAreExplained(t *testing.T) {
+func TestInvalidLimiterOptionsAreExplained(t *testing.T) {
 	c := connect(t, "redis://localhost")
 	for want, o := range map[string]cluster.LimiterOptions{
 		"Rate 0":                  {},
@@ -175,9 +175,9 @@ func TestBadLimiterOptionsAreExplained(t *testing.T) {
 	assert.ErrorContains(t, err, "Rate -1", "all errors at once")
 }
 
-// A Redis that hangs, is gone or refuses commands costs a few requests a
-// moment, and the limit is kept all the same.
-func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
+// A Redis that hangs, is away or refuses commands delays a few requests a
+// little. The limit still holds.
+func TestWithoutRedisEachProcessCountsAndFewRequestsWait(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]func(*redistest.Server){
 		"stopped": (*redistest.Server).Stop,
@@ -218,7 +218,7 @@ func TestWithoutRedisEachProcessCountsAndNobodyWaits(t *testing.T) {
 	}
 }
 
-func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
+func TestFewOfManyConcurrentRequestsWaitForARedisThatHangs(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	l := limiter(t, s.URL, cluster.LimiterOptions{Rate: 1000, Timeout: 500 * time.Millisecond})
@@ -231,8 +231,8 @@ func TestManyRequestsAtOnceDoNotAllWaitForARedisThatHangs(t *testing.T) {
 		defer close(wait)
 		_, _ = l.Allow(context.Background(), client)
 	}()
-	// until one does not wait: within a fifth of the timeout, and those before
-	// are few
+	// until a request does not wait, which happens within a fifth of the
+	// timeout
 	for l.LocalBuckets() == 0 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		_, _ = l.Allow(ctx, client)
@@ -257,14 +257,15 @@ func TestTheLimitGoesBackToRedisByItself(t *testing.T) {
 		return !l.Open()
 	})
 	proxytest.Eventually(t, "the log", func() bool { return strings.Contains(said.String(), "counted in Redis again") })
-	require.NoError(t, connect(t, s.URL).FlushAll(t.Context()).Err()) // scripts go too
+	// this removes the scripts too
+	require.NoError(t, connect(t, s.URL).FlushAll(t.Context()).Err())
 	require.NoError(t, connect(t, s.URL).ScriptFlush(t.Context()).Err())
 	_, err := l.Allow(t.Context(), netip.MustParseAddr("192.0.2.77"))
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, connect(t, s.URL).Exists(t.Context(), l.BucketKey("192.0.2.77")).Val())
 }
 
-// A client that leaves while its request waits says nothing about Redis.
+// A client disconnect during the wait says nothing about Redis.
 func TestRequestsThatEndDoNotOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
@@ -278,7 +279,7 @@ func TestRequestsThatEndDoNotOpenTheBreaker(t *testing.T) {
 	assert.False(t, l.Open())
 }
 
-func TestBucketsInMemoryAreBounded(t *testing.T) {
+func TestTheNumberOfBucketsInMemoryIsLimited(t *testing.T) {
 	t.Parallel()
 	l := limiter(t, "redis://"+proxytest.Refused(t), cluster.LimiterOptions{Rate: 1, Logger: slog.New(slog.DiscardHandler)})
 	for i := range cluster.MaxBuckets + 1000 {

@@ -14,27 +14,27 @@ import (
 
 const (
 	lockTTL      = 10 * time.Second       // see StorageOptions.LockTTL
-	minLockTTL   = 100 * time.Millisecond // below that, a slow reply ends a lock
+	minLockTTL   = 100 * time.Millisecond // with less, a slow reply could end a lock
 	commandLimit = 3 * time.Second        // see StorageOptions.Timeout
-	lockPoll     = 200 * time.Millisecond // between two looks at a lock that another process holds
+	// between two attempts to take a lock that another process holds
+	lockPoll = 200 * time.Millisecond
 )
 
-// A lock is one that this process holds, or tries to get from the others.
+// A lock is a lock that this process holds or tries to take.
 //
-// One at a time tries, for each name: so Unlock knows whose lock it frees, and
-// Redis hears from one waiter, not from all.
+// For each name, one caller at a time tries. So Unlock knows which lock it
+// frees, and only one waiter per process asks Redis.
 type lock struct {
 	name, token string
-	next        chan struct{} // closed when another may try
+	next        chan struct{} // closed when the next caller may try
 
 	// While the lock is held:
-	stop    context.CancelFunc // ends its renewal; guarded by Storage.mu
-	stopped chan struct{}      // closed when that has ended
+	stop    context.CancelFunc // ends the renewal; guarded by Storage.mu
+	stopped chan struct{}      // closed when the renewal has ended
 }
 
-// Lock waits until the lock is free and takes it; it implements
-// certmagic.Locker. The lock is renewed until Unlock, also after the end of
-// ctx.
+// Lock waits until the lock is free, and takes it. It implements
+// certmagic.Locker. The lock is renewed until Unlock, even after ctx is done.
 func (s *Storage) Lock(ctx context.Context, name string) error {
 	l, err := s.enter(ctx, name)
 	if err != nil {
@@ -53,8 +53,8 @@ func (s *Storage) Lock(ctx context.Context, name string) error {
 	return nil
 }
 
-// enter waits until nobody else in this process holds the lock or tries to get
-// it.
+// enter waits until no other caller in this process holds the lock or tries to
+// take it.
 func (s *Storage) enter(ctx context.Context, name string) (*lock, error) {
 	for {
 		s.mu.Lock()
@@ -74,7 +74,7 @@ func (s *Storage) enter(ctx context.Context, name string) (*lock, error) {
 	}
 }
 
-// leave lets the next one in. It may be called again.
+// leave lets the next caller try. It may be called repeatedly.
 func (s *Storage) leave(l *lock) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,8 +84,8 @@ func (s *Storage) leave(l *lock) {
 	}
 }
 
-// acquire waits until no other process holds the lock. What a lost reply leaves
-// behind in Redis ends by itself.
+// acquire waits until no other process holds the lock. If a reply is lost, the
+// lock that it leaves in Redis expires by itself.
 func (s *Storage) acquire(ctx context.Context, l *lock) error {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
@@ -102,8 +102,8 @@ func (s *Storage) acquire(ctx context.Context, l *lock) error {
 	}
 }
 
-// takeScript takes a lock that is free or already has our token: it may be sent
-// again when a reply is lost, and renews the lock of a Redis that has forgotten
+// takeScript takes a lock that is free or already has our token. So it can be
+// sent again after a lost reply, and it takes the lock again if Redis has lost
 // it. Read-only.
 var takeScript = redis.NewScript(`
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
@@ -117,8 +117,8 @@ func (s *Storage) take(ctx context.Context, l *lock) (bool, error) {
 	return takeScript.Run(ctx, s.client, []string{s.key(lockName + l.name)}, l.token, s.options.LockTTL.Milliseconds()).Bool()
 }
 
-// renew keeps the lock until ctx is done. It survives a Redis that is away,
-// unless another process has taken it.
+// renew keeps the lock until ctx is done. It survives an absence of Redis,
+// unless another process takes the lock.
 func (s *Storage) renew(ctx context.Context, l *lock) {
 	defer close(l.stopped)
 	tick := time.NewTicker(s.options.LockTTL / 3)
@@ -136,13 +136,13 @@ func (s *Storage) renew(ctx context.Context, l *lock) {
 	}
 }
 
-// freeScript deletes a lock that has our token. Read-only.
+// freeScript deletes a lock if it has our token. Read-only.
 var freeScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])`)
 
-// Unlock frees a lock; it implements certmagic.Locker. It does nothing to a
-// lock that this process does not hold. After an error, the lock ends after
+// Unlock frees a lock. It implements certmagic.Locker. It does nothing if this
+// process does not hold the lock. After an error, the lock expires after
 // LockTTL.
 func (s *Storage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
@@ -154,14 +154,14 @@ func (s *Storage) Unlock(ctx context.Context, name string) error {
 	}
 	defer s.leave(l)
 	l.stop()
-	<-l.stopped // or a renewal under way could come after what follows
+	<-l.stopped // otherwise a renewal in progress could take the lock again
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
 	err := freeScript.Run(ctx, s.client, []string{s.key(lockName + name)}, l.token).Err()
 	return failure(ctx, "unlock", name, err)
 }
 
-// unlockAll frees the locks that are held, for the end.
+// unlockAll frees the locks that are still held.
 func (s *Storage) unlockAll() error {
 	s.mu.Lock()
 	names := slices.Sorted(maps.Keys(s.locks))

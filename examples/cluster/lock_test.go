@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// With the LockTTL of production it takes five times as long.
+// The default LockTTL would make this test take five times as long.
 func TestALockOfAKilledProcessIsTakenOver(t *testing.T) {
 	t.Parallel()
 	const ttl = cluster.LockTTL / 5
@@ -25,12 +25,12 @@ func TestALockOfAKilledProcessIsTakenOver(t *testing.T) {
 		func(t *testing.T, url string) certmagic.Storage { return hasty(t, url, ttl) })
 }
 
-// shortTTL is that of a lock whose end a test waits for.
+// shortTTL is the TTL of locks whose expiry a test waits for.
 const shortTTL = 300 * time.Millisecond
 
-// held checks that the lock that take takes for a is not to be had for b within
-// d. It does so again where a was stopped for so long that its lock may have
-// ended.
+// held checks that b cannot get the lock that take takes for a within d. If the
+// machine stood still for so long that the lock may have expired, it tries
+// again.
 func held(t *testing.T, a, b *cluster.Storage, d time.Duration, take func()) {
 	t.Helper()
 	stills := proxytest.WatchStandstills(t)
@@ -68,7 +68,7 @@ func TestALockOutlivesTheContextItWasTakenWith(t *testing.T) {
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 }
 
-func TestALockIsRenewedWhenRedisHasForgottenIt(t *testing.T) {
+func TestALockIsTakenAgainAfterRedisHasLostIt(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	a, b := hasty(t, server.URL, shortTTL), open(t, server.URL)
@@ -80,19 +80,19 @@ func TestALockIsRenewedWhenRedisHasForgottenIt(t *testing.T) {
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 }
 
-// Its holder was stopped for too long, and another process has it now.
-func TestALostLockIsNotFreedForTheOneWhoHasIt(t *testing.T) {
+// The holder stood still for too long, and another process has taken the lock.
+func TestUnlockDoesNotFreeALockThatAnotherProcessHasTaken(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := hasty(t, server.URL, shortTTL)
 	require.NoError(t, s.Lock(t.Context(), "name"))
 	require.NoError(t, connect(t, server.URL).Set(t.Context(), s.LockKey("name"), "another", 0).Err())
-	<-s.Lost("name") // it gives up by itself
+	<-s.Lost("name") // the renewal has given up
 	require.NoError(t, s.Unlock(t.Context(), "name"))
 	assert.Equal(t, "another", connect(t, server.URL).Get(t.Context(), s.LockKey("name")).Val())
 }
 
-func TestAReplyThatIsLostDoesNotLockItsSenderOut(t *testing.T) {
+func TestALockCanBeTakenAgainAfterALostReply(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)
@@ -107,7 +107,7 @@ func TestAReplyThatIsLostDoesNotLockItsSenderOut(t *testing.T) {
 	assert.Equal(t, "ours", connect(t, server.URL).Get(t.Context(), s.LockKey("name")).Val())
 }
 
-func TestUnlockFreesOnlyWhatIsHeld(t *testing.T) {
+func TestUnlockFreesOnlyALockThatThisProcessHolds(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	a, b := open(t, server.URL), open(t, server.URL)
@@ -117,11 +117,11 @@ func TestUnlockFreesOnlyWhatIsHeld(t *testing.T) {
 	require.ErrorIs(t, b.Lock(within(t, cluster.LockPoll), "name"), context.DeadlineExceeded)
 	require.NoError(t, a.Unlock(t.Context(), "name"))
 	require.NoError(t, a.Unlock(t.Context(), "name"))
-	require.NoError(t, b.Lock(within(t, cluster.LockTTL/2), "name"), "it has not ended by itself")
+	require.NoError(t, b.Lock(within(t, cluster.LockTTL/2), "name"), "it did not expire by itself")
 	require.NoError(t, b.Unlock(t.Context(), "name"))
 }
 
-func TestOneWaiterOfAProcessAsksRedis(t *testing.T) {
+func TestOnlyOneWaiterOfAProcessAsksRedis(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)
@@ -147,12 +147,12 @@ func TestAnUnlockThatFailsLetsOthersTry(t *testing.T) {
 	require.NoError(t, s.Lock(t.Context(), "name"))
 	server.Kill()
 	require.ErrorContains(t, s.Unlock(t.Context(), "name"), `unlock "name"`)
-	// it does not wait for itself
+	// Lock does not wait for the lock of this process
 	require.ErrorContains(t, s.Lock(t.Context(), "name"), "connection refused")
 	require.NoError(t, s.Unlock(t.Context(), "name"))
 }
 
-func TestCloseFreesWhatIsHeld(t *testing.T) {
+func TestCloseFreesTheLocksThatAreHeld(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	s := open(t, server.URL)

@@ -6,7 +6,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// program is what a user writes.
+// program is a program as a user would write it.
 const program = `package main
 
 import (

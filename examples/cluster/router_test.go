@@ -31,8 +31,8 @@ type node struct {
 	storage *cluster.Storage
 }
 
-// start runs a proxy of the cluster in the Redis at url, with these hosts, each
-// in front of a backend.
+// start runs a proxy of the cluster whose Redis is at url. Each host has a
+// backend.
 func start(t *testing.T, url string, hosts ...string) *node {
 	t.Helper()
 	s := open(t, url)
@@ -44,7 +44,7 @@ func start(t *testing.T, url string, hosts ...string) *node {
 	return &node{Router: r, Running: proxytest.Start(t, &hostproxy.Server{Router: r}), storage: s}
 }
 
-// root returns the root certificate that the node's storage has.
+// root returns the root certificate in the node's storage.
 func (n *node) root(t *testing.T) []byte {
 	t.Helper()
 	pem, err := (&hostproxy.LocalCA{Storage: n.storage}).RootPEM(t.Context())
@@ -52,11 +52,11 @@ func (n *node) root(t *testing.T) []byte {
 	return pem
 }
 
-// leaf returns the certificate that the node serves for host. The handshake
-// waits for it if there is none yet.
+// leaf returns the certificate that the node serves for host. If there is none
+// yet, the handshake waits for it.
 func (n *node) leaf(t *testing.T, host string) *x509.Certificate {
 	t.Helper()
-	// for verify to look at
+	// the caller verifies the certificate
 	d := tls.Dialer{Config: &tls.Config{ServerName: host, InsecureSkipVerify: true}}
 	c, err := d.DialContext(within(t, proxytest.Patience), "tcp", n.HTTPS)
 	require.NoError(t, err)
@@ -64,14 +64,14 @@ func (n *node) leaf(t *testing.T, host string) *x509.Certificate {
 	return c.(*tls.Conn).ConnectionState().PeerCertificates[0]
 }
 
-// verify wants leaf to be for host, and signed by root.
+// verify requires that leaf is for host and that root has signed it.
 func verify(t *testing.T, leaf *x509.Certificate, host string, root []byte) {
 	t.Helper()
 	_, err := leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: roots(t, root)})
 	require.NoError(t, err)
 }
 
-// roots returns a pool with one root.
+// roots returns a pool that contains one root.
 func roots(t *testing.T, pem []byte) *x509.CertPool {
 	t.Helper()
 	pool := x509.NewCertPool()
@@ -79,7 +79,7 @@ func roots(t *testing.T, pem []byte) *x509.CertPool {
 	return pool
 }
 
-// hosts are internal ones, for which a LocalCA issues. Read-only.
+// hosts are internal hosts. A LocalCA issues their certificates. Read-only.
 var hosts = []string{"a.localhost", "b.localhost", "c.localhost", "d.localhost", "e.localhost", "f.localhost", "g.test", "h.test"}
 
 // certificates.md, 17: instances share certificates and locks through Storage,
@@ -90,7 +90,7 @@ func TestTwoRoutersHaveOneCertificate(t *testing.T) {
 	one, two := start(t, url, hosts...), start(t, url, hosts...)
 	var wg sync.WaitGroup
 	for _, n := range []*node{one, two} {
-		wg.Go(func() { n.leaf(t, hosts[0]) }) // both begin at once
+		wg.Go(func() { n.leaf(t, hosts[0]) }) // both start at the same time
 	}
 	wg.Wait()
 	require.NoError(t, one.AwaitCertificates(within(t, proxytest.Patience)))
@@ -120,12 +120,12 @@ func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
 	ca := "https://" + proxytest.Refused(t) + "/directory"
 	r := &hostproxy.Router{
 		TLS:    hostproxy.TLS{Storage: open(t, server.URL), CA: ca},
-		Logger: slog.New(slog.DiscardHandler), // there is no such CA
+		Logger: slog.New(slog.DiscardHandler), // the CA does not exist
 	}
 	r.Handle("app.example.com", http.NotFoundHandler())
 	proxy := proxytest.Start(t, &hostproxy.Server{Router: r})
 
-	// What certmagic in another process stores before it asks the CA to look.
+	// Another process's certmagic stores this before it lets the CA check.
 	key := path.Join("acme", certmagic.StorageKeys.Safe((&certmagic.ACMEIssuer{CA: ca}).IssuerKey()), "challenge_tokens", "app.example.com.json")
 	challenge, err := json.Marshal(map[string]any{
 		"type": "http-01", "token": token, "keyAuthorization": answer,
@@ -143,8 +143,8 @@ func TestAChallengeOfAnyProcessIsAnsweredByAll(t *testing.T) {
 	assert.Equal(t, answer, string(body))
 }
 
-// A dead process has left its lock behind.
-func TestARouterWaitsForTheLockOfAnother(t *testing.T) {
+// A dead process has left a lock behind.
+func TestARouterWaitsForTheLockOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	const held = 3 * time.Second
 	server := redistest.Start(t)
@@ -174,7 +174,7 @@ func TestCertificatesInMemoryOutliveRedis(t *testing.T) {
 	assert.Equal(t, "valid", n.state("app.localhost"))
 }
 
-// state returns how the certificate of host is doing.
+// state returns the state of a host's certificate.
 func (n *node) state(host string) string {
 	for status := range n.Certificates() {
 		if status.Host == host {

@@ -16,28 +16,28 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What follows the prefix in the names of keys. The braces around the prefix
-// keep all of it in one slot of a Redis Cluster, as scripts need it.
+// Suffixes of the names of keys. The braces around the prefix put all these
+// keys into one slot of a Redis Cluster, as scripts require.
 const (
-	valuesName = ":values" // hash: key to value
-	// hash: key to the time of its last Store, in microseconds of Redis's clock
+	valuesName = ":values" // hash: value by key
+	// hash: time of the last Store by key, in microseconds of Redis's clock
 	timesName = ":modified"
-	indexName = ":index" // sorted set: all keys, in the order of their bytes
-	lockName  = ":lock:" // and the lock's name: the token of its holder
+	indexName = ":index" // sorted set: all keys in bytewise order
+	lockName  = ":lock:" // followed by the lock's name: token of the holder
 )
 
-const pageSize = 1000 // keys that one command of List returns
+const pageSize = 1000 // maximum number of keys in one reply for List
 
 // StorageOptions are the settings of a [Storage]. The zero value is ready to
 // use.
 type StorageOptions struct {
 	// Prefix begins the names of all keys in Redis. Proxies with the same
-	// Prefix in the same database are one cluster. "" means hostproxy.
+	// Prefix and database form one cluster. "" means "hostproxy".
 	Prefix string
 
 	// LockTTL is how long a lock outlives the process that holds it. A process
-	// renews its locks three times as often. Zero means 10 s; less than 100 ms
-	// is an error.
+	// renews its locks three times in that time. Zero means 10 s; less than 100
+	// ms is an error.
 	LockTTL time.Duration
 
 	// Timeout limits each command to Redis, within the context of the call.
@@ -50,24 +50,23 @@ type StorageOptions struct {
 
 // A Storage is a certmagic.Storage in Redis, for [hostproxy.TLS].Storage. Its
 // methods may be called concurrently. Each returns within Timeout and by the
-// deadline of its context, except Lock, which waits as long as its context
-// allows. List takes one Timeout for each thousand keys.
+// deadline of its context, with two exceptions: Lock waits as long as its
+// context allows, and List takes up to one Timeout per thousand keys.
 //
 // If Redis cannot be reached, each method returns an error; Exists returns
 // false.
 type Storage struct {
 	client  redis.UniversalClient
-	options StorageOptions // complete
-	keys    []string       // values, times, index: what scripts get
+	options StorageOptions // with the defaults
+	keys    []string       // names of values, times and index, for scripts
 
 	mu    sync.Mutex
-	locks map[string]*lock // by name: those that this process holds or tries to get
+	locks map[string]*lock // locks held or being taken by this process, by name
 }
 
 // NewStorage returns a Storage that uses a client. It does not connect. The
-// client must keep the deadlines of contexts (ContextTimeoutEnabled), as those
-// of [Connect] do. It may be shared with Limiters, and is not closed by
-// Storage.
+// client must keep the deadlines of contexts (ContextTimeoutEnabled), as
+// clients from [Connect] do. Limiters may share it. Storage does not close it.
 func NewStorage(client redis.UniversalClient, o StorageOptions) (*Storage, error) {
 	prefix, err := validName("StorageOptions.Prefix", o.Prefix, defaultPrefix)
 	errs := []error{usable(client), err}
@@ -100,15 +99,15 @@ func (s *Storage) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// storeScript sets a value. Its time is by the one clock that all processes
-// have in common. Read-only.
+// storeScript sets a value. Its time comes from Redis's clock, the only one
+// that all processes share. Read-only.
 var storeScript = redis.NewScript(`
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('HSET', KEYS[2], ARGV[1], now[1] * 1000000 + now[2])
 return redis.call('ZADD', KEYS[3], 0, ARGV[1])`)
 
-// Store stores a value; it implements certmagic.Storage.
+// Store stores a value. It implements certmagic.Storage.
 func (s *Storage) Store(ctx context.Context, key string, value []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
@@ -116,7 +115,7 @@ func (s *Storage) Store(ctx context.Context, key string, value []byte) error {
 	return failure(ctx, "store", key, err)
 }
 
-// Load returns a value; it implements certmagic.Storage.
+// Load returns a value. It implements certmagic.Storage.
 func (s *Storage) Load(ctx context.Context, key string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
@@ -135,7 +134,7 @@ for _, key in ipairs(keys) do
 end
 return #keys`)
 
-// Delete deletes a key and all keys below it, at once; it implements
+// Delete deletes a key and all keys below it atomically. It implements
 // certmagic.Storage.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
@@ -145,14 +144,14 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 	return failure(ctx, "delete", key, err)
 }
 
-// Exists reports whether a key exists; it implements certmagic.Storage. It
+// Exists reports whether a key exists. It implements certmagic.Storage. It
 // returns false if Redis cannot be reached.
 func (s *Storage) Exists(ctx context.Context, key string) bool {
 	_, err := s.Stat(ctx, key)
 	return err == nil
 }
 
-// Stat describes a key or what is below it; it implements certmagic.Storage.
+// Stat describes a key or a directory. It implements certmagic.Storage.
 func (s *Storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.options.Timeout)
 	defer cancel()
@@ -174,8 +173,8 @@ func (s *Storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, erro
 	return certmagic.KeyInfo{Key: key, Modified: time.UnixMicro(at), Size: size.Val(), IsTerminal: true}, err
 }
 
-// List lists keys; it implements certmagic.Storage. A recursive list names
-// files only. Keys that come or go meanwhile may be missed.
+// List lists keys. It implements certmagic.Storage. A recursive list has files
+// only. Keys that are added or deleted meanwhile may be missing.
 func (s *Storage) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	var keys []string
 	from, to := below(dir)
@@ -197,7 +196,7 @@ func (s *Storage) List(ctx context.Context, dir string, recursive bool) ([]strin
 	if len(keys) == 0 {
 		return nil, failure(ctx, "list", dir, redis.Nil)
 	}
-	slices.Sort(keys) // a child that is a file is not beside the files below it
+	slices.Sort(keys) // a file and the directory of the same name are not neighbours in the index
 	return slices.Compact(keys), nil
 }
 
@@ -208,15 +207,15 @@ func (s *Storage) page(ctx context.Context, from, to string) ([]string, error) {
 	return s.client.ZRangeArgs(ctx, redis.ZRangeArgs{Key: s.keys[2], ByLex: true, Start: from, Stop: to, Count: pageSize}).Result()
 }
 
-// below returns the range of the index with the keys below dir, all for "".
+// below returns the index range of the keys below dir. "" means all keys.
 func below(dir string) (from, to string) {
 	if dir == "" {
 		return "-", "+"
 	}
-	return "[" + dir + "/", "(" + dir + "0" // the character after the slash
+	return "[" + dir + "/", "(" + dir + "0" // "0" is the character after "/"
 }
 
-// child returns the child of dir that is key or has it below.
+// child returns the child of dir that is key or contains it.
 func child(dir, key string) string {
 	if dir != "" {
 		dir += "/"
@@ -225,8 +224,8 @@ func child(dir, key string) string {
 	return dir + name
 }
 
-// failure says what failed. It is fs.ErrNotExist for a nil reply, and the end
-// of ctx for what that has led to.
+// failure names the operation that failed. It wraps fs.ErrNotExist for a nil
+// reply, and the context's error if the end of ctx caused the failure.
 func failure(ctx context.Context, verb, key string, err error) error {
 	deadline, ok := ctx.Deadline()
 	switch {
@@ -236,7 +235,8 @@ func failure(ctx context.Context, verb, key string, err error) error {
 		err = fs.ErrNotExist
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case ok && !time.Now().Before(deadline): // the connection has noticed first
+	case ok && !time.Now().Before(deadline):
+		// the connection may notice the deadline before ctx does
 		err = context.DeadlineExceeded
 	}
 	return fmt.Errorf("%s %q: %w", verb, key, err)

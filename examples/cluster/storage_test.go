@@ -70,7 +70,7 @@ func TestAFileMayAlsoBeADirectory(t *testing.T) {
 	assert.True(t, info.IsTerminal)
 }
 
-func TestNothingIsLeftOfWhatIsDeleted(t *testing.T) {
+func TestDeleteLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	s := open(t, redistest.Start(t).URL)
 	for _, key := range []string{"d/x/1", "d/x/2", "d/y"} {
@@ -84,8 +84,8 @@ func TestNothingIsLeftOfWhatIsDeleted(t *testing.T) {
 	assert.Empty(t, keys)
 }
 
-// operations is every one that asks Redis, but for Unlock, which asks only for
-// a lock that is held.
+// operations are all operations that ask Redis, except Unlock, which asks only
+// if a lock is held.
 func operations(s *cluster.Storage) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
 		"store":  func(ctx context.Context) error { return s.Store(ctx, "key", nil) },
@@ -97,13 +97,14 @@ func operations(s *cluster.Storage) map[string]func(context.Context) error {
 	}
 }
 
-// silent returns the URL of a server that takes connections and never answers.
+// silent returns the URL of a server that accepts connections and never
+// answers.
 func silent(t *testing.T) string {
 	t.Helper()
-	return "redis://" + proxytest.Listen(t).Addr().String() // the kernel accepts
+	return "redis://" + proxytest.Listen(t).Addr().String() // the kernel accepts connections
 }
 
-func TestARedisThatIsSilentCostsNoMoreThanTheDeadline(t *testing.T) {
+func TestASilentRedisDelaysNoCallBeyondItsDeadline(t *testing.T) {
 	t.Parallel()
 	s := open(t, silent(t))
 	for name, op := range operations(s) {
@@ -118,7 +119,7 @@ func TestARedisThatIsSilentCostsNoMoreThanTheDeadline(t *testing.T) {
 	assert.False(t, s.Exists(within(t, 100*time.Millisecond), "key"))
 }
 
-func TestARedisThatIsSilentCostsNoMoreThanTheLimit(t *testing.T) {
+func TestASilentRedisDelaysNoCallBeyondTheTimeout(t *testing.T) {
 	t.Parallel()
 	stills, begin := proxytest.WatchStandstills(t), time.Now()
 	var wg sync.WaitGroup

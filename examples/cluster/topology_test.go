@@ -44,18 +44,18 @@ func TestARedisClusterSharesTheWorkOfALimiter(t *testing.T) {
 	for _, s := range c.Nodes {
 		assert.Positive(t, connect(t, s.URL).DBSize(t.Context()).Val(), "buckets at %s", s.Addr)
 	}
-	c.Nodes[1].Kill() // its clients are counted here, and all others there still
+	c.Nodes[1].Kill() // its clients are now counted in this process, all others still in Redis
 	q, err := one.AllowKey(t.Context(), "60")
 	require.NoError(t, err)
 	assert.True(t, q.OK)
 }
 
-// The answers of the other nodes must not keep the requests of its keys
-// waiting, nor its silence those of theirs.
-func TestADeadNodeCostsItsKeysThreeTimeoutsAndTheOthersNone(t *testing.T) {
+// The answers of other nodes must not keep requests of the dead node's keys
+// waiting, and its silence must not delay theirs.
+func TestADeadNodeDelaysThreeRequestsOfItsKeysAndNoOthers(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartCluster(t)
-	for _, n := range c.Nodes { // the others serve their keys on
+	for _, n := range c.Nodes { // the other nodes still serve their keys
 		n.CLI(t, "config", "set", "cluster-require-full-coverage", "no")
 	}
 	const timeout = 300 * time.Millisecond
@@ -90,7 +90,7 @@ func TestADeadNodeCostsItsKeysThreeTimeoutsAndTheOthersNone(t *testing.T) {
 	})
 }
 
-// keysOf returns 20 keys whose buckets are at a node, and 20 that are not.
+// keysOf returns 20 keys whose buckets are at a node, and 20 others.
 func keysOf(t *testing.T, l *cluster.Limiter, c *redis.ClusterClient, addr string) (at, others []string) {
 	t.Helper()
 	for i := 0; len(at) < 20 || len(others) < 20; i++ {
@@ -106,9 +106,9 @@ func keysOf(t *testing.T, l *cluster.Limiter, c *redis.ClusterClient, addr strin
 	return at, others
 }
 
-// A failover takes what the replica has. What was stored last may be lost with
-// a master; nothing else is.
-func TestSentinelsNameANewMaster(t *testing.T) {
+// A failover keeps what the replica has. Only what was stored last may be lost
+// with the master.
+func TestAFailoverBySentinelsKeepsTheStorage(t *testing.T) {
 	t.Parallel()
 	w := redistest.StartWatched(t)
 	a, b := hasty(t, w.URL, 2*time.Second), open(t, w.URL)
@@ -124,7 +124,7 @@ func TestSentinelsNameANewMaster(t *testing.T) {
 	w.Master.Kill()
 	_, err = b.Load(t.Context(), "d/file")
 	require.Error(t, err)
-	assert.False(t, errors.Is(err, fs.ErrNotExist), "what cannot be read is not missing: %v", err)
+	assert.False(t, errors.Is(err, fs.ErrNotExist), "a value that cannot be read is not missing: %v", err)
 	proxytest.Eventually(t, "the new master", func() bool { return b.Store(t.Context(), "d/other", nil) == nil })
 	value, err := b.Load(t.Context(), "d/file")
 	require.NoError(t, err)
@@ -137,7 +137,7 @@ func TestSentinelsNameANewMaster(t *testing.T) {
 	require.NoError(t, b.Unlock(t.Context(), "name"))
 }
 
-func TestAWrongNameOfAMasterIsExplained(t *testing.T) {
+func TestAWrongMasterNameIsExplained(t *testing.T) {
 	t.Parallel()
 	w := redistest.StartWatched(t)
 	_, err := check(t, strings.Replace(w.URL, "=main", "=other", 1))

@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/cluster"
 )
 
-func TestAURLSaysWhichRedis(t *testing.T) {
+func TestAURLSelectsTheRedis(t *testing.T) {
 	o, err := cluster.ParseURL("rediss://user:pass%40word@redis.test/3")
 	require.NoError(t, err)
 	assert.Equal(t, []string{"redis.test:6379"}, o.Addrs)
@@ -32,7 +32,7 @@ func TestAURLSaysWhichRedis(t *testing.T) {
 	assert.IsType(t, (*redis.ClusterClient)(nil), redis.NewUniversalClient(o))
 }
 
-func TestABadURLIsExplained(t *testing.T) {
+func TestAnInvalidURLIsExplained(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty.pem")
 	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	for url, wants := range map[string][]string{

@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// browserPage fetches a long text, and takes three events; each but the first
-// is sent once the page has seen the one before.
+// browserPage fetches a long text and reads three events. The site sends each
+// further event once the page has reported the one before.
 const browserPage = `<!doctype html><title>compressed</title><script>
 const seen = {text: "", smaller: false, events: []};
 async function text() {
@@ -45,7 +45,7 @@ type browserReport struct {
 	Events        []string
 }
 
-// browserSite serves the page, and what it asks for.
+// browserSite serves the page and what it fetches.
 func browserSite(reports chan<- browserReport) http.Handler {
 	next := make(chan struct{}, 2)
 	mux := http.NewServeMux()
@@ -89,7 +89,8 @@ func TestABrowserReadsCompressedTextAndEventsAsTheyCome(t *testing.T) {
 	require.NoError(t, err)
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	// what the browser's helpers still write must not fail the test
+	// the browser's helper processes may still write files: that must not fail
+	// the test
 	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := exec.Command(chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--ignore-certificate-errors", "--host-resolver-rules=MAP a.test 127.0.0.1", "https://a.test:"+port+"/")

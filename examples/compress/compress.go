@@ -1,6 +1,6 @@
-// Package compress compresses responses with zstd or gzip, by gzhttp of
-// klauspost/compress. It is middleware around one route, or around all as
-// hostproxy.Server.Handler:
+// Package compress compresses responses with zstd or gzip. It uses gzhttp of
+// klauspost/compress. It is middleware around one route, or around all routes
+// as hostproxy.Server.Handler:
 //
 //	h, err := compress.New(hostproxy.To("localhost:4006"), compress.Options{})
 //	r.Handle("blog.example.com", h)
@@ -18,24 +18,25 @@ import (
 
 // Options are the settings of New. The zero value has defaults.
 type Options struct {
-	// MinSize is the size in bytes from which responses are compressed. A
-	// response of unknown length that is flushed before is compressed too. Zero
-	// means 1024; negative is an error.
+	// MinSize is the smallest size in bytes that is compressed. A response of
+	// unknown length is also compressed if it is flushed before it has reached
+	// MinSize. Zero means 1024; a negative value is an error.
 	MinSize int
 
-	// Compressible reports whether responses with a Content-Type are worth it.
-	// Event streams and gRPC are never compressed. Nil means texts, JSON,
-	// JavaScript, XML, SVG, WebAssembly and uncompressed fonts and images. It
-	// may be called concurrently.
+	// Compressible reports whether responses with a Content-Type are worth
+	// compressing. Event streams and gRPC are never compressed. Nil means text,
+	// JSON, JavaScript, XML, SVG, WebAssembly, and uncompressed fonts and
+	// images. It may be called concurrently.
 	Compressible func(contentType string) bool
 
-	// GzipOnly disables zstd, which is preferred to gzip otherwise.
+	// GzipOnly disables zstd. Otherwise zstd is preferred to gzip.
 	GzipOnly bool
 
-	// Jitter adds up to this many bytes to the size of each response, by its
-	// contents, so that the size tells less of them; see the README about
-	// BREACH. Responses then wait for 64 KiB, their end, or a flush. Zero adds
-	// none; negative is an error.
+	// Jitter adds up to this many bytes to the size of each response. How many
+	// depends on the response's contents, so that its size reveals less about
+	// them: see BREACH in the README. Responses are then held back until 64
+	// KiB, their end or a flush. Zero adds nothing; a negative value is an
+	// error.
 	Jitter int
 }
 
@@ -46,8 +47,8 @@ type Handler struct {
 	wrapped      http.Handler
 }
 
-// New returns a handler that serves by next, and compresses its responses if
-// the client accepts it. These stay as they are:
+// New returns a handler that serves by next and compresses the responses if the
+// client accepts that. These are never changed:
 //
 //   - event streams, gRPC, WebSockets and other upgraded connections
 //   - responses below Options.MinSize, and those that are not
@@ -55,8 +56,8 @@ type Handler struct {
 //   - responses with a Content-Encoding, a part of a resource (206), or
 //     "Cache-Control: no-transform" in the request or the response
 //
-// A compressed response has Vary: Accept-Encoding, a weak ETag, and no digests
-// and no Accept-Ranges. All errors in o are returned, joined.
+// A compressed response has Vary: Accept-Encoding and a weak ETag, but no
+// digests and no Accept-Ranges. New returns all errors in o, joined.
 func New(next http.Handler, o Options) (*Handler, error) {
 	var errs []error
 	if next == nil {
@@ -84,7 +85,7 @@ func New(next http.Handler, o Options) (*Handler, error) {
 	return h, nil
 }
 
-// ServeHTTP serves q by the handler of New.
+// ServeHTTP serves q by the handler given to New.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.Method == http.MethodConnect || len(q.Header["Upgrade"]) > 0 || isGRPC(q.Header) || noTransform(q.Header) {
 		h.next.ServeHTTP(w, q)
@@ -93,10 +94,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	h.wrapped.ServeHTTP(&outer{ResponseWriter: w}, q)
 }
 
-// Unwrap returns the handler of New. hostproxy.Router finds targets behind it.
+// Unwrap returns the handler given to New. hostproxy.Router finds targets
+// behind it.
 func (h *Handler) Unwrap() http.Handler { return h.next }
 
-// serve serves q inside of gzhttp, which gives it w.
+// serve serves q within gzhttp. w is gzhttp's writer.
 func (h *Handler) serve(w http.ResponseWriter, q *http.Request) {
 	h.next.ServeHTTP(&inner{ResponseWriter: w, to: w, h: h, q: q}, q)
 }
@@ -113,20 +115,20 @@ func Compressible(contentType string) bool {
 	return strings.HasPrefix(t, "text/") || strings.HasSuffix(t, "+json") || strings.HasSuffix(t, "+xml") || strings.HasSuffix(t, "+text")
 }
 
-// isGRPC reports whether the message with those fields is one of gRPC.
+// isGRPC reports whether a message with these headers is gRPC.
 func isGRPC(h http.Header) bool { return hasType(h, "application/grpc") }
 
-// hasType reports whether the Content-Type begins so.
+// hasType reports whether the Content-Type begins with prefix.
 func hasType(h http.Header, prefix string) bool {
 	t := h.Get("Content-Type")
 	return len(t) >= len(prefix) && strings.EqualFold(t[:len(prefix)], prefix)
 }
 
-// noTransform reports whether nothing between client and origin may change the
-// content (RFC 9111, 5.2.1.6 and 5.2.2.6).
+// noTransform reports whether Cache-Control forbids that anything between
+// client and origin changes the content (RFC 9111, 5.2.1.6 and 5.2.2.6).
 func noTransform(h http.Header) bool { return lists(h["Cache-Control"], "no-transform") }
 
-// lists reports whether a word is in lists with commas.
+// lists reports whether a word is in comma-separated lists.
 func lists(values []string, word string) bool {
 	for _, v := range values {
 		for w := range strings.SplitSeq(v, ",") {

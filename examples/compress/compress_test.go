@@ -33,9 +33,9 @@ func TestMain(m *testing.M) { proxytest.Main(m) }
 
 var prose = strings.Repeat("to be or not to be ", 1000) // read-only
 
-// A place is where a Handler stands, and how clients reach it.
+// A place says where a Handler is used and how clients reach it.
 type place struct {
-	server, upstream bool // as Server.Handler; around an Upstream
+	server, upstream bool // used as Server.Handler; used around an Upstream
 	protocol         string
 }
 
@@ -43,7 +43,7 @@ func (p place) String() string {
 	return fmt.Sprintf("server=%v,upstream=%v,%s", p.server, p.upstream, p.protocol)
 }
 
-// everywhere runs f in all places.
+// everywhere runs f for each place.
 func everywhere(t *testing.T, f func(*testing.T, place)) {
 	t.Helper()
 	for _, protocol := range []string{"h1", "h2"} {
@@ -121,7 +121,7 @@ func begin(t testing.TB, c *http.Client, method, path string, fields ...string) 
 	return res
 }
 
-// plain returns what an encoded body is.
+// plain decodes an encoded body.
 func plain(t testing.TB, encoding, body string) string {
 	t.Helper()
 	var r io.Reader = strings.NewReader(body)
@@ -141,7 +141,7 @@ func plain(t testing.TB, encoding, body string) string {
 	return string(b)
 }
 
-// answer sends what the query says.
+// answer sends the response that the query describes.
 func answer(w http.ResponseWriter, q *http.Request) {
 	v := q.URL.Query()
 	for name, values := range v {
@@ -168,7 +168,7 @@ func answer(w http.ResponseWriter, q *http.Request) {
 	_, _ = io.WriteString(w, prose[:size])
 }
 
-func TestWhatIsCompressed(t *testing.T) {
+func TestOnlyCompressibleResponsesAreCompressed(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(answer))
 		for _, tt := range []struct{ query, accept, want string }{
@@ -217,7 +217,7 @@ func TestWhatIsCompressed(t *testing.T) {
 	})
 }
 
-func TestVaryIsSetForThoseWhoDoNotAcceptToo(t *testing.T) {
+func TestVaryIsSetAlsoForClientsThatDoNotAcceptCompression(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(answer))
 		for query, want := range map[string][]string{
@@ -237,7 +237,7 @@ func TestVaryIsSetForThoseWhoDoNotAcceptToo(t *testing.T) {
 	})
 }
 
-func TestTagsAndDigests(t *testing.T) {
+func TestACompressedResponseHasAWeakTagAndNoDigests(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Etag", `"a"`)
@@ -272,7 +272,7 @@ func TestTagsAndDigests(t *testing.T) {
 		assert.Empty(t, res.Header.Get("Content-Encoding"))
 		assert.Contains(t, body, prose[3:2003])
 		res, body = ask(t, c, "GET", "/", "Accept-Encoding", "gzip", "Range", "bytes=3-2002", "If-Range", `W/"a"`)
-		assert.Equal(t, 200, res.StatusCode, "a part of what was compressed is no part of this")
+		assert.Equal(t, 200, res.StatusCode, "a range of the compressed form is not a range of this one")
 		assert.Equal(t, prose, plain(t, "gzip", body))
 		res, _ = ask(t, c, "GET", "/", "Accept-Encoding", "gzip", "Range", "bytes=99999-")
 		assert.Equal(t, 416, res.StatusCode)
@@ -283,7 +283,7 @@ func TestTagsAndDigests(t *testing.T) {
 	})
 }
 
-func TestAnEventStreamIsNotTouched(t *testing.T) {
+func TestAnEventStreamIsNotCompressed(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		more := make(chan bool)
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -295,7 +295,7 @@ func TestAnEventStreamIsNotTouched(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 			}
 		}))
-		// the head is there before any event
+		// the head arrives before any event
 		res := begin(t, c, "GET", "/", "Accept-Encoding", "gzip", "Accept", "text/event-stream")
 		defer res.Body.Close()
 		assert.Empty(t, res.Header.Get("Content-Encoding"))
@@ -352,7 +352,7 @@ func TestFlushesPassThrough(t *testing.T) {
 	}
 }
 
-func TestTrailersAndHintsPass(t *testing.T) {
+func TestTrailersAndEarlyHintsPassThrough(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Link", "</a>")
@@ -379,8 +379,8 @@ func TestTrailersAndHintsPass(t *testing.T) {
 	})
 }
 
-// gzhttp keeps the head of a small response until its end.
-func TestTheHeadIsThatOfWriteHeader(t *testing.T) {
+// gzhttp holds the head of a small response back until the response ends.
+func TestTheHeadIsFixedByWriteHeader(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
@@ -406,7 +406,7 @@ func TestTheHeadIsThatOfWriteHeader(t *testing.T) {
 	})
 }
 
-func TestATagWithACommaIsKnownAgain(t *testing.T) {
+func TestA304AnswersATagThatHasAComma(t *testing.T) {
 	c := place{protocol: "h1"}.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Etag", `"a,b"`)
 		http.ServeContent(w, q, "a.txt", time.Time{}, strings.NewReader(prose))
@@ -418,8 +418,8 @@ func TestATagWithACommaIsKnownAgain(t *testing.T) {
 	}
 }
 
-// What is cut off must not look whole to a client.
-func TestAResponseThatIsCutOffStaysSo(t *testing.T) {
+// A response that is cut off must not look complete to a client.
+func TestAResponseThatIsCutOffStaysIncomplete(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
@@ -441,7 +441,7 @@ func TestAResponseThatIsCutOffStaysSo(t *testing.T) {
 	})
 }
 
-func TestRequestsThatAreNotTouched(t *testing.T) {
+func TestGRPCAndNoTransformRequestsAreNotCompressed(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c := p.serve(t, compress.Options{}, http.HandlerFunc(answer))
 		for _, f := range [][2]string{{"Content-Type", "application/grpc+proto"}, {"Cache-Control", "no-cache, no-transform"}} {
@@ -452,7 +452,7 @@ func TestRequestsThatAreNotTouched(t *testing.T) {
 	})
 }
 
-func TestAWebSocketPasses(t *testing.T) {
+func TestAWebSocketPassesThrough(t *testing.T) {
 	for _, server := range []bool{false, true} {
 		proxytest.NoLeaks(t)
 		backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
@@ -487,8 +487,8 @@ func TestAWebSocketPasses(t *testing.T) {
 	}
 }
 
-// A WebSocket over HTTP/2 or HTTP/3 is a CONNECT, whose response is the stream.
-func TestAConnectIsNotTouched(t *testing.T) {
+// A WebSocket over HTTP/2 or HTTP/3 is a CONNECT whose response is the stream.
+func TestAConnectIsNotCompressed(t *testing.T) {
 	w := httptest.NewRecorder()
 	h, err := compress.New(http.HandlerFunc(func(got http.ResponseWriter, _ *http.Request) { assert.Same(t, w, got) }), compress.Options{})
 	require.NoError(t, err)
@@ -522,7 +522,7 @@ func TestJitterChangesSizes(t *testing.T) {
 	}
 }
 
-func TestOptionsThatCannotBe(t *testing.T) {
+func TestAllInvalidOptionsAreReportedTogether(t *testing.T) {
 	_, err := compress.New(nil, compress.Options{MinSize: -1, Jitter: -2})
 	assert.EqualError(t, err, "compress: next is nil: want a handler\n"+
 		"compress: Options.MinSize is -1: want 0 for the default, or a size\n"+
@@ -534,9 +534,8 @@ func TestOptionsThatCannotBe(t *testing.T) {
 	}
 }
 
-// .ci/run installs curl. Without it, the Go clients of the other tests have to
-// do.
-func TestCurlReadsIt(t *testing.T) {
+// .ci/run installs curl. Without it, the other tests' Go clients must suffice.
+func TestCurlReadsCompressedResponses(t *testing.T) {
 	curl, err := exec.LookPath("curl")
 	if err != nil {
 		t.Log("curl is not installed: .ci/run tools installs it")

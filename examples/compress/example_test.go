@@ -16,7 +16,7 @@ func Example() {
 	r.Handle("blog.example.com", blog)
 }
 
-// Around all routes.
+// Compresses the responses of all routes.
 func Example_server() {
 	var r hostproxy.Router
 	r.Handle("blog.example.com", hostproxy.To("localhost:4006"))

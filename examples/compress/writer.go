@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// An inner is the writer that the handler gets. It decides from the head of the
-// response whether gzhttp may see it.
+// An inner is the writer that the handler gets. It decides by the head of the
+// response whether gzhttp may compress it.
 type inner struct {
-	http.ResponseWriter                     // gzhttp's
-	to                  http.ResponseWriter // gzhttp's too, or the server's own
+	http.ResponseWriter                     // gzhttp's writer
+	to                  http.ResponseWriter // gzhttp's writer, or the one below gzhttp
 	h                   *Handler
 	q                   *http.Request
 	wrote               bool
 }
 
-// Unwrap lets http.ResponseController find what gzhttp and the server can do.
+// Unwrap lets http.ResponseController find what gzhttp and the server support.
 func (w *inner) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *inner) WriteHeader(status int) {
@@ -34,7 +34,7 @@ func (w *inner) WriteHeader(status int) {
 	if w.stays(status, h) {
 		w.to = w.outer().ResponseWriter
 	} else if !lists(h["Vary"], "Accept-Encoding") && !lists(h["Vary"], "*") {
-		// the handler has replaced it
+		// the handler has replaced the Vary that gzhttp set
 		h.Add("Vary", "Accept-Encoding")
 	}
 	if status == http.StatusNotModified {
@@ -54,8 +54,8 @@ func (w *inner) Write(p []byte) (int, error) {
 // Flush implements http.Flusher.
 func (w *inner) Flush() { _ = w.FlushError() }
 
-// FlushError flushes all that was written. The head of a response that may be
-// compressed waits for the first byte of its body.
+// FlushError flushes everything written so far. The head of a response that may
+// be compressed waits for the first byte of the body.
 func (w *inner) FlushError() error {
 	if !w.wrote {
 		w.WriteHeader(http.StatusOK)
@@ -63,8 +63,8 @@ func (w *inner) FlushError() error {
 	return http.NewResponseController(w.to).Flush()
 }
 
-// stays reports whether the response with that head is never compressed. gzhttp
-// looks at lengths and at the type.
+// stays reports whether a response with this status and header is never
+// compressed. gzhttp itself checks lengths and the type.
 func (w *inner) stays(status int, h http.Header) bool {
 	switch {
 	case status < 200, status == http.StatusNoContent, status == http.StatusPartialContent, status == http.StatusNotModified:
@@ -90,24 +90,24 @@ func (w *inner) outer() *outer {
 	}
 }
 
-// An outer is the writer that gzhttp gets. It sees whether the response is
+// An outer is the writer below gzhttp. It sees whether the response is
 // compressed.
 type outer struct {
 	http.ResponseWriter
-	head http.Header // when the handler wrote the head; gzhttp does so later
+	head http.Header // the header at the handler's WriteHeader; gzhttp calls WriteHeader later
 }
 
-// Unwrap lets http.ResponseController find what the server can do.
+// Unwrap lets http.ResponseController find what the server supports.
 func (w *outer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *outer) WriteHeader(status int) {
 	if w.head != nil {
 		defer w.putBack(w.late())
 	}
-	// or inner had passed it by
+	// gzhttp has set it: if the handler does, inner bypasses this writer
 	if h := w.Header(); status >= 200 && h.Get("Content-Encoding") != "" {
 		weaken(h)
-		// of what was
+		// these were computed from the uncompressed body
 		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} {
 			h.Del(name)
 		}
@@ -115,8 +115,8 @@ func (w *outer) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// late takes what the handler has changed behind the head, such as trailers,
-// out of the header, and returns it.
+// late removes from the header what the handler changed after WriteHeader, such
+// as trailers, and returns it.
 func (w *outer) late() http.Header {
 	late, h := http.Header{}, w.Header()
 	for name, values := range h {
@@ -132,10 +132,10 @@ func (w *outer) late() http.Header {
 
 func (w *outer) putBack(late http.Header) { maps.Copy(w.Header(), late) }
 
-// ofGzhttp are the fields that gzhttp changes behind the head. Read-only.
+// ofGzhttp are the headers that gzhttp changes after WriteHeader. Read-only.
 var ofGzhttp = []string{"Accept-Ranges", "Content-Encoding", "Content-Length", "Content-Type", "Vary"}
 
-// weaken makes the ETag weak: the bytes are others, what they mean is the same
+// weaken makes the ETag weak: the bytes differ, but the meaning is the same
 // (RFC 9110, 8.8.1).
 func weaken(h http.Header) {
 	if e := h.Get("Etag"); strings.HasPrefix(e, `"`) {
@@ -143,18 +143,18 @@ func weaken(h http.Header) {
 	}
 }
 
-// weakenIfAsked makes the ETag of a 304 the weak one that the client has asked
-// about: otherwise a cache does not find its response (RFC 9111, 4.3.4).
+// weakenIfAsked gives a 304 the weak ETag that the client asked about.
+// Otherwise a cache does not find its stored response (RFC 9111, 4.3.4).
 func weakenIfAsked(h, asked http.Header) {
 	e := h.Get("Etag")
-	// a tag may have a comma
+	// a tag may contain a comma
 	if strings.HasPrefix(e, `"`) && strings.Contains(strings.Join(asked["If-None-Match"], ","), "W/"+e) {
 		h.Set("Etag", "W/"+e)
 	}
 }
 
-// onlyOnce drops what gzhttp has added to Vary if the handler has said the
-// same.
+// onlyOnce removes the value that gzhttp added to Vary if the handler has added
+// the same one.
 func onlyOnce(h http.Header) {
 	if v := h["Vary"]; len(v) > 1 && v[0] == "Accept-Encoding" && lists(v[1:], "Accept-Encoding") {
 		h["Vary"] = v[1:]

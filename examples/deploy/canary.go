@@ -13,9 +13,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// A split sends the requests that have the header or the cookie of a canary to
-// side, which diverts them to the canary, and the others to up. It goes around
-// side so that no request fails when the canary ends: the library then keeps it
+// A split sends requests with the canary's header or cookie to side, which
+// diverts them to the canary, and all others to up. side stands between so that
+// no request fails when the canary ends: the library then keeps such a request
 // at side.
 type split struct {
 	canary   canary
@@ -31,7 +31,8 @@ func (s *split) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	s.up.ServeHTTP(w, q)
 }
 
-// Unwrap lets the Router see that the route is the one it was: WebSockets stay.
+// Unwrap shows the Router that the route leads to the same Upstream: WebSockets
+// stay.
 func (s *split) Unwrap() http.Handler { return s.up }
 
 // selective reports whether requests choose the canary.
@@ -60,7 +61,7 @@ func (c *canary) check() error {
 	return nil
 }
 
-// canary begins what the command says.
+// canary starts what the command asks for.
 func (m *manager) canary(q request, a *app) (*operation, error) {
 	changes := q.Share > 0 || q.Header != "" || q.Cookie != ""
 	switch {
@@ -85,7 +86,7 @@ func (m *manager) canary(q request, a *app) (*operation, error) {
 	return m.setCanary(q, a)
 }
 
-// setCanary begins a canary, or changes its share.
+// setCanary starts a canary, or changes its clients.
 func (m *manager) setCanary(q request, a *app) (*operation, error) {
 	c := canary{Targets: q.Targets, Share: q.Share, Header: q.Header, Cookie: q.Cookie}
 	if a.Canary != nil {
@@ -147,7 +148,7 @@ func (m *manager) runCanary(op *operation, q request, c canary, next *hostproxy.
 	return text + verdict, err
 }
 
-// beginCanary stores the canary, and sends its clients there.
+// beginCanary stores the canary and sends its clients there.
 func (m *manager) beginCanary(a *app, c canary, next *hostproxy.Upstream, d time.Duration, b guard.Baseline, w *guard.Watch) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -168,7 +169,7 @@ func (m *manager) beginCanary(a *app, c canary, next *hostproxy.Upstream, d time
 	return nil
 }
 
-// clients says which clients the canary has.
+// clients describes the canary's clients.
 func (c *canary) clients() string {
 	var all []string
 	if c.Share > 0 {
@@ -183,7 +184,7 @@ func (c *canary) clients() string {
 	return strings.Join(all, " and ")
 }
 
-// dropCanary begins to end a canary: its requests finish.
+// dropCanary starts to end a canary. Its requests finish.
 func (m *manager) dropCanary(a *app) (*operation, error) {
 	targets, kept := a.Canary.Targets, a.inUse()
 	if err := m.change(a, func(s *saved) { s.Canary, s.Guard = nil, nil }); err != nil {
@@ -196,8 +197,8 @@ func (m *manager) dropCanary(a *app) (*operation, error) {
 	}), nil
 }
 
-// endCanary sends no more requests to the canary. The result gets the end of
-// its requests. m.mu is held.
+// endCanary sends no more requests to the canary. The result yields when its
+// requests have ended. m.mu is held.
 func (m *manager) endCanary(a *app) <-chan error {
 	drained := make(chan error, 1)
 	next := a.next

@@ -17,18 +17,18 @@ import (
 
 // A reply is the proxy's answer to a request.
 type reply struct {
-	Text  string `json:"text,omitempty"`  // to print
-	Error string `json:"error,omitempty"` // why the command has failed
+	Text  string `json:"text,omitempty"`  // text to print
+	Error string `json:"error,omitempty"` // why the command failed
 	Retry bool   `json:"retry,omitempty"` // another process will answer soon
 }
 
 // socketName is the name of the socket in the proxy's directory.
 const socketName = "control.sock"
 
-// retryFor limits how often a command is sent again while the proxy hands over.
+// retryFor limits how long a command is retried while the proxy hands over.
 const retryFor = 20 * time.Second
 
-// ask sends q to the proxy of dir, and returns what there is to print.
+// ask sends q to the proxy of dir and returns the text to print.
 func ask(dir string, q request) (string, error) {
 	body, err := json.Marshal(q)
 	if err != nil {
@@ -50,7 +50,7 @@ func ask(dir string, q request) (string, error) {
 	}
 }
 
-// send sends a request once, on a connection of its own.
+// send sends a request once, on a new connection.
 func send(dir string, body []byte) (p reply, err error) {
 	path := filepath.Join(dir, socketName)
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

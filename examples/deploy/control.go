@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// maxRequest limits a request, whose page may need escapes.
+// maxRequest limits a request in bytes. Its page may contain escapes.
 const maxRequest = 8 << 20
 
-// ServeHTTP carries out one command, and answers when it is done.
+// ServeHTTP runs one command, and answers when it is done.
 func (m *manager) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	var command request
 	d := json.NewDecoder(http.MaxBytesReader(w, q.Body, maxRequest))
@@ -36,8 +36,8 @@ func (m *manager) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	_ = json.NewEncoder(w).Encode(p)
 }
 
-// carryOut carries out a command, and waits until it is done. If the client
-// disconnects, it goes on without it, unless nothing has changed yet.
+// carryOut runs a command and waits until it is done. If the client
+// disconnects, the command continues, unless it has changed nothing yet.
 func (m *manager) carryOut(q *http.Request, command request) (string, error) {
 	if command.Command == "restart" {
 		return "the new process serves\n", m.handOver()
@@ -46,8 +46,7 @@ func (m *manager) carryOut(q *http.Request, command request) (string, error) {
 	if op == nil {
 		return text, err
 	}
-	// The body was read: from now on, the context ends when the client
-	// disconnects.
+	// Once the body is read, the context ends when the client disconnects.
 	_, _ = io.Copy(io.Discard, q.Body)
 	select {
 	case <-op.done:
@@ -61,7 +60,8 @@ func (m *manager) carryOut(q *http.Request, command request) (string, error) {
 	return op.text, op.err
 }
 
-// start begins a command. If it is done at once, it returns the text.
+// start starts a command. If the command is done at once, start returns its
+// text.
 func (m *manager) start(q request) (*operation, string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -100,7 +100,7 @@ func (m *manager) start(q request) (*operation, string, error) {
 	return nil, text, err
 }
 
-// end begins to end an app. A deploy in progress is canceled.
+// end starts to end an app. It cancels a deploy in progress.
 func (m *manager) end(q request, a *app) (op *operation, text string, err error) {
 	if err := m.interrupt(a, errStopped); err != nil {
 		return nil, "", err
@@ -116,7 +116,7 @@ func (m *manager) end(q request, a *app) (op *operation, text string, err error)
 	return op, "", err
 }
 
-// atOnce carries out a command that does not wait.
+// atOnce runs a command that does not wait.
 func (m *manager) atOnce(q request, a *app) (string, error) {
 	switch q.Command {
 	case "pause":
@@ -129,7 +129,7 @@ func (m *manager) atOnce(q request, a *app) (string, error) {
 	return "", fmt.Errorf("command %q is not known: deploy -h lists the commands", q.Command)
 }
 
-// check returns an error if q has no meaning, whoever sent it.
+// check returns an error if q is invalid, no matter which client sent it.
 func (q *request) check() error {
 	switch {
 	case checkName(q.App) != nil:

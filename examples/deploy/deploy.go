@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// deploy begins to deploy targets of an app, which may be new.
+// deploy starts to deploy targets of an app, which may be new.
 func (m *manager) deploy(q request) (*operation, error) {
 	host, err := canonical(q.Host)
 	if err != nil {
@@ -36,7 +36,7 @@ func (m *manager) deploy(q request) (*operation, error) {
 	return op, nil
 }
 
-// mayDeploy returns an error if the request does not fit the app.
+// mayDeploy returns an error if the request does not suit the app.
 func (m *manager) mayDeploy(a *app, q request, host string) error {
 	switch {
 	case a.op != nil:
@@ -52,7 +52,7 @@ func (m *manager) mayDeploy(a *app, q request, host string) error {
 	return nil
 }
 
-// create begins the first deploy of an app.
+// create starts the first deploy of an app.
 func (m *manager) create(q request, host string) (*operation, error) {
 	if other := m.owner(host); other != nil {
 		return nil, fmt.Errorf("host %q belongs to app %q: choose another host, or deploy that app", q.Host, other.name)
@@ -100,8 +100,8 @@ func (m *manager) add(a *app, up *hostproxy.Upstream, targets []string) (string,
 	return fmt.Sprintf("%s: %s is in use for %s\n", a.name, list(targets), a.Host), nil
 }
 
-// awaitReady waits until the targets of q serve. Until then, op can be
-// canceled.
+// awaitReady waits until the targets of q are ready. During that time, op can
+// be canceled.
 func (m *manager) awaitReady(op *operation, q request) error {
 	if err := m.enter(op, "health"); err != nil {
 		return err
@@ -116,14 +116,14 @@ func (m *manager) awaitReady(op *operation, q request) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(op.ctx, limit, fmt.Errorf("not ready within %v", limit))
 	defer cancel()
-	defer func() { _ = probe.Drain(ctx) }() // ends its checks
+	defer func() { _ = probe.Drain(ctx) }() // ends the health checks
 	if err := probe.Ready(ctx); err != nil {
 		return &phaseError{"health", fmt.Errorf("%w; %s", err, m.inUse(op.app))}
 	}
 	return nil
 }
 
-// inUse says what is in use.
+// inUse describes the targets in use.
 func (m *manager) inUse(a *app) string {
 	return m.of(a).inUse()
 }
@@ -137,7 +137,7 @@ func (s saved) inUse() string {
 
 func list(targets []string) string { return strings.Join(targets, ", ") }
 
-// check returns an error if a setting has no meaning.
+// check returns an error if a setting is invalid.
 func (s settings) check() error {
 	switch {
 	case s.Drain <= 0:

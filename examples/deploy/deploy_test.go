@@ -47,7 +47,7 @@ func TestAnAppIsDeployedRolledBackAndRemoved(t *testing.T) {
 	assert.ErrorContains(t, err, `there is no app "app"`)
 }
 
-func TestADeployIsWrittenInSeveralWays(t *testing.T) {
+func TestADeployCommandHasSeveralForms(t *testing.T) {
 	for _, words := range []string{
 		"app app.localhost a:1 b:2 -health /up", "deploy app app.localhost a:1 b:2 -health=/up", "-health /up deploy app app.localhost a:1 b:2",
 		"deploy --target a:1 --target b:2 --host app.localhost --health /up app", "deploy app -health /up -host app.localhost a:1 b:2",
@@ -133,10 +133,10 @@ func TestStopCancelsADeploy(t *testing.T) {
 	assert.Equal(t, 503, status)
 	two.up.Store(true)
 	r.must("app", "app.localhost", two.Addr())
-	assert.Equal(t, "two", r.says(), "a deploy starts it again")
+	assert.Equal(t, "two", r.says(), "a deploy starts the app again")
 }
 
-func TestAClientThatDisconnectsCancelsWhatHasChangedNothing(t *testing.T) {
+func TestAClientDisconnectCancelsACommandThatHasChangedNothing(t *testing.T) {
 	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
@@ -167,8 +167,8 @@ func TestRequestsOfTheOldTargetFinish(t *testing.T) {
 	proxytest.Eventually(t, "the slow request", func() bool { return len(one.Seen()) > 0 })
 	deploy := r.begin("app", "app.localhost", two.Addr())
 	proxytest.Eventually(t, "the switch", func() bool { return r.says() == "two" })
-	assert.Empty(t, deploy, "it waits for the drain")
-	r.must("rollback", "app") // and the drain keeps nobody from going back
+	assert.Empty(t, deploy, "the deploy waits for the drain")
+	r.must("rollback", "app") // the drain does not prevent a rollback
 	assert.Equal(t, "one", r.says())
 	close(one.gates)
 	assert.Equal(t, "one", <-slow)
@@ -193,7 +193,7 @@ func TestADrainThatIsCutOffIsAWarning(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-func TestADeployDuringAPause(t *testing.T) {
+func TestADeployDuringAPauseKeepsThePause(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr())
 	r.must("pause", "app", "-for", "20s")
@@ -206,7 +206,7 @@ func TestADeployDuringAPause(t *testing.T) {
 	assert.Equal(t, "two", <-waits)
 }
 
-func TestAPauseHasALimit(t *testing.T) {
+func TestRequestsDoNotWaitLongerThanThePause(t *testing.T) {
 	r, one := start(t), newVersion(t, "one")
 	r.must("app", "app.localhost", one.Addr())
 	r.must("pause", "app", "-for", "50ms")
@@ -257,13 +257,13 @@ func TestMaintainShowsAPage(t *testing.T) {
 	status, text := r.get()
 	assert.Equal(t, 502, status)
 	assert.Equal(t, "<h1>soon</h1>", text)
-	r.must("pause", "app") // takes its place
+	r.must("pause", "app") // replaces the page
 	assert.Contains(t, r.row().State, "wait")
 	r.must("resume", "app")
 	assert.Equal(t, "one", r.says())
 }
 
-func TestThereIsAnErrorForEachMistake(t *testing.T) {
+func TestEachMistakeInACommandIsAnError(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr())
 	r.must("other", "other.localhost", one.Addr())
@@ -307,7 +307,7 @@ func TestThereIsAnErrorForEachMistake(t *testing.T) {
 	assert.Equal(t, exitFailed, command([]string{"list", "-dir", "/nowhere"}))
 }
 
-func TestACanaryHasItsClientsAndEnds(t *testing.T) {
+func TestACanaryGetsItsClientsUntilItEnds(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr())
 	r.must("canary", "app", two.Addr(), "-header", "X-Canary=1", "-cookie", "canary=yes")
@@ -341,7 +341,7 @@ func TestACanaryHasItsClientsAndEnds(t *testing.T) {
 	assert.Nil(t, r.state().Canary)
 }
 
-func TestGarbageOnTheSocketDisturbsNobody(t *testing.T) {
+func TestGarbageOnTheSocketDisturbsNoCommand(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r, one := start(t), newVersion(t, "one")
 	r.must("app", "app.localhost", one.Addr())
@@ -367,7 +367,7 @@ func TestGarbageOnTheSocketDisturbsNobody(t *testing.T) {
 		assert.NotContains(t, string(answer), "200 OK", garbage)
 		c.Close()
 	}
-	held := make([]net.Conn, 50) // and connections that say nothing
+	held := make([]net.Conn, 50) // connections that send nothing
 	for i := range held {
 		held[i], err = net.Dial("unix", filepath.Join(r.dir, socketName))
 		require.NoError(t, err)
@@ -377,7 +377,7 @@ func TestGarbageOnTheSocketDisturbsNobody(t *testing.T) {
 	assert.Equal(t, "serves", r.row().State)
 }
 
-func TestCommandsAtTheSameTimeLeaveAStateThatIsTrue(t *testing.T) {
+func TestConcurrentCommandsLeaveACorrectState(t *testing.T) {
 	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")

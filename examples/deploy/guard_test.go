@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// visitors ask again and again until the result is called.
+// visitors send requests until the returned func is called.
 func visitors(r *running) (stop func()) {
 	var over atomic.Bool
 	var work sync.WaitGroup
@@ -25,7 +25,7 @@ func visitors(r *running) (stop func()) {
 	return func() { over.Store(true); work.Wait() }
 }
 
-// served returns how many requests v had, without checks.
+// served returns how many requests v got, without health checks.
 func served(v *version) (n int) {
 	for _, q := range v.Seen() {
 		if q.Target == "/" {
@@ -36,7 +36,7 @@ func served(v *version) (n int) {
 }
 
 func TestTheGuardGoesBackByItself(t *testing.T) {
-	t.Parallel() // it waits
+	t.Parallel() // mostly waiting
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	two.sick.Store(true)
@@ -66,7 +66,7 @@ func TestTheGuardGoesBackByItself(t *testing.T) {
 	assert.Nil(t, r.state().Guard)
 }
 
-func TestTheGuardGoesOnAfterARestart(t *testing.T) {
+func TestTheGuardContinuesAfterARestart(t *testing.T) {
 	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
@@ -102,7 +102,7 @@ func TestARollbackEndsTheGuard(t *testing.T) {
 	assert.Nil(t, r.state().Guard)
 }
 
-func TestTheGuardSaysIfItCannotGoBack(t *testing.T) {
+func TestTheGuardReportsThatItCannotGoBack(t *testing.T) {
 	t.Parallel()
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
@@ -119,7 +119,7 @@ func TestTheGuardSaysIfItCannotGoBack(t *testing.T) {
 	assert.Equal(t, []string{one.Addr()}, r.state().Previous)
 }
 
-func TestTheGuardGoesBackAlsoIfThatCannotBeStored(t *testing.T) {
+func TestTheGuardGoesBackEvenIfThatCannotBeStored(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	for _, words := range [][]string{{"app", "app.localhost", two.Addr(), "-guard", "1m"}, {"canary", "app", two.Addr(), "-share", "1", "-guard", "1m"}} {

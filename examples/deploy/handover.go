@@ -10,7 +10,7 @@ import (
 var errHandsOver = errors.New("the proxy hands over to a new process: ask again")
 
 // handOver lets a new process of this program take over. Deploys that wait for
-// health are canceled. The guard goes on in the new process.
+// health are canceled. The guard continues in the new process.
 func (m *manager) handOver() error {
 	if err := m.mayHandOver(); err != nil {
 		return err
@@ -23,8 +23,8 @@ func (m *manager) handOver() error {
 	return nil
 }
 
-// mayHandOver returns an error if requests wait for a resume: the new process,
-// which would get that command, could not end the wait here.
+// mayHandOver returns an error if requests wait for a resume: the new process
+// would get that command, and could not end the wait in this one.
 func (m *manager) mayHandOver() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -40,7 +40,7 @@ func (m *manager) mayHandOver() error {
 	return nil
 }
 
-// onSignal hands over at each signal, until over is closed.
+// onSignal hands over at each signal until over is closed.
 func (m *manager) onSignal(hup <-chan os.Signal, over <-chan struct{}) {
 	for {
 		select {

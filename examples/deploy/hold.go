@@ -20,7 +20,7 @@ const (
 // maxPause limits a pause.
 const maxPause = time.Hour
 
-// hold makes requests wait, or get a page.
+// hold makes requests wait, or answers them with a page.
 func (m *manager) hold(a *app, h hold) (string, error) {
 	if a.Hold != nil && a.Hold.Kind == kindStop {
 		return "", fmt.Errorf("%q is stopped: resume it first", a.name)
@@ -46,7 +46,7 @@ func (m *manager) resume(a *app) (string, error) {
 	return fmt.Sprintf("%s: requests go to %s\n", a.name, list(a.Targets)), a.held()
 }
 
-// check returns an error if the hold has no meaning.
+// check returns an error if the hold is invalid.
 func (h *hold) check() error {
 	switch {
 	case h.Kind == kindPause && (h.Until.IsZero() || h.Page != nil):
@@ -71,7 +71,7 @@ func (p *page) page() hostproxy.Page {
 	return hostproxy.Page{Status: p.Status, ContentType: p.Type, Body: []byte(p.Body), RetryAfter: p.RetryAfter}
 }
 
-// words says what happens to requests.
+// words describes what happens to requests.
 func (h *hold) words() string {
 	switch {
 	case h == nil:
@@ -86,7 +86,7 @@ func (h *hold) words() string {
 	return "stopped: requests get 503"
 }
 
-// stop begins to finish the app's requests, and answers further ones with 503.
+// stop starts to finish the app's requests. It answers further ones with 503.
 func (m *manager) stop(a *app) (*operation, error) {
 	p := page{Status: http.StatusServiceUnavailable, Body: "This site is stopped.\n"}
 	up, err := build(a.conf, a.Targets)
@@ -102,12 +102,12 @@ func (m *manager) stop(a *app) (*operation, error) {
 	canary := m.endCanary(a)
 	old := a.up
 	a.up = up
-	// for requests that wait
+	// answers requests that wait
 	err = errors.Join(m.apply(a), old.Maintain(hostproxy.Page{Body: []byte(p.Body)}))
 	return m.ending(a, old, canary, "stop", "is stopped", err), nil
 }
 
-// remove begins to finish the app's requests, and forgets it.
+// remove starts to finish the app's requests, and forgets the app.
 func (m *manager) remove(a *app) (*operation, error) {
 	if err := m.change(a, func(s *saved) { s.Targets = nil }); err != nil {
 		return nil, err
@@ -115,12 +115,12 @@ func (m *manager) remove(a *app) (*operation, error) {
 	canary := m.endCanary(a)
 	m.router.Remove(a.host)
 	m.meter.Forget(a.host)
-	// for requests that wait
+	// answers requests that wait
 	err := a.up.Maintain(hostproxy.Page{Body: []byte("This site was removed.\n")})
 	return m.ending(a, a.up, canary, "remove", "was removed", err), nil
 }
 
-// ending waits for the requests at old and at the canary.
+// ending waits for the requests at old and at the canary to end.
 func (m *manager) ending(a *app, old *hostproxy.Upstream, canary <-chan error, what, done string, err error) *operation {
 	limit := a.conf.Drain
 	return m.begin(a, what, func(op *operation) (string, error) {

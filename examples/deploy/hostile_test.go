@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestACanaryKeepsWhatACommandDoesNotName(t *testing.T) {
+func TestACanaryKeepsTheSettingsThatACommandDoesNotName(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr())
 	r.must("canary", "app", two.Addr(), "-share", "100%")
@@ -67,7 +67,7 @@ func TestClientsThatDoNotWaitForAResumeLeaveNothingBehind(t *testing.T) {
 	proxytest.Eventually(t, "no request in flight", func() bool { return r.row().Targets[0].InFlight == 0 })
 }
 
-func TestAPauseThatIsOverSurvivesARestart(t *testing.T) {
+func TestAnExpiredPauseSurvivesARestart(t *testing.T) {
 	r, one, two := start(t), newVersion(t, "one"), newVersion(t, "two")
 	r.must("app", "app.localhost", one.Addr(), "-health", "/up")
 	r.must("pause", "app", "-for", "1ms")
@@ -82,7 +82,7 @@ func TestAPauseThatIsOverSurvivesARestart(t *testing.T) {
 	assert.NotContains(t, r.log.String(), "level=ERROR")
 }
 
-func TestOddWordsAreRefusedOrKept(t *testing.T) {
+func TestOddArgumentsBreakNothing(t *testing.T) {
 	r, one := start(t), newVersion(t, "one")
 	r.must("app", "app.localhost", one.Addr())
 	odd := []string{"", " ", "*", "..", "a\x00b", "a\nb", "\x1b[31m", "-", "--", "=", "%", "unix:", "unix:x", "unix:/", "http://", "http://a:b@c", "https://a/b?c", "localhost:0", "localhost:99999",
@@ -107,7 +107,7 @@ func TestOddWordsAreRefusedOrKept(t *testing.T) {
 	assert.Equal(t, "one", r.says())
 }
 
-func TestARestartInTheMiddleOfEachCommand(t *testing.T) {
+func TestARestartMayInterruptAnyCommand(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ words, phase, says string }{
 		{"app app.localhost TWO", "health", "one"},
@@ -138,7 +138,7 @@ func TestARestartInTheMiddleOfEachCommand(t *testing.T) {
 			list := r.must("list")
 			return strings.Contains(list, "("+tt.phase+")") || tt.phase == "" && !strings.Contains(list, "serves")
 		})
-		go func() { close(one.gates) }() // while it ends
+		go func() { close(one.gates) }() // while the process ends
 		require.NoError(t, r.stop())
 		if (<-command).err == nil && tt.phase != "" {
 			t.Errorf("%s is done, and was canceled", tt.words)

@@ -24,7 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in a process that is the program.
+// programEnv is set in a process that runs the program.
 const programEnv = "HOSTPROXY_TEST_DEPLOY"
 
 func TestMain(m *testing.M) {
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// A running is a proxy in this process, with its routes in plain HTTP.
+// A running is a proxy in this process that serves its routes over plain HTTP.
 type running struct {
 	t    *testing.T
 	dir  string
@@ -81,7 +81,7 @@ func startIn(t *testing.T, dir string) *running {
 	return r
 }
 
-// do runs a command as the client does, and returns its output.
+// do runs a command like the client, and returns its output.
 func (r *running) do(words ...string) (string, error) {
 	return client(r.dir, words...)
 }
@@ -94,7 +94,7 @@ func client(dir string, words ...string) (string, error) {
 	return ask(dir, q)
 }
 
-// must is do for what must not fail.
+// must is do for commands that must succeed.
 func (r *running) must(words ...string) string {
 	r.t.Helper()
 	text, err := r.do(words...)
@@ -117,7 +117,7 @@ type result struct {
 	err  error
 }
 
-// get returns what app.localhost answers.
+// get returns the answer for app.localhost.
 func (r *running) get(change ...func(*http.Request)) (int, string) {
 	r.t.Helper()
 	c := proxytest.HTTPClient(r.t, r.addr, nil, "h1")
@@ -162,7 +162,7 @@ func (r *running) await(phase string) {
 	})
 }
 
-// state returns what the state file says of app.
+// state returns app's entry in the state file.
 func (r *running) state() saved {
 	r.t.Helper()
 	s, err := load(filepath.Join(r.dir, "state.json"))
@@ -170,12 +170,12 @@ func (r *running) state() saved {
 	return s.Apps["app"]
 }
 
-// A version is a target.
+// A version is a target that serves one version of the app.
 type version struct {
 	*proxytest.Server
-	sick  atomic.Bool   // it answers 500
-	up    atomic.Bool   // /up succeeds
-	gates chan struct{} // if not nil, /slow waits for it
+	sick  atomic.Bool   // answers 500
+	up    atomic.Bool   // whether /up succeeds
+	gates chan struct{} // if not nil, /slow waits for a value from it
 }
 
 // newVersion returns a target that answers with its name.
@@ -197,7 +197,7 @@ func newVersion(t *testing.T, name string) *version {
 	return v
 }
 
-// A lockedBuffer is a log that several goroutines write.
+// A lockedBuffer is a log for several goroutines.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -217,7 +217,7 @@ func (b *lockedBuffer) String() string {
 
 // beTheProgram runs the command in the arguments.
 func beTheProgram() {
-	// a number that a service manager knows, and a test does not
+	// a service manager knows the process ID in advance; a test does not
 	if os.Getenv("LISTEN_PID") == "mine" {
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	}

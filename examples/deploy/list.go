@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A row is an app in the list.
+// A row is an app's entry in the list.
 type row struct {
 	App         string   `json:"app"`
 	Host        string   `json:"host"`
@@ -25,7 +25,7 @@ type row struct {
 	Certificate string   `json:"certificate,omitempty"`
 }
 
-// A target is one of an app, and how it is doing.
+// A target is a target of an app, with its health.
 type target struct {
 	Target   string `json:"target"`
 	Health   string `json:"health"`
@@ -79,7 +79,7 @@ func doing(u *hostproxy.Upstream) (all []target) {
 	return all
 }
 
-// targets returns the targets, with the health of those that are not up.
+// targets returns the targets. It adds the health of those that are not up.
 func (r *row) targets() string {
 	var words []string
 	for _, t := range r.Targets {
@@ -92,7 +92,7 @@ func (r *row) targets() string {
 	return dash(list(words))
 }
 
-// states returns all that goes on.
+// states returns everything that is in progress.
 func (r *row) states() string {
 	words := []string{r.State}
 	if r.Canary != nil {

@@ -32,8 +32,8 @@ var (
 // frame is an empty WebSocket frame of a client.
 const frame = "\x81\x80\x00\x00\x00\x00"
 
-// newEcho returns a target that answers with its name, and echoes what comes on
-// WebSockets.
+// newEcho returns a target that answers with its name and echoes WebSocket
+// frames.
 func newEcho(t *testing.T, name string) *proxytest.Server {
 	return proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.Header.Get("Upgrade") == "" {
@@ -57,13 +57,13 @@ func newEcho(t *testing.T, name string) *proxytest.Server {
 	}))
 }
 
-// A crowd is what asks a unit until it is stopped.
+// A crowd sends requests to a unit until it is stopped.
 type crowd struct {
 	stop     atomic.Bool
 	requests atomic.Int64
 	echoes   atomic.Int64
-	closed   atomic.Int64 // WebSockets closed with 1001, and opened again
-	failed   sync.Map     // errors, as text, with when they came
+	closed   atomic.Int64 // WebSockets that were closed with 1001 and opened again
+	failed   sync.Map     // key: error text; value: when it came
 	work     sync.WaitGroup
 }
 
@@ -78,7 +78,7 @@ func (l *crowd) run(ask func() error) {
 	})
 }
 
-// posts returns what posts bodies.
+// posts returns a function that posts bodies.
 func (l *crowd) posts(c *http.Client, body func() io.Reader) func() error {
 	return func() error {
 		q, err := http.NewRequest("POST", "https://app.localhost/", body())
@@ -101,14 +101,14 @@ func (l *crowd) posts(c *http.Client, body func() io.Reader) func() error {
 	}
 }
 
-// once returns a body that cannot be sent a second time: net/http does not try
-// again.
+// once returns a body that cannot be sent twice, so net/http does not retry the
+// request.
 func once() io.Reader { return io.MultiReader(again()) }
 
-// again returns a body that can be sent again, as is necessary after a GOAWAY.
+// again returns a body that can be sent again, as is required after a GOAWAY.
 func again() io.Reader { return strings.NewReader("0123456789") }
 
-// asksAnew returns what makes a connection for each request.
+// asksAnew returns a function that opens a connection for each request.
 func (l *crowd) asksAnew(addr string, conf *tls.Config) func() error {
 	return func() error {
 		l.requests.Add(1)
@@ -129,13 +129,13 @@ func (l *crowd) asksAnew(addr string, conf *tls.Config) func() error {
 	}
 }
 
-// A webSocket is one that echoes.
+// A webSocket is a connection to the echo target.
 type webSocket struct {
 	net.Conn
 	r *bufio.Reader
 }
 
-// errGoesAway is the end of a WebSocket that its server has closed with 1001.
+// errGoesAway means that the server has closed a WebSocket with 1001.
 var errGoesAway = errors.New("going away")
 
 func open(addr string, conf *tls.Config) (*webSocket, error) {
@@ -160,10 +160,11 @@ func open(addr string, conf *tls.Config) (*webSocket, error) {
 	return w, nil
 }
 
-// echo sends a frame and reads it back. A Close with 1001 is errGoesAway.
+// echo sends a frame and reads it back. It returns errGoesAway after a Close
+// with 1001.
 func (w *webSocket) echo() error {
 	_ = w.SetDeadline(time.Now().Add(proxytest.Patience))
-	_, written := io.WriteString(w, frame) // it may have been closed before
+	_, written := io.WriteString(w, frame) // the WebSocket may be closed already
 	var head [2]byte
 	if _, err := io.ReadFull(w.r, head[:]); err != nil {
 		return fmt.Errorf("a WebSocket ends without a Close frame: %w (%v)", err, written)
@@ -184,8 +185,8 @@ func (w *webSocket) echo() error {
 	return nil
 }
 
-// talks returns what echoes on a WebSocket, and opens it again when the server
-// goes away.
+// talks returns a function that echoes on a WebSocket, and opens a new one when
+// the server goes away.
 func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 	var w *webSocket
 	pause := time.NewTimer(0)
@@ -196,7 +197,8 @@ func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 			}
 		}
 		if err = w.echo(); err == nil {
-			if l.echoes.Add(1)%20 == 0 { // and the next one is at the process that serves now
+			// the next WebSocket is opened at the process that serves then
+			if l.echoes.Add(1)%20 == 0 {
 				err, w = w.Close(), nil
 			}
 			pause.Reset(20 * time.Millisecond)
@@ -219,8 +221,8 @@ func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 	}
 }
 
-// round gives one command after the other, with requests in between. pid is the
-// process that serves before; the result serves afterwards.
+// round runs the commands one after the other, with requests in between. pid is
+// the process that serves before; the result is the one that serves afterwards.
 func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
 	t.Helper()
 	paused := false
@@ -244,9 +246,10 @@ func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
 	return pid
 }
 
-// Clients ask over HTTP/1.1 and HTTP/2, on connections that stay and on new
-// ones, and talk on WebSockets, while versions are deployed, tried on a canary,
-// promoted and rolled back, and while the proxy restarts itself. Nothing fails.
+// Clients send requests over HTTP/1.1 and HTTP/2, on kept and on new
+// connections, and use WebSockets. Meanwhile versions are deployed, tried on a
+// canary, promoted and rolled back, and the proxy restarts itself. Nothing
+// fails.
 func TestNothingFailsUnderLoad(t *testing.T) {
 	u := activate(t)
 	one, two := newEcho(t, "one").Addr(), newEcho(t, "two").Addr()
@@ -285,7 +288,7 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 	t.Logf("%d rounds in %v: %d requests, %d echoes, %d WebSockets closed with 1001 and opened again", rounds, time.Since(begin).Round(time.Millisecond),
 		l.requests.Load(), l.echoes.Load(), l.closed.Load())
 	assert.Positive(t, l.closed.Load())
-	for _, end := range ends { // with them, the old processes end
+	for _, end := range ends { // this ends the old processes too
 		_ = end()
 	}
 	h1.CloseIdleConnections()

@@ -4,11 +4,11 @@ package main
 
 import "os"
 
-// lock opens the lock file: the control socket alone refuses a second process
-// here.
+// lock opens the lock file. On this system, only the control socket refuses a
+// second process.
 func lock(path string, _ bool) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
-// syncDir does nothing: directories cannot be synchronized here.
+// syncDir does nothing: this system cannot synchronize directories.
 func syncDir(string) error { return nil }

@@ -9,14 +9,15 @@ import (
 )
 
 // lock takes the lock file, or returns an error if another process has it. A
-// process that takes over waits for it in the background.
+// process that takes over waits for the lock in the background.
 func lock(path string, takesOver bool) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if takesOver {
-		go func() { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }() // ends with the old process
+		// yields when the old process ends
+		go func() { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX) }()
 		return f, nil
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {

@@ -1,5 +1,5 @@
-// Command deploy is a proxy for one machine whose apps are deployed by command,
-// without a failed request. It does the job of kamal-proxy:
+// Command deploy is a proxy for one machine. Commands deploy its apps without a
+// failed request. It does the job of kamal-proxy:
 //
 //	deploy run                                             the proxy
 //	deploy blog blog.example.com localhost:4006            a new app
@@ -7,9 +7,9 @@
 //	deploy rollback blog                                   the one before
 //	deploy -h                                              all commands
 //
-// The commands talk to the proxy over a unix socket in its directory. What they
-// have changed is kept in state.json there. On SIGHUP, and by "deploy restart",
-// the proxy hands over to a new process of itself.
+// The commands talk to the proxy over a unix socket in its directory. The state
+// is kept in state.json there. On SIGHUP, and on "deploy restart", the proxy
+// hands over to a new process of itself.
 package main
 
 import (
@@ -23,7 +23,7 @@ func main() {
 	os.Exit(command(os.Args[1:]))
 }
 
-// Exit codes. After 1, nothing has changed, unless the error says so.
+// Exit codes. After 1, nothing has changed unless the error says so.
 const (
 	exitDone   = 0
 	exitFailed = 1

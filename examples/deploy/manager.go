@@ -16,18 +16,18 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// A manager has the apps. It changes them one command at a time.
+// A manager owns the apps. It changes them one command at a time.
 type manager struct {
 	router *hostproxy.Router
 	meter  *guard.Meter
-	file   string // the state file
+	file   string // path of the state file
 	log    *slog.Logger
 	passOn func() error   // lets a new process take over
-	work   sync.WaitGroup // operations, and drains that they leave behind
+	work   sync.WaitGroup // operations, and drains that outlive them
 
-	mu     sync.Mutex // guards what follows, and the apps
+	mu     sync.Mutex // guards the fields below, and the apps
 	apps   map[string]*app
-	frozen error // why no command is carried out; nil if they are
+	frozen error // why commands are refused; nil if they are accepted
 }
 
 // An app is a route and its targets.
@@ -36,16 +36,16 @@ type app struct {
 	host string // canonical
 	conf settings
 	saved
-	op *operation // in progress; nil without one
+	op *operation // operation in progress; nil if none
 
 	up   *hostproxy.Upstream // nil until the first deploy is done
-	next *hostproxy.Upstream // of the canary; nil without one
-	// sends requests with the canary's header or cookie to next; nil without
-	// one
+	next *hostproxy.Upstream // Upstream of the canary; nil if there is none
+	// sends requests with the canary's header or cookie to next; nil without a
+	// canary
 	side *hostproxy.Upstream
 }
 
-// Why operations end before they are done.
+// The reasons to cancel an operation.
 var (
 	errHungUp     = errors.New("the client has disconnected")
 	errRolledBack = errors.New("canceled by a rollback")
@@ -53,7 +53,7 @@ var (
 	errOver       = errors.New("the proxy is about to end or to hand over")
 )
 
-// newManager returns a manager of the apps in the state file.
+// newManager returns a manager for the apps in the state file.
 func newManager(r *hostproxy.Router, m *guard.Meter, file string, log *slog.Logger) (*manager, error) {
 	s, err := load(file)
 	if err != nil {
@@ -73,7 +73,7 @@ func newManager(r *hostproxy.Router, m *guard.Meter, file string, log *slog.Logg
 	return all, nil
 }
 
-// restore adds an app of the state file.
+// restore adds an app from the state file.
 func (m *manager) restore(name string, s saved) error {
 	if err := errors.Join(checkName(name), s.check()); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (m *manager) restore(name string, s saved) error {
 	return m.apply(a)
 }
 
-// owner returns the app that has the canonical host, or nil.
+// owner returns the app with this canonical host, or nil.
 func (m *manager) owner(host string) *app {
 	for _, a := range m.apps {
 		if a.host == host {
@@ -112,7 +112,7 @@ func (m *manager) owner(host string) *app {
 	return nil
 }
 
-// canonical returns host as the Router writes it.
+// canonical returns the Router's spelling of host.
 func canonical(host string) (pattern string, err error) {
 	var r hostproxy.Router
 	if err := r.Set(host, http.NotFoundHandler()); err != nil {
@@ -123,7 +123,7 @@ func canonical(host string) (pattern string, err error) {
 	return pattern, nil
 }
 
-// build returns an Upstream of targets.
+// build returns an Upstream with these targets.
 func build(s settings, targets []string) (*hostproxy.Upstream, error) {
 	if len(targets) == 0 {
 		return nil, errors.New("no targets: want one or more, such as localhost:4006")
@@ -136,19 +136,19 @@ func build(s settings, targets []string) (*hostproxy.Upstream, error) {
 	u.StreamGrace = s.Grace
 	u.DrainTimeout = s.Drain
 	u.ReadyTimeout = swapTimeout
-	var r hostproxy.Router // its Check is that of the fields
+	var r hostproxy.Router // used to check the fields
 	if err := r.Set("*", u); err != nil {
 		return nil, err
 	}
 	return u, r.Check()
 }
 
-// swapTimeout limits how long targets that were ready a moment ago may take to
-// be so again.
+// swapTimeout limits the wait for targets to be ready again that were ready a
+// moment ago.
 const swapTimeout = 3 * time.Second
 
-// apply makes the Router do what a says: which handler serves, and what holds
-// requests.
+// apply configures the Router by the state of a: its handler, and what holds
+// its requests.
 func (m *manager) apply(a *app) error {
 	var h http.Handler = a.up
 	if c := a.Canary; c != nil && c.selective() {
@@ -174,7 +174,7 @@ func (m *manager) apply(a *app) error {
 	return m.router.Set(a.host, h)
 }
 
-// held makes the upstreams hold requests, or not.
+// held makes the upstreams hold requests, or release them.
 func (a *app) held() error {
 	var errs []error
 	for _, u := range []*hostproxy.Upstream{a.up, a.side} {
@@ -191,7 +191,7 @@ func (a *app) held() error {
 	return errors.Join(errs...)
 }
 
-// change stores what edit makes of a's state. If that fails, nothing has
+// change applies edit to a's state and stores it. If that fails, nothing has
 // changed. m.mu is held. An app without targets is not stored.
 func (m *manager) change(a *app, edit func(*saved)) error {
 	next := a.saved
@@ -219,8 +219,8 @@ func (m *manager) with(a *app, edit func(*saved)) error {
 	return m.change(a, edit)
 }
 
-// note is with for what has happened already: if it cannot be stored, the next
-// change stores it.
+// note is with for a change that has already happened: if it cannot be stored,
+// the next change stores it.
 func (m *manager) note(a *app, edit func(*saved)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -231,7 +231,7 @@ func (m *manager) note(a *app, edit func(*saved)) error {
 	return err
 }
 
-// check returns an error if the state cannot be that of an app.
+// check returns an error if the state is not a valid state of an app.
 func (s *saved) check() error {
 	errs := []error{s.Settings.check()}
 	if s.Hold != nil {
@@ -246,7 +246,7 @@ func (s *saved) check() error {
 	return errors.Join(errs...)
 }
 
-// A phaseError says how far a command came.
+// A phaseError names the phase in which a command failed.
 type phaseError struct {
 	phase string
 	err   error
@@ -255,7 +255,7 @@ type phaseError struct {
 func (e *phaseError) Error() string { return e.phase + ": " + e.err.Error() }
 func (e *phaseError) Unwrap() error { return e.err }
 
-// freeze refuses commands from now on, for that reason, and waits until no
+// freeze refuses commands from now on, for this reason. It waits until no
 // operation can change the state any more.
 func (m *manager) freeze(why error) {
 	m.mu.Lock()
@@ -273,7 +273,7 @@ func (m *manager) freeze(why error) {
 	}
 }
 
-// thaw accepts commands again, and goes on with what the guard watched.
+// thaw accepts commands again, and resumes the watches of the guard.
 func (m *manager) thaw() {
 	m.mu.Lock()
 	if m.frozen == errHandsOver {

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// An operation is a command that takes time. It belongs to the manager, and
-// goes on without the client unless it can still be canceled.
+// An operation is a command that takes time. It belongs to the manager. If its
+// client disconnects, it continues, unless it can still be canceled.
 type operation struct {
 	app   *app
 	what  string
 	began time.Time
 	phase string // guarded by manager.mu
 
-	cancels bool // a rollback, stop or remove may cancel it
-	undoes  bool // it is a rollback, which another one does not cancel
+	cancels bool // a rollback, stop or remove may cancel the operation
+	undoes  bool // the operation is a rollback, which another rollback does not cancel
 
 	ctx     context.Context // done when the operation is canceled
 	cancel  context.CancelCauseFunc
-	changed chan struct{} // closed when the operation changes the state no more
+	changed chan struct{} // closed when the operation no longer changes the state
 	done    chan struct{} // closed at the end
 
-	text string // the result; valid after done
+	text string // the result; valid once done is closed
 	err  error
 }
 
@@ -45,9 +45,9 @@ func (m *manager) busy(a *app) error {
 		a.op.what, a.name, a.op.began.Format(time.TimeOnly), a.op.phase, remedy)}
 }
 
-// begin begins an operation of a, which must not be busy. m.mu is held. do gets
-// the operation, and must call settle before it waits for something that does
-// not matter to other operations.
+// begin starts an operation of a, which must not be busy. m.mu is held. do gets
+// the operation. It must call settle before it waits for anything that does not
+// concern other operations.
 func (m *manager) begin(a *app, what string, do func(*operation) (string, error)) *operation {
 	op := &operation{app: a, what: what, began: time.Now(), phase: "check", changed: make(chan struct{}), done: make(chan struct{})}
 	op.ctx, op.cancel = context.WithCancelCause(context.Background())
@@ -65,7 +65,7 @@ func (m *manager) begin(a *app, what string, do func(*operation) (string, error)
 	return op
 }
 
-// settle lets other operations of the app begin.
+// settle lets other operations of the app start.
 func (m *manager) settle(op *operation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -73,15 +73,14 @@ func (m *manager) settle(op *operation) {
 		return
 	}
 	op.app.op = nil
-	if op.app.Targets == nil { // its first deploy has failed, or it was removed
+	if op.app.Targets == nil { // its first deploy failed, or the app was removed
 		delete(m.apps, op.app.name)
 	}
 	op.cancel(nil)
 	close(op.changed)
 }
 
-// enter notes the phase that op is in. It returns an error if op was canceled
-// before.
+// enter records the phase of op. It returns an error if op was canceled before.
 func (m *manager) enter(op *operation, phase string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,11 +91,11 @@ func (m *manager) enter(op *operation, phase string) error {
 	return nil
 }
 
-// waits reports whether op has changed nothing yet, and can be canceled without
-// a trace. m.mu is held.
+// waits reports whether op has changed nothing yet, so that it can be canceled
+// without a trace. m.mu is held.
 func (op *operation) waits() bool { return op.phase == "check" || op.phase == "health" }
 
-// abandon cancels op if it has changed nothing yet: its client has
+// abandon cancels op if it has changed nothing yet. Its client has
 // disconnected.
 func (m *manager) abandon(op *operation) {
 	m.mu.Lock()
@@ -106,10 +105,10 @@ func (m *manager) abandon(op *operation) {
 	}
 }
 
-// interrupt cancels the operation of a in progress, if there is one, and waits
-// until it changes nothing any more. It returns an error if the operation
-// cannot be canceled, or if commands are refused now or a was removed
-// meanwhile: m.mu is held before and after, and not in between.
+// interrupt cancels the operation in progress of a, if there is one, and waits
+// until it no longer changes anything. It returns an error if the operation
+// cannot be canceled, if commands are now refused, or if a was removed
+// meanwhile. m.mu is held before and after, but not during the wait.
 func (m *manager) interrupt(a *app, why error) error {
 	op := a.op
 	if op == nil {
@@ -129,5 +128,5 @@ func (m *manager) interrupt(a *app, why error) error {
 	case existed && a.Targets == nil:
 		return fmt.Errorf("%q was removed meanwhile", a.name)
 	}
-	return m.busy(a) // another one may have been faster
+	return m.busy(a) // another operation may have started first
 }

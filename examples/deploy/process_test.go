@@ -20,8 +20,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A unit is the program in processes of its own, with TLS, and a service
-// manager that listens.
+// A unit is the program in its own processes, with TLS, and a service manager
+// that receives its notifications.
 type unit struct {
 	https   string
 	dir     string
@@ -31,7 +31,7 @@ type unit struct {
 	over    chan struct{} // closed when the last process has ended
 }
 
-// activate starts the program as a service manager does, and waits until it is
+// activate starts the program like a service manager, and waits until it is
 // ready.
 func activate(t *testing.T) *unit {
 	t.Helper()
@@ -52,7 +52,7 @@ func activate(t *testing.T) *unit {
 		f, err := ln.(*net.TCPListener).File()
 		require.NoError(t, err)
 		u.first.ExtraFiles = append(u.first.ExtraFiles, f)
-		defer f.Close() // from then on, the sockets are the program's alone
+		defer f.Close() // afterwards, only the program holds the sockets
 		defer ln.Close()
 	}
 	r, w, err := os.Pipe()
@@ -63,7 +63,7 @@ func activate(t *testing.T) *unit {
 	go func() {
 		defer close(u.over)
 		defer r.Close()
-		_, _ = r.WriteTo(u.log) // all processes have it
+		_, _ = r.WriteTo(u.log) // all processes share the pipe
 	}()
 	u.killLater(t, u.first.Process.Pid)
 	t.Cleanup(func() {
@@ -78,7 +78,8 @@ func activate(t *testing.T) *unit {
 // program returns where the program is installed.
 func (u *unit) program() string { return filepath.Join(u.dir, "deploy") }
 
-// killLater ends a process that this test has started, if it is still there.
+// killLater kills a process that this test has started, if it still runs at the
+// end.
 func (u *unit) killLater(t *testing.T, pid int) {
 	t.Cleanup(func() {
 		select {
@@ -89,7 +90,7 @@ func (u *unit) killLater(t *testing.T, pid int) {
 	})
 }
 
-// await returns the state that holds the text.
+// await returns the first notification that contains text.
 func (u *unit) await(t *testing.T, text string) string {
 	t.Helper()
 	b := make([]byte, 4096)
@@ -103,7 +104,7 @@ func (u *unit) await(t *testing.T, text string) string {
 	}
 }
 
-// next returns the process that has taken over.
+// next returns the ID of the process that has taken over.
 func (u *unit) next(t *testing.T) int {
 	t.Helper()
 	line, _, _ := strings.Cut(u.await(t, "MAINPID="), "\n")
@@ -113,7 +114,7 @@ func (u *unit) next(t *testing.T) int {
 	return pid
 }
 
-// must runs a command in this process, as the client does.
+// must runs a command in this process, like the client.
 func (u *unit) must(t *testing.T, words ...string) string {
 	t.Helper()
 	text, err := client(u.dir, words...)
@@ -121,7 +122,8 @@ func (u *unit) must(t *testing.T, words ...string) string {
 	return text
 }
 
-// roots returns the root of the program's own authority, once there is one.
+// roots returns the root of the program's own authority. It waits until there
+// is one.
 func (u *unit) roots(t *testing.T) *x509.CertPool {
 	t.Helper()
 	pool := x509.NewCertPool()
@@ -152,8 +154,8 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	assert.ErrorContains(t, err, `"app" is paused until `)
 	u.must(t, "resume", "app")
 
-	// A deploy that waits for health is canceled, and a command that comes in
-	// between is sent again.
+	// A deploy that waits for health is canceled. A command that comes during
+	// the hand-over is sent again.
 	two.up.Store(false)
 	waits := make(chan error, 1)
 	go func() {
@@ -182,7 +184,7 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	// The new process has the lock and the socket.
 	assert.ErrorContains(t, serveFor(t, u.dir), "another proxy runs with this directory")
 
-	// A restart that fails leaves the old process, and its commands.
+	// After a failed restart, the old process stays and takes commands.
 	require.NoError(t, os.Remove(u.program()))
 	require.NoError(t, os.WriteFile(u.program(), []byte("#!/bin/sh\nexit 1\n"), 0o700))
 	_, err = client(u.dir, "restart")
@@ -193,7 +195,7 @@ func TestTheProgramRestartsItself(t *testing.T) {
 	assert.NotContains(t, u.log.String(), "level=ERROR")
 }
 
-func TestTheGuardGoesOnInTheNextProcess(t *testing.T) {
+func TestTheGuardContinuesInTheNextProcess(t *testing.T) {
 	u := activate(t)
 	one, two := newVersion(t, "one"), newVersion(t, "two")
 	u.must(t, "app", "app.localhost", one.Addr(), "-health", "/up")
@@ -218,6 +220,6 @@ func TestACrashKeepsWhatWasInUse(t *testing.T) {
 	u.must(t, "app", "app.localhost", one.Addr())
 	require.NoError(t, u.first.Process.Kill())
 	_ = u.first.Wait()
-	r := startIn(t, u.dir) // its socket and its lock are left
+	r := startIn(t, u.dir) // the crash left its socket and its lock file
 	assert.Equal(t, "one", r.says())
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// interrupted returns a manager whose app has an operation that a command has
-// canceled, and that has not ended; wake ends it, and returns the error of the
-// command.
+// interrupted returns a manager whose app has a canceled operation that has not
+// ended yet. wake ends the operation, and returns the error of the command that
+// canceled it.
 func interrupted(t *testing.T, word string) (m *manager, a *app, wake func() error) {
 	t.Helper()
 	var r hostproxy.Router
@@ -45,7 +45,7 @@ func interrupted(t *testing.T, word string) (m *manager, a *app, wake func() err
 		}
 		result <- err
 	}()
-	<-op.ctx.Done() // it waits for the end of op
+	<-op.ctx.Done() // the command now waits for the end of op
 	return m, a, func() error {
 		m.mu.Lock()
 		if a.op == op {
@@ -57,7 +57,7 @@ func interrupted(t *testing.T, word string) (m *manager, a *app, wake func() err
 	}
 }
 
-func TestAnAppThatIsRemovedMeanwhileIsNotRolledBackOrStopped(t *testing.T) {
+func TestAnAppThatWasRemovedMeanwhileIsNotRolledBackOrStopped(t *testing.T) {
 	for _, word := range []string{"rollback", "stop", "remove"} {
 		m, a, wake := interrupted(t, word)
 		m.mu.Lock()
@@ -84,6 +84,6 @@ func TestACommandThatHasWaitedChangesNothingAfterAHandOver(t *testing.T) {
 		assert.ErrorIs(t, wake(), errHandsOver, word)
 		now, err := os.ReadFile(m.file)
 		require.NoError(t, err)
-		assert.Equal(t, string(before), string(now), "another process has it")
+		assert.Equal(t, string(before), string(now), "the state file belongs to another process")
 	}
 }

@@ -22,7 +22,7 @@ import (
 
 // A proxy is the process of deploy run.
 type proxy struct {
-	dir, https, http string // https is "" for routes in plain HTTP
+	dir, https, http string // https is "" if the routes use plain HTTP
 	email            string
 	local            bool
 	drain            time.Duration
@@ -36,7 +36,7 @@ type proxy struct {
 	server hostproxy.Server
 }
 
-// run is the command of that name.
+// run is the command "run".
 func run(args []string) int {
 	p := &proxy{log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	fs := p.flags()
@@ -61,7 +61,7 @@ func run(args []string) int {
 	return exitDone
 }
 
-// flags defines the flags of run.
+// flags defines the flags of the command "run".
 func (p *proxy) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("run", flag.ContinueOnError)
 	dirFlag(fs, &p.dir)
@@ -75,7 +75,7 @@ func (p *proxy) flags() *flag.FlagSet {
 	return fs
 }
 
-// trust reads the flag -trusted-proxies.
+// trust parses the flag -trusted-proxies.
 func (p *proxy) trust(text string) error {
 	for one := range strings.SplitSeq(text, ",") {
 		one = strings.TrimSpace(one)
@@ -91,7 +91,7 @@ func (p *proxy) trust(text string) error {
 	return nil
 }
 
-// check returns an error if a flag has no meaning.
+// check returns an error if a flag is invalid.
 func (p *proxy) check() error {
 	switch {
 	case p.drain <= 0:
@@ -125,7 +125,7 @@ func (p *proxy) run(ctx context.Context, hup <-chan os.Signal) error {
 	return p.serve(ctx, hup, control, https, plain)
 }
 
-// serve is run, on open listeners.
+// serve is run with open listeners.
 func (p *proxy) serve(ctx context.Context, hup <-chan os.Signal, control hostproxy.Listener, https, plain net.Listener) error {
 	p.configure()
 	m, err := newManager(&p.router, &p.meter, filepath.Join(p.dir, "state.json"), p.log)
@@ -148,7 +148,7 @@ func (p *proxy) serve(ctx context.Context, hup <-chan os.Signal, control hostpro
 	return err
 }
 
-// configure sets what the Router and the Server need.
+// configure configures the Router and the Server.
 func (p *proxy) configure() {
 	level := slog.LevelWarn
 	if p.accessLog {
@@ -165,7 +165,7 @@ func (p *proxy) configure() {
 	p.server.Router, p.server.DrainTimeout = &p.router, p.drain
 }
 
-// openDir makes the directory, which must be this user's alone.
+// openDir creates the directory. Only this user may have access to it.
 func (p *proxy) openDir() error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return fmt.Errorf("-dir: %w", err)
@@ -180,16 +180,16 @@ func (p *proxy) openDir() error {
 	return nil
 }
 
-// control returns the control socket, and whether another process has passed it
-// on.
+// control returns the control socket, and whether another process has handed it
+// over.
 func (p *proxy) control(sockets *hostproxy.Sockets) (hostproxy.Listener, bool) {
-	if ln, err := sockets.Listener("listener0"); err == nil { // the name that HandOver gives it
+	if ln, err := sockets.Listener("listener0"); err == nil { // the name that HandOver uses
 		return hostproxy.Listener{Listener: ln, Role: hostproxy.RoleInternal}, true
 	}
 	return hostproxy.Listener{Addr: "unix:" + filepath.Join(p.dir, socketName), Mode: 0o600, Role: hostproxy.RoleInternal}, false
 }
 
-// listen returns the listeners of the routes, inherited ones or new ones.
+// listen returns the listeners of the routes, inherited or new.
 func (p *proxy) listen(sockets *hostproxy.Sockets) (https, plain net.Listener, err error) {
 	if p.https != "" {
 		if https, err = sockets.Listen("https", "tcp", p.https); err != nil {
@@ -202,7 +202,7 @@ func (p *proxy) listen(sockets *hostproxy.Sockets) (https, plain net.Listener, e
 	return https, plain, sockets.Close()
 }
 
-// hint says what to do if a port is not allowed.
+// hint adds to err what to do if a port is not allowed.
 func hint(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this program", err)
@@ -210,7 +210,8 @@ func hint(err error) error {
 	return err
 }
 
-// passOn lets a new process take over. The lock file is then its own.
+// passOn lets a new process take over. The lock file then belongs to that
+// process.
 func (p *proxy) passOn() error {
 	if err := p.server.HandOver(context.Background(), nil); err != nil {
 		return err

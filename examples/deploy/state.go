@@ -24,31 +24,31 @@ type state struct {
 	Apps    map[string]saved `json:"apps"`
 }
 
-// saved is what is kept of an app over a restart. Values in it are never
+// saved is the state of an app that survives a restart. Values in it are never
 // changed, only replaced.
 type saved struct {
 	Host     string   `json:"host"`
 	Targets  []string `json:"targets"`            // in use
-	Previous []string `json:"previous,omitempty"` // in use before
-	Next     []string `json:"next,omitempty"`     // about to be in use, but not yet
+	Previous []string `json:"previous,omitempty"` // in use before that
+	Next     []string `json:"next,omitempty"`     // to be in use next, but not yet
 	Settings settings `json:"settings"`
 	Hold     *hold    `json:"hold,omitempty"`
 	Canary   *canary  `json:"canary,omitempty"`
 	Guard    *watched `json:"guard,omitempty"`
 }
 
-// settings are those of an app's first deploy.
+// settings are the settings of an app's first deploy.
 type settings struct {
 	Health string        `json:"health,omitempty"`
 	Drain  time.Duration `json:"drain"`
 	Grace  time.Duration `json:"grace,omitempty"`
 }
 
-// A hold keeps requests from the targets.
+// A hold keeps requests away from the targets.
 type hold struct {
 	Kind  string    `json:"kind"`           // "pause", "maintain" or "stop"
-	Until time.Time `json:"until,omitzero"` // of a pause
-	Page  *page     `json:"page,omitempty"` // of maintain and stop
+	Until time.Time `json:"until,omitzero"` // for a pause
+	Page  *page     `json:"page,omitempty"` // for maintain and stop
 	Since time.Time `json:"since,omitzero"`
 }
 
@@ -59,7 +59,7 @@ type page struct {
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 }
 
-// A canary is a version for some of the clients.
+// A canary is a version that some of the clients get.
 type canary struct {
 	Targets []string `json:"targets"`
 	Share   float64  `json:"share,omitempty"`
@@ -67,20 +67,20 @@ type canary struct {
 	Cookie  string   `json:"cookie,omitempty"`
 }
 
-// watched says that the guard has not come to a verdict about the targets in
-// use, or about the canary.
+// watched means that the guard has no verdict yet about the targets in use, or
+// about the canary.
 type watched struct {
 	Until    time.Time      `json:"until"`
 	Baseline guard.Baseline `json:"baseline"`
 	Back     []string       `json:"back,omitempty"`   // targets to go back to; none for a canary
-	Before   []string       `json:"before,omitempty"` // Previous of these
+	Before   []string       `json:"before,omitempty"` // the Previous to restore with Back
 }
 
-// maxState limits the state file.
+// maxState limits the state file in bytes.
 const maxState = 64 << 20
 
-// load reads the state file. A file that does not exist is an empty state. Any
-// other fault is an error, and the file is never written then.
+// load reads the state file. A missing file is an empty state. Any other fault
+// is an error, and then the file is never written.
 func load(path string) (state, error) {
 	s := state{Version: stateVersion, Apps: map[string]saved{}}
 	f, err := os.Open(path)
@@ -101,7 +101,7 @@ func load(path string) (state, error) {
 	return s, nil
 }
 
-// decode reads text. Everything in it must be known.
+// decode parses text. Unknown fields are errors.
 func (s *state) decode(text []byte) error {
 	if len(text) > maxState {
 		return fmt.Errorf("more than %d bytes", maxState)
@@ -125,8 +125,8 @@ func (s *state) decode(text []byte) error {
 	return nil
 }
 
-// broken is the error of a state file that cannot be used. It keeps a copy:
-// whoever repairs the file may need it.
+// broken returns the error for a state file that cannot be used. It keeps a
+// copy, which may help to repair the file.
 func broken(path string, text []byte, why error) error {
 	err := fmt.Errorf("state file %q cannot be used: %w: repair it, or move it away to begin without apps", path, why)
 	aside := fmt.Sprintf("%s.broken-%x", path, sha256.Sum256(text))[:len(path)+len(".broken-")+12]
@@ -136,8 +136,8 @@ func broken(path string, text []byte, why error) error {
 	return fmt.Errorf("%w; a copy is in %q", err, aside)
 }
 
-// store replaces the state file: after a crash there is the old one or the new
-// one.
+// store replaces the state file atomically: after a crash, there is either the
+// old one or the new one.
 func store(path string, s state) error {
 	text, err := json.MarshalIndent(s, "", "\t")
 	if err != nil {

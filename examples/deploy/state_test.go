@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestARestartKeepsWhatWasInUse(t *testing.T) {
+func TestARestartKeepsTheAppsAndTheirState(t *testing.T) {
 	t.Parallel()
 	one, two := newVersion(t, "one"), newVersion(t, "two")
 	r := start(t)
@@ -66,7 +66,7 @@ func TestARestartInTheMiddleOfADeployLeavesTheOldTargets(t *testing.T) {
 	require.NoError(t, r.stop())
 	assert.ErrorContains(t, (<-deploy).err, "the proxy is about to end")
 
-	// A crash between the two writes of a switch leaves this.
+	// This is the state after a crash between the two writes of a switch.
 	file := filepath.Join(r.dir, "state.json")
 	s, err := load(file)
 	require.NoError(t, err)
@@ -79,7 +79,7 @@ func TestARestartInTheMiddleOfADeployLeavesTheOldTargets(t *testing.T) {
 	assert.Contains(t, r.log.String(), "the proxy ended in the middle of a deploy; the old targets are in use")
 }
 
-// serveFor runs a proxy that must not start. One that does is stopped.
+// serveFor runs a proxy that must not start. If it starts, serveFor stops it.
 func serveFor(t *testing.T, dir string) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -121,7 +121,7 @@ func TestABrokenStateFileIsRefusedAndKept(t *testing.T) {
 		}
 		now, err := os.ReadFile(file)
 		require.NoError(t, err)
-		assert.Equal(t, text, string(now), "it is as it was")
+		assert.Equal(t, text, string(now), "the file is unchanged")
 		copies, err := filepath.Glob(file + ".broken-*")
 		require.NoError(t, err)
 		require.Len(t, copies, 1)
@@ -145,10 +145,11 @@ func TestASecondProxyIsRefused(t *testing.T) {
 	go func() { done <- first.run(ctx, nil) }()
 	proxytest.Eventually(t, "the proxy", func() bool { _, err := client(dir, "list"); return err == nil })
 	assert.ErrorContains(t, serveFor(t, dir), "another proxy runs with this directory")
-	require.NoError(t, os.Remove(filepath.Join(dir, "lock"))) // the socket refuses it all the same
+	// the socket still refuses a second proxy
+	require.NoError(t, os.Remove(filepath.Join(dir, "lock")))
 	assert.ErrorContains(t, serveFor(t, dir), "another process listens on the socket")
 	_, err := client(dir, "list")
-	assert.NoError(t, err, "the first one goes on")
+	assert.NoError(t, err, "the first proxy still serves")
 	cancel()
 	assert.NoError(t, <-done)
 	assert.NoFileExists(t, filepath.Join(dir, socketName))
@@ -169,7 +170,7 @@ func TestTheSocketOfAProxyThatHasCrashedIsReplaced(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
 
-func TestAProxyHasItsOwnDirectory(t *testing.T) {
+func TestAProxyRequiresADirectoryOfItsOwn(t *testing.T) {
 	open := short(t)
 	require.NoError(t, os.Chmod(open, 0o777))
 	file := filepath.Join(short(t), "file")
@@ -191,7 +192,7 @@ func TestAProxyHasItsOwnDirectory(t *testing.T) {
 	}
 }
 
-// What is accepted is written so that it is read as the same.
+// A state that is accepted is written so that it reads as the same state.
 func FuzzStateFile(f *testing.F) {
 	f.Add([]byte(`{"version":1,"apps":{"app":{"host":"app.localhost","targets":["localhost:1"],"settings":{"drain":1000000000}}}}`))
 	f.Add([]byte(`{"version":1,"apps":{"app":{"host":"a","hold":{"kind":"pause","until":"2026-01-01T00:00:00Z","since":"2026-01-01T00:00:00Z"},"guard":{}}}}`))

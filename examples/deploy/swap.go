@@ -10,18 +10,19 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// A change is one of the targets of an app.
+// A change is a change of an app's targets.
 type change struct {
 	to      []string
 	guard   time.Duration // 0 means none
-	promote bool          // the targets are those of the canary, which ends
+	promote bool          // the targets are the canary's, and the canary ends
 }
 
-// swap makes c.to the targets of the app. The state file says what is in use at
-// each moment: that to is next; after the switch, that it is in use.
+// swap changes the app's targets to c.to. The state file is true at each
+// moment: before the switch, it has c.to as Next; afterwards, as the targets in
+// use.
 func (m *manager) swap(op *operation, c change) (string, error) {
 	a := op.app
-	if err := m.enter(op, "switch"); err != nil { // from now on, it cannot be canceled
+	if err := m.enter(op, "switch"); err != nil { // from now on, the operation cannot be canceled
 		return "", fmt.Errorf("%w; %s", err, m.inUse(a))
 	}
 	old := m.of(a)
@@ -60,26 +61,26 @@ func (m *manager) swap(op *operation, c change) (string, error) {
 	return text + cutOff(<-drained), nil
 }
 
-// of returns what is stored of a.
+// of returns the stored state of a.
 func (m *manager) of(a *app) saved {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return a.saved
 }
 
-// switchTo sends new requests to targets. Requests at the old ones go on.
+// switchTo sends new requests to targets. Requests at the old ones continue.
 func (m *manager) switchTo(a *app, targets []string) (<-chan error, error) {
 	drained, err := guard.Swap(context.Background(), a.up, targets...)
 	if err != nil {
 		return nil, err
 	}
 	result := make(chan error, 1)
-	m.work.Go(func() { result <- <-drained }) // the end of the process waits for it
+	m.work.Go(func() { result <- <-drained }) // the end of the process waits for this
 	return result, nil
 }
 
 // switched stores that c is done. If that fails, it goes back to the old
-// targets: what is in use must be what a restart finds.
+// targets: a restart must find the targets that are in use.
 func (m *manager) switched(a *app, c change, old saved, b guard.Baseline) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -96,7 +97,7 @@ func (m *manager) switched(a *app, c change, old saved, b guard.Baseline) error 
 		}
 	})
 	if err != nil {
-		a.Next = nil // as of the next state that can be stored
+		a.Next = nil // stored with the next change
 		_, failed := m.switchTo(a, old.Targets)
 		if failed != nil {
 			failed = fmt.Errorf("%s is in use, which a restart does not know: %w", list(c.to), failed)
@@ -109,7 +110,7 @@ func (m *manager) switched(a *app, c change, old saved, b guard.Baseline) error 
 	return a.held()
 }
 
-// cutOff says what a drain has cut off; "" if nothing.
+// cutOff describes what a drain has cut off; "" means nothing.
 func cutOff(err error) string {
 	if err == nil {
 		return ""
@@ -117,9 +118,8 @@ func cutOff(err error) string {
 	return fmt.Sprintf("warning: drain: %v\n", err)
 }
 
-// rollback goes back: it cancels a deploy that waits for health, ends a canary,
-// or else begins to use the targets before. If there is nothing to wait for, it
-// returns a text.
+// rollback cancels a deploy that waits for health, ends a canary, or goes back
+// to the previous targets. If there is nothing to wait for, it returns a text.
 func (m *manager) rollback(q request, a *app) (*operation, string, error) {
 	if op := a.op; op != nil {
 		if op.undoes {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTrustedProxiesAreThoseOfTheFlag(t *testing.T) {
+func TestTheFlagSetsTheTrustedProxies(t *testing.T) {
 	var p proxy
 	require.NoError(t, p.flags().Parse([]string{"-trusted-proxies", "10.0.0.0/8, ::1", "-trusted-proxies", "192.0.2.1"}))
 	p.configure()

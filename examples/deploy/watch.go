@@ -10,8 +10,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// watch begins to watch those of the targets that the app does not use yet, for
-// d. It returns nil if d is zero.
+// watch starts to watch those targets that the app does not use yet, for d. It
+// returns nil if d is zero.
 func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch, guard.Baseline, error) {
 	if d <= 0 {
 		return nil, guard.Baseline{}, nil
@@ -27,9 +27,9 @@ func (m *manager) watch(a *app, targets []string, d time.Duration) (*guard.Watch
 	return w, b, err
 }
 
-// away returns what keeps requests away from targets that are worse, until
-// goBack has done the rest. Without a canary the requests wait: the old targets
-// have to show first that they serve.
+// away returns a function that keeps requests away from worse targets until
+// goBack has restored the old ones. Without a canary, requests wait: the old
+// targets must first show that they serve.
 func (a *app) away(canary bool) func() {
 	up, side := a.up, a.side
 	if !canary {
@@ -43,7 +43,7 @@ func (a *app) away(canary bool) func() {
 	}
 }
 
-// letGo ends the pause of away. What the state says holds again.
+// letGo ends the pause of away. Requests are held as the state says.
 func (m *manager) letGo(a *app) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -52,8 +52,8 @@ func (m *manager) letGo(a *app) {
 	}
 }
 
-// watchAgain goes on with what the guard watched before a restart, or before a
-// hand-over that has failed.
+// watchAgain resumes the watches that were in progress before a restart, or
+// before a hand-over that failed.
 func (m *manager) watchAgain() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +86,7 @@ func (m *manager) watchAgain() {
 	}
 }
 
-// guard waits for the verdict of w, and goes back if that is what it says.
+// guard waits for the verdict of w, and goes back if the targets are worse.
 func (m *manager) guard(op *operation, w *guard.Watch) (string, error) {
 	a := op.app
 	err := m.enter(op, "guard")
@@ -118,10 +118,10 @@ func (m *manager) guard(op *operation, w *guard.Watch) (string, error) {
 	return fmt.Sprintf("guard: %d requests, and not worse than before\n", w.Requests()), nil
 }
 
-// enough is how many requests a guard wants.
+// enough is how many requests a guard requires.
 const enough = 50
 
-// goBack undoes the deploy or the canary that the guard has watched.
+// goBack undoes the deploy or the canary that the guard watched.
 func (m *manager) goBack(a *app, g watched, why error) error {
 	if g.Back == nil {
 		targets := list(m.of(a).Canary.Targets)
@@ -132,7 +132,7 @@ func (m *manager) goBack(a *app, g watched, why error) error {
 		return errors.Join(&phaseError{"guard", fmt.Errorf("%w; the canary at %s was ended", why, targets)}, err)
 	}
 	bad := m.of(a).Targets
-	_, err := m.switchTo(a, g.Back) // requests at the bad targets end as they may
+	_, err := m.switchTo(a, g.Back) // requests in flight at the bad targets may finish
 	m.letGo(a)
 	if err != nil {
 		err = fmt.Errorf("%w; %s stays in use, because going back failed: %w", why, list(bad), err)

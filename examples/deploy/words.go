@@ -54,7 +54,7 @@ type request struct {
 	Host    string   `json:"host,omitempty"`
 	Targets []string `json:"targets,omitempty"`
 
-	Settings *settings     `json:"settings,omitempty"` // of deploy; nil means those of the app
+	Settings *settings     `json:"settings,omitempty"` // of deploy; nil keeps the app's settings
 	Ready    time.Duration `json:"ready,omitempty"`
 	Guard    time.Duration `json:"guard,omitempty"`
 	For      time.Duration `json:"for,omitempty"`
@@ -65,7 +65,7 @@ type request struct {
 	RetryAfter time.Duration `json:"retryAfter,omitempty"`
 
 	Share   float64 `json:"share,omitempty"`
-	Header  string  `json:"header,omitempty"` // X-Canary=1
+	Header  string  `json:"header,omitempty"` // such as X-Canary=1
 	Cookie  string  `json:"cookie,omitempty"`
 	Promote bool    `json:"promote,omitempty"`
 	End     bool    `json:"end,omitempty"`
@@ -73,11 +73,11 @@ type request struct {
 	JSON bool `json:"json,omitempty"`
 }
 
-// commands are the words that begin a command. No app has such a name.
+// commands are the words that begin a command. No app may have such a name.
 // Read-only.
 var commands = []string{"run", "deploy", "rollback", "canary", "pause", "maintain", "stop", "resume", "remove", "list", "restart", "help"}
 
-// appName is what an app may be called.
+// appName matches a valid name of an app.
 var appName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 func checkName(name string) error {
@@ -90,7 +90,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// parse reads a command of the client. Flags may stand anywhere.
+// parse parses a command of the client. Flags may be anywhere.
 func parse(args []string) (q request, dir string, err error) {
 	if !slices.Contains(commands, args[0]) {
 		args = append([]string{"deploy"}, args...)
@@ -133,8 +133,8 @@ func defaultDir() string {
 	return filepath.Join(home, ".local", "share", "hostproxy-deploy")
 }
 
-// flags defines the flags of the command. The result reads those that need a
-// second look.
+// flags defines the flags of the command. It returns a function that evaluates
+// those that need more than parsing.
 func (q *request) flags(fs *flag.FlagSet) func() error {
 	given := func() error { return nil }
 	switch q.Command {
@@ -181,7 +181,7 @@ func (q *request) flags(fs *flag.FlagSet) func() error {
 	return given
 }
 
-// parseShare reads 10% or 0.1; "" is 0.
+// parseShare parses 10% or 0.1. "" is 0.
 func parseShare(text string) (float64, error) {
 	if text == "" {
 		return 0, nil
@@ -197,7 +197,7 @@ func parseShare(text string) (float64, error) {
 	return share, nil
 }
 
-// maxPage limits the page of maintain.
+// maxPage limits the page of maintain in bytes.
 const maxPage = 1 << 20
 
 func (q *request) readPage(file string) error {
@@ -224,15 +224,15 @@ func (q *request) readPage(file string) error {
 	return nil
 }
 
-// unreadable is the error of a page that cannot be read.
+// unreadable returns the error for a page that cannot be read.
 func unreadable(file string, err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		err = e.Err // without the name, which is not quoted there
+		err = e.Err // without the file name, which is not quoted there
 	}
 	return fmt.Errorf("-page %q: %w", file, err)
 }
 
-// words takes the words of the command that are not flags.
+// words sets the arguments of the command that are not flags.
 func (q *request) words(words []string) error {
 	least, most := 1, 1
 	switch q.Command {

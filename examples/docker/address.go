@@ -14,21 +14,22 @@ import (
 	"strings"
 )
 
-// A place is where the proxy runs, which decides how it reaches a container.
+// A place describes where the proxy runs. This decides how it reaches a
+// container.
 type place struct {
-	id       string   // of the proxy's own container; "" on the host
-	onHost   bool     // on the host, or in a container with the host's network
-	direct   bool     // on the host: addresses of containers are reachable too
-	networks []string // in a container: those that it is on, sorted
-	gateway  string   // in a container: the host, as seen from there; "" if unknown
-	network  string   // that of -network; "" means none is preferred
+	id       string   // the proxy's own container; "" on the host
+	onHost   bool     // true on the host, and in a container that uses the host's network
+	direct   bool     // on the host: container addresses are reachable too
+	networks []string // in a container: the networks that it is on, sorted
+	gateway  string   // in a container: address of the host; "" if unknown
+	network  string   // preferred network (-network); "" means none
 }
 
-// mounted finds the ID of a container in the list of its mounts. Read-only.
+// mounted matches the ID of a container in its list of mounts. Read-only.
 var mounted = regexp.MustCompile(`/containers/([0-9a-f]{64})/`)
 
-// selves returns the names by which the daemon may know the proxy's own
-// container.
+// selves returns the names that the daemon may know the proxy's own container
+// by.
 func selves() (names []string) {
 	if name, err := os.Hostname(); err == nil && name != "" {
 		names = append(names, name)
@@ -38,7 +39,7 @@ func selves() (names []string) {
 		if m := mounted.FindSubmatch(text); m != nil {
 			names = append(names, string(m[1]))
 		}
-		if _, after, ok := strings.Cut(string(text), "\nid=\""); ok { // Podman's file
+		if _, after, ok := strings.Cut(string(text), "\nid=\""); ok { // a file that Podman writes
 			id, _, _ := strings.Cut(after, `"`)
 			names = append(names, id)
 		}
@@ -46,22 +47,23 @@ func selves() (names []string) {
 	return names
 }
 
-// hostPlace is the place of a proxy that runs on the host.
+// hostPlace returns the place of a proxy that runs on the host.
 func hostPlace(network string) place {
 	return place{onHost: true, direct: runtime.GOOS == "linux", network: network}
 }
 
-// own reports whether c, which the daemon has given for one of selves, is the
-// proxy's own container. It may be another one, whose name is this host name.
+// own reports whether c is the proxy's own container. The daemon returned c for
+// name, one of selves, but another container may have this host name as its
+// name.
 func own(c *container, name string) bool {
 	return strings.HasPrefix(c.ID, name) || c.Config.Hostname == name
 }
 
-// chosen is own for the name that -self gives.
+// chosen takes the place of own for a name given by -self.
 func chosen(*container, string) bool { return true }
 
-// locate returns the place of the container that has one of names, and that own
-// accepts.
+// locate returns the place of the first container that has one of names and
+// that own accepts.
 func locate(ctx context.Context, e *engine, names []string, own func(*container, string) bool, network string) (place, error) {
 	for _, name := range names {
 		c, err := e.inspect(ctx, name)
@@ -118,7 +120,7 @@ func (p place) target(c *container, w wishes) (string, error) {
 	return w.settings.scheme + "://" + net.JoinHostPort(host, port), nil
 }
 
-// portOf returns the port of the label, or the only TCP port that c exposes.
+// portOf returns the port from the label, or the only TCP port that c exposes.
 func (w wishes) portOf(c *container) (string, error) {
 	if w.port != 0 {
 		return strconv.Itoa(w.port), nil
@@ -150,8 +152,7 @@ func (w wishes) portOf(c *container) (string, error) {
 	return "", fmt.Errorf("it exposes the ports %.200s: say with hostproxy.port which one is meant", strings.Join(tcp, ", "))
 }
 
-// hostAddr returns the address of the host, for containers that use its
-// network.
+// hostAddr returns the host's address, for containers that use its network.
 func (p place) hostAddr() (string, error) {
 	switch {
 	case p.onHost:
@@ -162,8 +163,9 @@ func (p place) hostAddr() (string, error) {
 	return "", errors.New("it uses the host's network, and none of the proxy's networks has a gateway to the host: put both on one network")
 }
 
-// published returns where port of c is published on the host and, if it is not,
-// the address of c, where that is reachable.
+// published returns the host and port where port of c is published. If it is
+// not published, it returns the address of c, provided that the host can reach
+// it.
 func (p place) published(c *container, port string) (string, string, error) {
 	for _, b := range c.NetworkSettings.Ports[port+"/tcp"] {
 		n, err := strconv.ParseUint(b.HostPort, 10, 16)
@@ -191,8 +193,8 @@ func (p place) published(c *container, port string) (string, string, error) {
 	return host, port, nil
 }
 
-// shared returns the address of c on the network called label, else on that of
-// -network, else on the first that both are on.
+// shared returns the address of c on the network label, or else on the -network
+// network, or else on the first network that both are on.
 func (p place) shared(c *container, label string) (string, error) {
 	nets := c.NetworkSettings.Networks
 	names := slices.Sorted(maps.Keys(nets))

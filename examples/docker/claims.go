@@ -13,12 +13,12 @@ import (
 type claim struct {
 	*container
 	wishes
-	target   string // URL; "" while it gets no traffic
-	stopping bool   // it has been told to
+	target   string // URL; "" while it must get no traffic
+	stopping bool   // it was told to stop
 }
 
-// newClaim returns what c asks for from a proxy in p, or all that is wrong with
-// it.
+// newClaim returns what c asks for, as seen by a proxy in p. The error has all
+// faults of its labels.
 func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	w, err := readLabels(c.Config.Labels)
 	if err != nil {
@@ -26,7 +26,7 @@ func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	}
 	l := &claim{container: c, wishes: w, stopping: stopping}
 	if c.State.Status != "running" {
-		return l, nil // it may have no address now
+		return l, nil // it may have no address at the moment
 	}
 	target, err := p.target(c, w)
 	if err == nil && !stopping && c.ready() {
@@ -35,42 +35,43 @@ func newClaim(c *container, p place, stopping bool) (*claim, error) {
 	return l, err
 }
 
-// ready reports whether c may get traffic: it runs, and its health check, if it
-// has one, has succeeded.
+// ready reports whether c may get traffic: it runs, and its health check has
+// succeeded if it has one.
 func (c *container) ready() bool {
 	h := c.State.Health
 	return c.State.Status == "running" && (h == nil || h.Status != "starting" && h.Status != "unhealthy")
 }
 
-// A route is what the containers of one pattern add up to.
+// A route combines the containers that claim one pattern.
 type route struct {
 	settings
-	targets []string // sorted, without doubles
+	targets []string // sorted, no duplicates
 	first   *claim   // oldest container
 }
 
-// A refusal says what is wrong with a container, and who it is.
+// A refusal is a container's name and what is wrong with it.
 type refusal struct{ container, reason string }
 
-// refuse returns the refusal of a container for err, on one line and not too
-// long.
+// refuse returns the refusal of a container for err, as one line of limited
+// length.
 func refuse(name string, err error) refusal {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
 	return refusal{name, fmt.Sprintf("%.1500s", text)}
 }
 
-// resolve returns the routes of claims. The host of a pattern belongs to the
-// group of the oldest container that claims it. Others are refused there, and
-// so is a container whose settings are not those of the oldest for the same
-// pattern that is not about to stop. fixed are patterns that no container gets;
-// only, unless it is empty, are the hosts that containers may claim.
+// resolve returns the routes for claims. A host belongs to the group of the
+// oldest container that claims it; containers of other groups are refused. A
+// container whose settings differ from those of the oldest one of its pattern
+// is refused too, unless one of the two is stopping. No container gets a
+// pattern in fixed. only lists the hosts that containers may claim; empty means
+// all except wildcards.
 func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]*route, []refusal) {
 	slices.SortFunc(claims, func(a, b *claim) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID))
 	})
 	routes, owners, refusals := map[string]*route{}, map[string]*claim{}, []refusal(nil)
 	for host := range hosts(fixed) {
-		owners[host] = nil // the command line
+		owners[host] = nil // this host belongs to the command line
 	}
 	for _, c := range claims {
 		var errs []error
@@ -90,7 +91,7 @@ func resolve(claims []*claim, fixed map[string]bool, only []string) (map[string]
 	return routes, refusals
 }
 
-// take adds c to the route of pattern, or says why it may not.
+// take adds c to the route of pattern, or returns why it may not.
 func (c *claim) take(pattern string, routes map[string]*route, owners map[string]*claim, only []string) error {
 	host, _, _ := strings.Cut(pattern, "/")
 	if err := permitted(host, only); err != nil {
@@ -123,7 +124,7 @@ func (c *claim) take(pattern string, routes map[string]*route, owners map[string
 	return nil
 }
 
-// permitted returns an error unless labels may claim host.
+// permitted returns an error if labels may not claim host.
 func permitted(host string, only []string) error {
 	for _, o := range only {
 		_, parent, _ := strings.Cut(host, ".")

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestWhatLabelsMean(t *testing.T) {
+func TestLabelsSetTheRouteAndItsSettings(t *testing.T) {
 	for name, c := range map[string]struct {
 		labels map[string]string
 		want   wishes
@@ -30,14 +30,14 @@ func TestWhatLabelsMean(t *testing.T) {
 	} {
 		got, err := readLabels(c.labels)
 		require.NoError(t, err, name)
-		for i := range got.patterns { // the Router writes the slash or not
+		for i := range got.patterns { // the Router may add or drop the slash
 			got.patterns[i] = strings.TrimSuffix(got.patterns[i], "/")
 		}
 		assert.Equal(t, c.want, got, name)
 	}
 }
 
-func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
+func TestAllInvalidLabelsAreReported(t *testing.T) {
 	long := strings.Repeat("x", maxLabel+1)
 	for name, c := range map[string]struct {
 		labels map[string]string
@@ -57,12 +57,12 @@ func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
 			[]string{`hostproxy.port is "0"`, `hostproxy.path is "api"`, `hostproxy.strip is "yes"`, `hostproxy.health is "up"`, `hostproxy.scheme is "https"`}},
 		"names and values": {map[string]string{"hostproxy.hots": "a.test", "hostproxy.port": "x", "hostproxy.health": ""},
 			[]string{`"hostproxy.hots" is unknown`, "hostproxy.host is missing", `hostproxy.port is "x"`, "hostproxy.health is empty"}},
-		"a host and a port":          {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
-		"strip alone":                {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
-		"a mapping":                  {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
-		"a star":                     {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
-		"a path with dots":           {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
-		"a health path that is none": {map[string]string{"hostproxy.host": "a.test", "hostproxy.health": "/up now\n"}, []string{"Health.Path is"}},
+		"a host and a port":      {map[string]string{"hostproxy.host": "a..b", "hostproxy.port": "x"}, []string{"a..b", `hostproxy.port is "x"`}},
+		"strip alone":            {map[string]string{"hostproxy.host": "a.test", "hostproxy.strip": "true"}, []string{"requires hostproxy.path"}},
+		"a mapping":              {map[string]string{"hostproxy.host": "a.test", "hostproxy.port": "8080:80"}, []string{"the container's own port"}},
+		"a star":                 {map[string]string{"hostproxy.host": "a.*.test"}, []string{"a.*.test"}},
+		"a path with dots":       {map[string]string{"hostproxy.host": "a.test", "hostproxy.path": "/../x"}, []string{"/../x"}},
+		"an invalid health path": {map[string]string{"hostproxy.host": "a.test", "hostproxy.health": "/up now\n"}, []string{"Health.Path is"}},
 	} {
 		_, err := readLabels(c.labels)
 		require.Error(t, err, name)
@@ -74,7 +74,7 @@ func TestLabelsThatAreWrongAreAllSaid(t *testing.T) {
 	}
 }
 
-func TestWhereAContainerIsReached(t *testing.T) {
+func TestTheTargetOfAContainerDependsOnWhereTheProxyRuns(t *testing.T) {
 	nets := func(all map[string]any) any { return all }
 	at := func(ip string) any { return map[string]any{"IPAddress": ip, "GlobalIPv6Address": ""} }
 	at6 := func(ip string) any { return map[string]any{"IPAddress": "", "GlobalIPv6Address": ip} }
@@ -100,7 +100,7 @@ func TestWhereAContainerIsReached(t *testing.T) {
 	for name, c := range map[string]struct {
 		place place
 		box   box
-		want  string // a URL, or what the error says
+		want  string // a URL, or a part of the error
 	}{
 		"inside, one network":                    {inside, base, "http://172.18.0.2:80"},
 		"inside, published ports do not matter":  {inside, published("0.0.0.0", "4006"), "http://172.18.0.2:80"},
@@ -148,7 +148,7 @@ func TestWhereAContainerIsReached(t *testing.T) {
 	}
 }
 
-func TestWhoGetsAHost(t *testing.T) {
+func TestTheOldestContainerGetsTheHost(t *testing.T) {
 	at := func(second string, b box) box { return b.with("Created", "2026-01-01T00:00:"+second+"Z") }
 	a := at("01", newBox("a", "10.0.0.1:80", "hostproxy.host=a.test", project+"=p"))
 	for name, c := range map[string]struct {
@@ -156,7 +156,7 @@ func TestWhoGetsAHost(t *testing.T) {
 		fixed   string
 		only    []string
 		want    map[string][]string
-		refused string // what is said, "" if nothing
+		refused string // a part of the refusal; "" if there is none
 	}{
 		"two of one project": {boxes: []box{a, at("02", newBox("b", "10.0.0.2:80", "hostproxy.host=a.test", project+"=p"))},
 			want: map[string][]string{"a.test": {"http://10.0.0.1:80", "http://10.0.0.2:80"}}},
@@ -244,14 +244,14 @@ func TestTheProxyFindsItsOwnContainer(t *testing.T) {
 	}
 	d.set(newBox("0123456789ab", "172.18.0.8:80").with("Name", "/other"))
 	_, err = locate(t.Context(), e, []string{"other"}, own, "")
-	assert.ErrorContains(t, err, "give its name with -self", "its name is this host name, and it is another one")
+	assert.ErrorContains(t, err, "give its name with -self", "its name is this host name, but it is another container")
 	p, err = locate(t.Context(), e, []string{"other"}, chosen, "")
 	require.NoError(t, err)
 	assert.Equal(t, "0123456789ab", p.id)
 	assert.NotEmpty(t, selves(), "the name of the machine at least")
 }
 
-// What labels are accepted for is spelled as the Router spells it, and leads to
+// Patterns that labels are accepted for have the Router's spelling and lead to
 // a route.
 func FuzzLabels(f *testing.F) {
 	f.Add("a.test,*.b.test", "/api", "80", "true", "/up", "host")

@@ -20,10 +20,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A box is a container of the fake daemon, in the words of its inspect.
+// A box is a container of the fake daemon, as its inspect endpoint returns it.
 type box map[string]any
 
-// newBox returns a running container on the network web that listens at addr,
+// newBox returns a running container on the network web. It listens at addr,
 // 127.0.0.1:port.
 func newBox(id, addr string, labels ...string) box {
 	host, port, _ := strings.Cut(addr, ":")
@@ -56,7 +56,7 @@ func (b box) with(path string, v any) box {
 	return b
 }
 
-// container returns b as the program reads it.
+// container returns b decoded as the program does.
 func (b box) container(t testing.TB) *container {
 	t.Helper()
 	text, err := json.Marshal(b)
@@ -67,22 +67,23 @@ func (b box) container(t testing.TB) *container {
 	return c
 }
 
-// A daemon is a fake of Docker's, on a unix socket.
+// A daemon is a fake of Docker's daemon, on a unix socket.
 type daemon struct {
 	t      testing.TB
 	socket string
 	server *proxytest.Server
 
-	mu       sync.Mutex
-	boxes    map[string]box
-	override func(w http.ResponseWriter, q *http.Request) bool // answers in place of the daemon
+	mu    sync.Mutex
+	boxes map[string]box
+	// answers instead of the daemon if it returns true
+	override func(w http.ResponseWriter, q *http.Request) bool
 	streams  map[chan string]bool
 	lists    int
 }
 
 func newDaemon(t testing.TB) *daemon {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "d") // t.TempDir may be too long for a socket
+	dir, err := os.MkdirTemp("", "d") // t.TempDir may be too long for a socket's path
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return &daemon{t: t, socket: filepath.Join(dir, "s"), boxes: map[string]box{}, streams: map[chan string]bool{}}
@@ -96,7 +97,7 @@ func (d *daemon) start() *daemon {
 	return d
 }
 
-// stop ends the daemon as a crash does.
+// stop ends the daemon like a crash.
 func (d *daemon) stop() {
 	d.hangUp()
 	d.server.CloseClientConnections()
@@ -104,7 +105,7 @@ func (d *daemon) stop() {
 	_ = os.Remove(d.socket)
 }
 
-// hangUp ends the streams of events.
+// hangUp ends the event streams.
 func (d *daemon) hangUp() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -124,21 +125,21 @@ func (d *daemon) set(boxes ...box) *daemon {
 	return d
 }
 
-// remove takes a container away without an event.
+// remove removes a container without an event.
 func (d *daemon) remove(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.boxes, id)
 }
 
-// answer lets f answer requests for which it returns true.
+// answer lets f answer the requests for which it returns true.
 func (d *daemon) answer(f func(http.ResponseWriter, *http.Request) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.override = f
 }
 
-// send sends a line to all streams of events.
+// send sends a line to all event streams.
 func (d *daemon) send(line string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -151,7 +152,7 @@ func (d *daemon) event(action, id, signal string) {
 	d.send(fmt.Sprintf(`{"Type":"container","Action":%q,"Actor":{"ID":%q,"Attributes":{"signal":%q,"name":%q}},"time":1}`, action, id, signal, id))
 }
 
-// listed returns how many times the containers were listed.
+// listed returns how often the containers were listed.
 func (d *daemon) listed() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -232,7 +233,7 @@ func (d *daemon) serveEvents(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// A logbook is a log that a test reads while it is written.
+// A logbook is a log that a test can read while it is written.
 type logbook struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -259,7 +260,7 @@ type rig struct {
 	t     testing.TB
 }
 
-// follow starts a proxy on the host that follows d and serves in plain HTTP.
+// follow starts a proxy on the host. It follows d and serves plain HTTP.
 func follow(t testing.TB, d *daemon, configure ...func(*proxy, *engine)) *rig {
 	t.Helper()
 	r := &rig{daemon: d, log: new(logbook), t: t}
@@ -272,7 +273,7 @@ func follow(t testing.TB, d *daemon, configure ...func(*proxy, *engine)) *rig {
 	}
 	server := proxytest.StartPlain(t, &hostproxy.Server{Router: &r.proxy.router})
 	r.addr = server.Plain
-	ctx := t.Context() // done before Cleanup
+	ctx := t.Context() // done before the Cleanup functions run
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -290,13 +291,13 @@ func (r *rig) ask(url string) string {
 	return fmt.Sprint(p.StatusCode, " ", strings.TrimSpace(string(p.Content)))
 }
 
-// becomes waits until a GET is answered with want.
+// becomes waits until a GET gets the answer want.
 func (r *rig) becomes(url, want string) {
 	r.t.Helper()
 	proxytest.Eventually(r.t, url+" is answered with "+want, func() bool { return strings.HasPrefix(r.ask(url), want) })
 }
 
-// says waits until the log has a text.
+// says waits until the log contains text.
 func (r *rig) says(text string) {
 	r.t.Helper()
 	proxytest.Eventually(r.t, "the log says "+text, func() bool { return strings.Contains(r.log.String(), text) })

@@ -17,27 +17,27 @@ import (
 	"time"
 )
 
-// Limits of what the daemon may send.
+// Limits of the daemon's answers, in bytes.
 const (
 	maxAnswer    = 64 << 20
-	maxContainer = 4 << 20 // eight at the same time
+	maxContainer = 4 << 20 // up to eight are read at the same time
 	maxEvent     = 1 << 20
 )
 
-// errGone is the error for a container that the daemon does not know.
+// errGone means that the daemon does not know the container.
 var errGone = errors.New("no such container")
 
-// An engine is a daemon that speaks the Docker Engine API: Docker's, Podman's,
-// or a proxy in front of one.
+// An engine is a daemon with the Docker Engine API: Docker, Podman, or a proxy
+// in front of one.
 type engine struct {
 	client   *http.Client
-	name     string        // as it was given
+	name     string        // the address as the user gave it
 	base     string        // URL without a path
-	patience time.Duration // limit of one answer, except the events
+	patience time.Duration // time limit for one answer, except for the event stream
 }
 
-// newEngine returns the engine at host, unix:///path or tcp://host:port. It
-// does not connect.
+// newEngine returns the engine at host, which is unix:///path or
+// tcp://host:port. It does not connect.
 func newEngine(host string) (*engine, error) {
 	u, err := url.Parse(host)
 	if err != nil {
@@ -59,11 +59,11 @@ func newEngine(host string) (*engine, error) {
 	return e, nil
 }
 
-// stay makes a redirect an answer: the daemon sends none.
+// stay does not follow redirects: the daemon sends none.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// findSocket returns the first socket that exists where Docker and Podman put
-// theirs, and Docker's if there is none yet.
+// findSocket returns the first existing socket in the usual places of Docker
+// and Podman, or Docker's place if there is none yet.
 func findSocket() string {
 	places := []string{"/var/run/docker.sock", "/run/podman/podman.sock"}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
@@ -80,7 +80,7 @@ func findSocket() string {
 	return "unix://" + places[0]
 }
 
-// A container is what the daemon says of one, as far as it matters here.
+// A container holds the fields of the daemon's answer that matter here.
 type container struct {
 	ID      string `json:"Id"`
 	Name    string
@@ -101,13 +101,13 @@ type container struct {
 	}
 }
 
-// A binding is where a port of a container is published on the host.
+// A binding is an address where a port of a container is published on the host.
 type binding struct{ HostIP, HostPort string }
 
-// An attachment is a network that a container is on.
+// An attachment is a container's address on one network.
 type attachment struct{ IPAddress, GlobalIPv6Address, Gateway, IPv6Gateway string }
 
-// list returns the IDs of running containers that have a label of ours.
+// list returns the IDs of running containers with one of our labels.
 func (e *engine) list(ctx context.Context) (ids []string, err error) {
 	var all []struct {
 		ID     string `json:"Id"`
@@ -185,8 +185,8 @@ type event struct {
 	}
 }
 
-// events connects to the stream of events. The function that it returns reads
-// them, calls seen for each, and returns why the stream has ended.
+// events connects to the event stream. The returned function reads it, calls
+// seen for each event, and returns why the stream ended.
 func (e *engine) events(ctx context.Context) (read func(seen func(event)) error, err error) {
 	filter := url.QueryEscape(`{"type":["container","network"]}`)
 	body, err := e.open(ctx, "/events?filters="+filter)
@@ -199,7 +199,7 @@ func (e *engine) events(ctx context.Context) (read func(seen func(event)) error,
 		lines.Buffer(nil, maxEvent)
 		for lines.Scan() {
 			if len(bytes.TrimSpace(lines.Bytes())) == 0 {
-				continue // a sign of life
+				continue // a keep-alive line
 			}
 			var ev event
 			if err := json.Unmarshal(lines.Bytes(), &ev); err != nil {

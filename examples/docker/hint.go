@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// observe logs every exchange, and a hint behind those that look for a
-// container at the wrong place.
+// observe logs every exchange. It adds a hint if an exchange failed because its
+// target names a container at the wrong place.
 func observe(l *slog.Logger, inContainer bool) func(*hostproxy.Exchange) {
 	access := hostproxy.AccessLog(l)
 	return func(x *hostproxy.Exchange) {
@@ -32,21 +32,21 @@ func observe(l *slog.Logger, inContainer bool) func(*hostproxy.Exchange) {
 	}
 }
 
-// private reports whether a target is at a private address, as containers are.
+// private reports whether a target has a private address, as containers do.
 func private(target string) bool {
 	ip, err := netip.ParseAddr(hostOf(target))
 	return err == nil && ip.IsPrivate()
 }
 
-// loopback reports whether a target is on the machine that asks.
+// loopback reports whether a target is on the machine of the proxy.
 func loopback(target string) bool {
 	host := hostOf(target)
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// hostOf returns the host of a target, host:port with or without a scheme, and
-// "" for others.
+// hostOf returns the host of a target, which is host:port with or without a
+// scheme. It returns "" for other targets.
 func hostOf(target string) string {
 	if _, rest, ok := strings.Cut(target, "://"); ok {
 		target = rest
@@ -58,8 +58,8 @@ func hostOf(target string) string {
 	return host
 }
 
-// inContainer reports whether the files that Docker and Podman leave in a
-// container are there.
+// inContainer reports whether a file exists that Docker or Podman puts into
+// containers.
 func inContainer() bool {
 	for _, name := range []string{"/.dockerenv", "/run/.containerenv"} {
 		if _, err := os.Stat(name); err == nil {
@@ -69,7 +69,8 @@ func inContainer() bool {
 	return false
 }
 
-// listen opens a TCP listener, and says what to do where that is not allowed.
+// listen opens a TCP listener. Its error says what to do if the port is not
+// allowed.
 func listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EACCES) {

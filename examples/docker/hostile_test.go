@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestADaemonThatAcceptsAndNeverAnswersIsLeftAfterAWhile(t *testing.T) {
+func TestARequestToADaemonThatNeverAnswersTimesOut(t *testing.T) {
 	d := newDaemon(t)
 	ln, err := net.Listen("unix", d.socket)
 	require.NoError(t, err)
@@ -31,7 +31,7 @@ func TestADaemonThatAcceptsAndNeverAnswersIsLeftAfterAWhile(t *testing.T) {
 		e.client.Transport.(*http.Transport).ResponseHeaderTimeout = 30 * time.Millisecond
 	})
 	defer (<-accepted).Close()
-	defer (<-accepted).Close() // asked again
+	defer (<-accepted).Close() // the proxy tries again
 	r.says("timeout awaiting response headers")
 	require.NoError(t, ln.Close())
 	for c := range accepted {
@@ -41,7 +41,7 @@ func TestADaemonThatAcceptsAndNeverAnswersIsLeftAfterAWhile(t *testing.T) {
 	r.becomes("a.test/", "200 one")
 }
 
-func TestADaemonWhoseEventsEndAtOnceIsFollowedAndNotHammered(t *testing.T) {
+func TestADaemonWhoseEventsEndAtOnceIsNotHammered(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	var asked atomic.Int64
 	d.answer(func(_ http.ResponseWriter, q *http.Request) bool {
@@ -58,7 +58,7 @@ func TestADaemonWhoseEventsEndAtOnceIsFollowedAndNotHammered(t *testing.T) {
 	assert.Less(t, asked.Load(), int64(12))
 }
 
-func TestEventsWithoutEndStopNoRequestAndNoChange(t *testing.T) {
+func TestEndlessEventsDelayNoRequestAndNoChange(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	d.answer(func(w http.ResponseWriter, q *http.Request) bool {
 		if q.URL.Path != "/events" {
@@ -82,7 +82,7 @@ func TestEventsWithoutEndStopNoRequestAndNoChange(t *testing.T) {
 	assert.LessOrEqual(t, len(r.proxy.stopping), maxStopping)
 }
 
-func TestADaemonThatHangsOnAllContainersIsAskedForFew(t *testing.T) {
+func TestADaemonThatHangsIsAskedForFewContainers(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(_ *proxy, e *engine) { e.patience = 200 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -104,7 +104,7 @@ func TestADaemonThatHangsOnAllContainersIsAskedForFew(t *testing.T) {
 	assert.Equal(t, "200 one /", r.ask("a.test/"))
 }
 
-func TestAContainerThatRestartsAllTheTimeDisturbsNoOther(t *testing.T) {
+func TestAContainerThatKeepsRestartingDisturbsNoOther(t *testing.T) {
 	proxytest.NoLeaks(t)
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test,shared.test")).start()
 	r := follow(t, d)
@@ -130,7 +130,7 @@ func TestAContainerThatRestartsAllTheTimeDisturbsNoOther(t *testing.T) {
 	r.becomes("f.test/", "200 flaps")
 }
 
-func TestTheOnlyContainerOfAHostFinishesItsRequestsAsItStops(t *testing.T) {
+func TestTheOnlyContainerOfAHostFinishesItsRequestsWhenItStops(t *testing.T) {
 	release := make(chan struct{})
 	slow := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/" {
@@ -168,8 +168,8 @@ func TestARedirectOfTheDaemonIsNotFollowed(t *testing.T) {
 	assert.Empty(t, other.Seen())
 }
 
-// Labels with bytes that mean something to the log, to HTTP or to JSON.
-func TestHostileLabelsAreOneLineOfTheLogEach(t *testing.T) {
+// The labels contain bytes that are special in the log, in HTTP or in JSON.
+func TestEachHostileLabelIsOneLineOfTheLog(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	n := 0
 	for _, key := range []string{"host", "path", "port", "health", "strip", "scheme", "network", "a\nlevel=ERROR msg=forged"} {
@@ -189,7 +189,7 @@ func TestHostileLabelsAreOneLineOfTheLogEach(t *testing.T) {
 	assert.Greater(t, strings.Count(log, "container refused"), n/2)
 }
 
-func TestAVersionWithOtherLabelsTakesOverAsTheOldOneStops(t *testing.T) {
+func TestANewVersionWithOtherLabelsTakesOverWhenTheOldOneStops(t *testing.T) {
 	d := newDaemon(t).set(newBox("old", service(t, "old"), "hostproxy.host=a.test")).start()
 	r := follow(t, d)
 	r.becomes("a.test/", "200 old")
@@ -197,7 +197,7 @@ func TestAVersionWithOtherLabelsTakesOverAsTheOldOneStops(t *testing.T) {
 	d.event("start", "new", "")
 	r.says("make the labels equal")
 	assert.Equal(t, "200 old /", r.ask("a.test/"))
-	d.event("kill", "old", "15") // and it takes its time
+	d.event("kill", "old", "15") // it takes its time to stop
 	r.becomes("a.test/", "200 new")
 	d.remove("old")
 	d.event("die", "old", "")

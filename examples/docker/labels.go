@@ -12,19 +12,19 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Limits of what the labels of one container may say.
+// Limits of the labels of one container.
 const (
 	maxLabel = 4096 // bytes of one value
 	maxHosts = 64
 )
 
-// prefix begins the name of each label that this program reads.
+// prefix is the common prefix of the labels that this program reads.
 const prefix = "hostproxy."
 
-// known are the names of the labels, without the prefix. Read-only.
+// known are the label names without the prefix. Read-only.
 var known = []string{"group", "health", "host", "network", "path", "port", "scheme", "strip"}
 
-// project is the label that Compose gives to each container of a project.
+// project is the label that Compose sets on each container of a project.
 const project = "com.docker.compose.project"
 
 func labelled(labels map[string]string) bool {
@@ -40,16 +40,16 @@ func labelled(labels map[string]string) bool {
 type wishes struct {
 	patterns []string // canonical
 	settings settings
-	group    string // containers of other groups do not share its hosts
-	port     int    // 0 means the only one that the container exposes
-	network  string // "" means the one shared with the proxy
+	group    string // only containers of one group share hosts
+	port     int    // 0 means the only port that the container exposes
+	network  string // "" means any network shared with the proxy
 }
 
-// A settings is what all containers of a route must agree on.
+// A settings is what all containers of a route must have in common.
 type settings struct {
 	scheme string // http or h2c
 	health string // path of the health check; "" means none
-	strip  string // prefix that is removed from the path; "" means none
+	strip  string // prefix to strip from the path; "" means none
 }
 
 func (s settings) String() string {
@@ -69,10 +69,10 @@ func (s settings) upstream(targets ...string) (*hostproxy.Upstream, error) {
 	return u, nil
 }
 
-// readLabels returns what labels ask for, or all that is wrong with them.
+// readLabels returns what the labels ask for. The error has all their faults.
 func readLabels(labels map[string]string) (wishes, error) {
 	var errs []error
-	values := map[string]string{} // by the name without the prefix
+	values := map[string]string{} // key: label name without the prefix
 	for k, v := range labels {
 		name, ours := strings.CutPrefix(k, prefix)
 		switch {
@@ -93,7 +93,7 @@ func readLabels(labels map[string]string) (wishes, error) {
 	}
 	w, err := parseLabels(values, labels[project])
 	if err := errors.Join(append(errs, err)...); err != nil {
-		if values["host"] != "" { // its own faults too
+		if values["host"] != "" { // only then are its own faults reported too
 			_, hosts := patterns(values["host"], "", settings{scheme: "http"})
 			err = errors.Join(err, hosts)
 		}
@@ -103,7 +103,7 @@ func readLabels(labels map[string]string) (wishes, error) {
 	return w, err
 }
 
-// parseLabels returns what the values of labels ask for, without the patterns.
+// parseLabels returns what the labels ask for, except the patterns.
 func parseLabels(values map[string]string, compose string) (wishes, error) {
 	w := wishes{group: cmp.Or(values["group"], compose), network: values["network"]}
 	w.settings = settings{scheme: cmp.Or(values["scheme"], "http"), health: values["health"]}
@@ -139,8 +139,8 @@ func parseLabels(values map[string]string, compose string) (wishes, error) {
 	return w, errors.Join(errs...)
 }
 
-// patterns returns the canonical patterns for hosts, a list with commas, and a
-// path.
+// patterns returns the canonical patterns for a path on hosts, which is a
+// comma-separated list.
 func patterns(hosts, path string, s settings) (all []string, err error) {
 	list := strings.Split(hosts, ",")
 	if len(list) > maxHosts {
@@ -165,8 +165,8 @@ func patterns(hosts, path string, s settings) (all []string, err error) {
 	return all, errors.Join(errs...)
 }
 
-// canonical returns pattern as a Router spells it, if a route with these
-// settings is possible.
+// canonical returns the Router's spelling of pattern, or an error if no route
+// can have this pattern and these settings.
 func canonical(pattern string, s settings) (string, error) {
 	u, err := s.upstream(s.scheme + "://localhost:1")
 	if err != nil {
@@ -175,7 +175,8 @@ func canonical(pattern string, s settings) (string, error) {
 	return spelled(pattern, u)
 }
 
-// spelled returns pattern as a Router spells it, if it accepts h there.
+// spelled returns the Router's spelling of pattern, or an error if the Router
+// refuses h there.
 func spelled(pattern string, h http.Handler) (string, error) {
 	var r hostproxy.Router
 	if err := r.Set(pattern, h); err != nil {

@@ -1,15 +1,16 @@
-// Command docker makes routes of the labels of containers, by the API of Docker
-// or Podman.
+// Command docker makes routes from the labels of containers. It uses the API of
+// Docker or Podman.
 //
 //	docker run -d -l hostproxy.host=blog.localhost -p 127.0.0.1::8000 blog
 //	go run ./examples/docker -https "" -http :8080
 //	curl http://blog.localhost:8080/
 //
-// README.md has the labels, a compose file, and what to know about the socket.
-// The files: engine.go asks the daemon, labels.go reads the labels of a
-// container, address.go finds where the proxy reaches it, claims.go decides
-// which container gets which host, routes.go changes the Router, watch.go
-// follows the events, and hint.go explains failed connections in the log.
+// README.md documents the labels, has a compose file, and says what to know
+// about the socket. The files: engine.go talks to the daemon, labels.go reads
+// the labels of a container, address.go finds how to reach it, claims.go
+// decides which container gets which host, routes.go changes the Router,
+// watch.go follows the events, and hint.go explains failed connections in the
+// log.
 package main
 
 import (

@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// ask sends one request for app.localhost through a proxy with the given
-// routes; it returns the answer and the log.
+// ask sends one request for app.localhost through a proxy with these routes. It
+// returns the answer and the log.
 func ask(t *testing.T, inContainer bool, routes ...string) (status int, body, logged string) {
 	t.Helper()
 	lines := new(bytes.Buffer)
@@ -34,7 +34,7 @@ func ask(t *testing.T, inContainer bool, routes ...string) (status int, body, lo
 	require.NoError(t, err)
 	require.NoError(t, a.Body.Close())
 	client.CloseIdleConnections()
-	require.NoError(t, server.Stop()) // after which nobody writes to the log
+	require.NoError(t, server.Stop()) // after this, the log is complete
 	return a.StatusCode, string(text), lines.String()
 }
 
@@ -42,7 +42,7 @@ func TestLocalhostInAContainerGivesA502AndAHint(t *testing.T) {
 	target := proxytest.Refused(t)
 	status, body, logged := ask(t, true, "app.localhost="+target)
 	assert.Equal(t, http.StatusBadGateway, status)
-	assert.NotContains(t, body, target, "a client learns nothing of the inside")
+	assert.NotContains(t, body, target, "the client does not see the target")
 	assert.Contains(t, logged, "op=dial")
 	assert.Contains(t, logged, "connection refused")
 	assert.Contains(t, logged, "localhost is this container itself")
@@ -54,13 +54,13 @@ func TestOutsideAContainerThereIsNoHint(t *testing.T) {
 	assert.NotContains(t, logged, "localhost is this container itself")
 }
 
-func TestANameThatIsNotThereStopsNoOtherRoute(t *testing.T) {
+func TestARouteWhoseNameDoesNotResolveStopsNoOtherRoute(t *testing.T) {
 	status, body, _ := ask(t, true, "gone.localhost=no-such-service.invalid:80", "app.localhost="+proxytest.NewServer(t, nil).Addr())
 	assert.Equal(t, http.StatusOK, status)
 	assert.Equal(t, "ok", body)
 }
 
-func TestBadFlagsAreSaid(t *testing.T) {
+func TestInvalidFlagsAreErrors(t *testing.T) {
 	p := newProxy(slog.Default(), false)
 	require.NoError(t, p.add("App.localhost=localhost:1"))
 	for flag, want := range map[string]string{
@@ -84,7 +84,7 @@ func TestBadFlagsAreSaid(t *testing.T) {
 	}
 }
 
-func TestLoopbackTargets(t *testing.T) {
+func TestOnlyTargetsOnThisMachineAreLoopback(t *testing.T) {
 	for target, want := range map[string]bool{
 		"localhost:80": true, "127.0.0.2:80": true, "[::1]:80": true, "http://localhost:80": true, "h2c://127.0.0.1:1": true,
 		"blog:8000": false, "172.17.0.1:4006": false, "unix:/run/x": false, "": false,
@@ -93,7 +93,7 @@ func TestLoopbackTargets(t *testing.T) {
 	}
 }
 
-func TestOnlyPrivateAddressesAreThoseOfContainers(t *testing.T) {
+func TestOnlyPrivateAddressesCountAsContainers(t *testing.T) {
 	for target, want := range map[string]bool{
 		"http://172.17.0.2:80": true, "http://[fd00::2]:80": true, "10.0.0.1:1": true,
 		"http://127.0.0.1:80": false, "http://192.0.2.1:80": false, "http://blog:80": false, "unix:/run/x": false,

@@ -22,33 +22,33 @@ type proxy struct {
 	router  hostproxy.Router
 	log     *slog.Logger
 	inside  bool                    // the proxy runs in a container
-	self    string                  // its own container, or host; "" finds out
-	network string                  // preferred; "" means none
-	only    []string                // hosts that labels may claim; empty means all but wildcards
-	fixed   map[string]http.Handler // routes of the command line
+	self    string                  // the proxy's own container, or "host"; "" detects it
+	network string                  // preferred network; "" means none
+	only    []string                // hosts that labels may claim; empty means all except wildcards
+	fixed   map[string]http.Handler // routes from the command line
 
-	gather time.Duration // how long events are gathered before the daemon is asked again
-	pause  time.Duration // wait after a failure; it doubles up to half a minute
-	resync time.Duration // the daemon is asked again after this time even without events
+	gather time.Duration // wait for further events before the daemon is asked again
+	pause  time.Duration // wait after a failure; doubles up to half a minute
+	resync time.Duration // the daemon is asked again after this time even if there are no events
 
 	live  map[string]*live      // by pattern
-	shown map[string]string     // targets of each pattern, as the log has said
+	shown map[string]string     // targets of each pattern as last logged
 	seen  map[string]*container // last answer for each container
-	told  map[refusal]bool      // what the log has said and is still true
+	told  map[refusal]bool      // refusals that were logged and still hold
 	place place
 
 	mu       sync.Mutex           // guards stopping
-	stopping map[string]time.Time // containers that were told to stop, and when
+	stopping map[string]time.Time // when containers were told to stop
 }
 
-// A live is a route as it is in the Router.
+// A live is a route as it currently is in the Router.
 type live struct {
 	settings
 	upstream *hostproxy.Upstream
-	targets  []string // of upstream, now
+	targets  []string // current targets of upstream
 }
 
-// newProxy returns a proxy that runs in a container or on the host.
+// newProxy returns a proxy. inside says whether it runs in a container.
 func newProxy(l *slog.Logger, inside bool) *proxy {
 	return &proxy{
 		router: hostproxy.Router{Logger: l, Observe: observe(l, inside)}, log: l, inside: inside, fixed: map[string]http.Handler{},
@@ -65,7 +65,7 @@ func (p *proxy) serve(ctx context.Context, host, https, plain string) error {
 	if plain == "" {
 		return errors.New("-http is empty: want an address such as :80, which redirects to HTTPS")
 	}
-	if err := p.apply(nil); err != nil { // -route works without a daemon
+	if err := p.apply(nil); err != nil { // routes from -route work without a daemon
 		return err
 	}
 	var tls net.Listener
@@ -90,7 +90,7 @@ func (p *proxy) serve(ctx context.Context, host, https, plain string) error {
 	return err
 }
 
-// add adds a route host=target of the command line.
+// add adds a route host=target from the command line.
 func (p *proxy) add(s string) error {
 	pattern, target, ok := strings.Cut(s, "=")
 	if !ok {
@@ -125,16 +125,16 @@ func (p *proxy) allow(list string) error {
 	return nil
 }
 
-// unready answers for routes none of whose containers gets traffic.
+// unready answers for a route without a container that is ready.
 func unready(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Retry-After", "2")
 	http.Error(w, "503 Service Unavailable: no container is ready", http.StatusServiceUnavailable)
 }
 
-// apply makes routes and those of the command line the only ones. A route that
-// keeps its settings keeps its Upstream, and targets that it keeps are not
-// touched: their WebSockets go on. A route that is not possible stays as it
-// was, and is in the error.
+// apply makes routes, and those of the command line, the only ones. A route
+// with unchanged settings keeps its Upstream, and its unchanged targets keep
+// their WebSockets. A route that cannot be set up stays as it was and is named
+// in the error.
 func (p *proxy) apply(routes map[string]*route) error {
 	table, next, gone := map[string]http.Handler{}, map[string]*live{}, map[*live][]string{}
 	maps.Copy(table, p.fixed)
@@ -161,7 +161,7 @@ func (p *proxy) apply(routes map[string]*route) error {
 	}
 	p.report(routes)
 	p.live = next
-	for l, targets := range gone { // after the table: until here both serve
+	for l, targets := range gone { // only after the table has changed: until then, both serve
 		if len(targets) > 0 {
 			errs = append(errs, l.upstream.Remove(targets...))
 			l.targets = without(l.targets, targets)
@@ -170,7 +170,8 @@ func (p *proxy) apply(routes map[string]*route) error {
 	return errors.Join(errs...)
 }
 
-// grow returns l with the targets of r added, or a new one if l cannot be kept.
+// grow returns l with the targets of r added, or a new live if l cannot be
+// kept.
 func (p *proxy) grow(l *live, r *route) (*live, error) {
 	if l == nil || l.settings != r.settings {
 		u, err := r.settings.upstream(r.targets...)
@@ -185,7 +186,7 @@ func (p *proxy) grow(l *live, r *route) (*live, error) {
 	return l, nil
 }
 
-// report logs which routes have changed.
+// report logs the routes that have changed.
 func (p *proxy) report(routes map[string]*route) {
 	shown := map[string]string{}
 	for pattern, r := range routes {
@@ -203,7 +204,7 @@ func (p *proxy) report(routes map[string]*route) {
 	p.shown = shown
 }
 
-// without returns the elements of a that b does not have.
+// without returns the elements of a that are not in b.
 func without(a, b []string) (rest []string) {
 	for _, s := range a {
 		if !slices.Contains(b, s) {

@@ -15,15 +15,15 @@ import (
 
 const (
 	maxPause = 30 * time.Second
-	// a container that ignores the signal to stop gets traffic again after this
-	// time
+	// after this time, a container that ignores the stop signal gets traffic
+	// again
 	stopFor     = time.Minute
-	maxStopping = 10_000 // such containers are remembered
-	atOnce      = 8      // containers that are inspected at the same time
+	maxStopping = 10_000 // how many of these containers are remembered
+	atOnce      = 8      // containers that are inspected concurrently
 )
 
-// watch keeps the routes those of the containers until ctx is done. While the
-// daemon cannot be asked, they stay.
+// watch keeps the routes in step with the containers until ctx is done. While
+// the daemon does not answer, the routes stay.
 func (p *proxy) watch(ctx context.Context, e *engine) {
 	defer e.client.CloseIdleConnections()
 	pause, last := p.pause, ""
@@ -33,7 +33,8 @@ func (p *proxy) watch(ctx context.Context, e *engine) {
 		if ctx.Err() != nil {
 			return
 		}
-		// or a daemon that ends the events at once would be asked all the time
+		// otherwise a daemon that ends the events at once would be asked all
+		// the time
 		if synced && time.Since(began) > maxPause {
 			pause, last = p.pause, ""
 		}
@@ -54,9 +55,9 @@ func (p *proxy) watch(ctx context.Context, e *engine) {
 	}
 }
 
-// follow connects to the events, then reads all containers, and again whenever
-// events say that something may have changed. It returns when the daemon fails,
-// and whether the routes have been those of the daemon before.
+// follow connects to the events and reads all containers. It reads them again
+// whenever an event may have changed something. It returns when the daemon
+// fails. synced reports whether it has set the routes at least once.
 func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -72,7 +73,7 @@ func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) 
 			}
 			select {
 			case dirty <- struct{}{}:
-			default: // one more is waiting already
+			default: // a further one is already waiting
 			}
 		})
 	}()
@@ -97,9 +98,8 @@ func (p *proxy) follow(ctx context.Context, e *engine) (synced bool, err error) 
 	}
 }
 
-// await waits until routes may have changed, at most for d. It gathers the
-// events that come soon after the first. The error is why the events have
-// ended.
+// await waits until routes may have changed, at most for d. It also waits for
+// the events that soon follow the first one. The error is why the events ended.
 func (p *proxy) await(d time.Duration, dirty <-chan struct{}, ended <-chan error) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -123,13 +123,13 @@ func (p *proxy) await(d time.Duration, dirty <-chan struct{}, ended <-chan error
 	return nil
 }
 
-// note remembers which containers are told to stop, and reports whether an
-// event may change routes.
+// note remembers which containers are told to stop. It reports whether an event
+// may change routes.
 func (p *proxy) note(ev event) bool {
 	action, _, _ := strings.Cut(ev.Action, ":") // exec_create: command, health_status: healthy
 	switch {
 	case strings.HasPrefix(action, "exec"):
-		return false // health checks are made of them
+		return false // health checks cause these events
 	case slices.Contains([]string{"attach", "detach", "commit", "copy", "export", "resize", "top", "archive-path", "extract-to-dir"}, action):
 		return false
 	}
@@ -146,7 +146,7 @@ func (p *proxy) note(ev event) bool {
 	return true
 }
 
-// stops returns the containers that have been told to stop of late.
+// stops returns the containers that were told to stop recently.
 func (p *proxy) stops() map[string]time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -154,8 +154,9 @@ func (p *proxy) stops() map[string]time.Time {
 	return maps.Clone(p.stopping)
 }
 
-// sync makes the routes those of all containers. complete is false if the
-// daemon did not answer for each of them: those stay as they were.
+// sync sets the routes to those of all containers. complete is false if the
+// daemon did not answer for each container: those without an answer stay as
+// they were.
 func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) {
 	if p.place, err = p.locate(ctx, e); err != nil {
 		return false, err
@@ -193,7 +194,7 @@ func (p *proxy) sync(ctx context.Context, e *engine) (complete bool, err error) 
 	return complete, nil
 }
 
-// locate returns where the proxy runs: what -self says, else what the daemon
+// locate returns where the proxy runs: by -self, or else by what the daemon
 // knows.
 func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 	names, own := selves, own
@@ -204,18 +205,18 @@ func (p *proxy) locate(ctx context.Context, e *engine) (place, error) {
 		names, own = func() []string { return []string{p.self} }, chosen
 	}
 	at, err := locate(ctx, e, names(), own, p.network)
-	// it may be asked for one container in vain, and for others not
+	// the daemon may fail to answer for this container only
 	if err != nil && p.place.id != "" {
 		return p.place, nil
 	}
 	return at, err
 }
 
-// errHangs is the error for containers that the daemon is not asked for.
+// errHangs is the error of containers that the daemon is not asked for.
 var errHangs = errors.New("the daemon did not answer for other containers in time")
 
-// inspectAll returns what the daemon says of each of ids, or the error. If it
-// has not answered in time for several, it is not asked for the rest.
+// inspectAll returns the daemon's answer for each of ids, or an error. After
+// several timeouts, it does not ask for the rest.
 func inspectAll(ctx context.Context, e *engine, ids []string) ([]*container, []error) {
 	answers, errs := make([]*container, len(ids)), make([]error, len(ids))
 	turns := make(chan struct{}, atOnce)
@@ -239,8 +240,8 @@ func inspectAll(ctx context.Context, e *engine, ids []string) ([]*container, []e
 	return answers, errs
 }
 
-// inspect returns what the daemon says of ids, or has said last of those for
-// which it does not answer. A container that is gone is left out.
+// inspect returns the daemon's answers for ids. If the daemon does not answer
+// for one, its last answer is used. Containers that are gone are left out.
 func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*container, refusals []refusal) {
 	answers, errs := inspectAll(ctx, e, ids)
 	seen := map[string]*container{}
@@ -262,7 +263,7 @@ func (p *proxy) inspect(ctx context.Context, e *engine, ids []string) (all []*co
 	return all, refusals
 }
 
-// tell logs refusals that the log has not said yet.
+// tell logs the refusals that were not logged yet.
 func (p *proxy) tell(refusals []refusal) {
 	told := map[refusal]bool{}
 	for _, r := range refusals {

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// service starts what runs in a container, and returns its address.
+// service starts the server of a container, and returns its address.
 func service(t testing.TB, name string) string {
 	t.Helper()
 	return proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -26,7 +26,7 @@ func service(t testing.TB, name string) string {
 	})).Addr()
 }
 
-func TestContainersComeAndGo(t *testing.T) {
+func TestRoutesFollowContainersThatComeAndGo(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test, b.test")).start()
 	r := follow(t, d)
 	r.becomes("a.test/x", "200 one /x")
@@ -69,7 +69,8 @@ func TestOnlyContainersThatAreReadyGetTraffic(t *testing.T) {
 		{"State.Health", map[string]any{"Status": "unhealthy"}, "503 "},
 		{"State.Health", map[string]any{"Status": "none"}, "200 one"},
 		{"State.Status", "paused", "503 "},
-		{"State.Health", map[string]any{}, "200 one"}, // Podman's, without a check
+		// Podman's form for a container without a check
+		{"State.Health", map[string]any{}, "200 one"},
 		{"State.Status", "restarting", "503 "},
 		{"State.Health", nil, "200 one"},
 		{"State.Status", "exited", "404 "},
@@ -103,7 +104,7 @@ func TestANewContainerWaitsForItsHealthPath(t *testing.T) {
 	close(up)
 }
 
-func TestTheProxyServesUntilItIsTold(t *testing.T) {
+func TestTheProxyServesUntilItIsToldToStop(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := &rig{daemon: d, log: new(logbook), t: t, addr: proxytest.Free(t)}
 	p := newProxy(slog.New(slog.NewTextHandler(r.log, nil)), false)
@@ -143,7 +144,7 @@ func TestAContainerThatIsToldToStopGetsNoNewRequestAndFinishesTheOldOnes(t *test
 	require.NoError(t, err)
 	defer open.Body.Close()
 
-	d.event("kill", "old", "1") // SIGHUP stops nothing
+	d.event("kill", "old", "1") // SIGHUP does not stop a container
 	d.set(newBox("new", service(t, "new"), "hostproxy.host=a.test"))
 	d.event("kill", "old", "15")
 	proxytest.Eventually(t, "the old container is out", func() bool {
@@ -192,7 +193,7 @@ func TestARollingUpdateFailsNoRequest(t *testing.T) {
 		d.event("start", next["Id"].(string), "")
 		proxytest.Eventually(t, "the new version is asked", func() bool { return len(nextServer.Seen()) > 0 })
 		d.event("kill", old["Id"].(string), "15")
-		server.Close() // it is gone before the proxy has read the event
+		server.Close() // it is gone before the proxy reads the event
 		d.remove(old["Id"].(string))
 		d.event("die", old["Id"].(string), "")
 		old, server = next, nextServer
@@ -203,7 +204,7 @@ func TestARollingUpdateFailsNoRequest(t *testing.T) {
 	assert.Zero(t, failures.Load())
 }
 
-func TestASignalThatStopsNothingTakesNoTrafficAway(t *testing.T) {
+func TestASignalThatDoesNotStopAContainerKeepsItsTraffic(t *testing.T) {
 	p := newProxy(slog.New(slog.DiscardHandler), false)
 	for _, c := range []struct {
 		action, signal string
@@ -222,12 +223,12 @@ func TestASignalThatStopsNothingTakesNoTrafficAway(t *testing.T) {
 	assert.Empty(t, p.stops(), "a container that ignores the signal gets traffic again")
 }
 
-func TestAWebSocketSurvivesWhatChangesAroundIt(t *testing.T) {
+func TestAWebSocketSurvivesChangesOfOtherContainers(t *testing.T) {
 	const hello = "\x81\x85\x00\x00\x00\x00hello"
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n") == nil {
 			for err == nil {
-				var frame string // with a mask; the answer has none
+				var frame string // client frames are masked; the answer is not
 				if frame, err = c.ReadString(2); err == nil && frame[0] == 0x81 {
 					_, _ = c.ReadString(len(hello) - 2)
 					err = c.Send("\x81\x05hello")
@@ -273,7 +274,7 @@ func TestAWebSocketSurvivesWhatChangesAroundIt(t *testing.T) {
 	assert.Contains(t, c.Rest(), "\x03\xe9", "closed with 1001")
 }
 
-func TestADaemonThatComesLateIsFoundAndOneThatGoesTakesNoRoutes(t *testing.T) {
+func TestALateDaemonIsFoundAndALostOneLeavesTheRoutes(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test"))
 	r := follow(t, d, func(p *proxy, _ *engine) {
 		require.NoError(t, p.add("fixed.test="+service(t, "fixed")))
@@ -301,7 +302,7 @@ func TestAnEventBetweenConnectingAndListingIsNotLost(t *testing.T) {
 	late := newBox("b", service(t, "two"), "hostproxy.host=b.test")
 	first := true
 	d.answer(func(w http.ResponseWriter, q *http.Request) bool {
-		if q.URL.Path == "/containers/a/json" && first { // the list is out, and had no b
+		if q.URL.Path == "/containers/a/json" && first { // the list was sent, without b
 			first = false
 			d.set(late)
 			d.event("start", "b", "")
@@ -312,7 +313,7 @@ func TestAnEventBetweenConnectingAndListingIsNotLost(t *testing.T) {
 	r.becomes("b.test/", "200 two")
 }
 
-func TestABurstOfEventsIsOneLookOrTwo(t *testing.T) {
+func TestABurstOfEventsCausesFewLists(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(p *proxy, _ *engine) { p.gather = 300 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -377,7 +378,7 @@ func TestGarbageFromTheSocketChangesNothing(t *testing.T) {
 	}
 }
 
-func TestAContainerThatTheDaemonHangsOnHoldsUpNoOther(t *testing.T) {
+func TestAContainerThatTheDaemonHangsOnDelaysNoOther(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(_ *proxy, e *engine) { e.patience = 200 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -391,11 +392,11 @@ func TestAContainerThatTheDaemonHangsOnHoldsUpNoOther(t *testing.T) {
 	d.set(newBox("b", service(t, "two"), "hostproxy.host=b.test"))
 	d.event("start", "b", "")
 	r.becomes("b.test/", "200 two")
-	assert.Equal(t, "200 one /", r.ask("a.test/"), "it stays as it was")
+	assert.Equal(t, "200 one /", r.ask("a.test/"), "its route stays as it was")
 	r.says("deadline exceeded")
 }
 
-func TestARouteThatIsNotPossibleStopsNoOther(t *testing.T) {
+func TestAnInvalidRouteStopsNoOther(t *testing.T) {
 	p := newProxy(slog.New(slog.DiscardHandler), false)
 	good := &route{settings: settings{scheme: "http"}, targets: []string{"http://127.0.0.1:1"}}
 	require.NoError(t, p.apply(map[string]*route{"a.test": good}))
@@ -410,7 +411,7 @@ func TestARouteThatIsNotPossibleStopsNoOther(t *testing.T) {
 	assert.Same(t, before, p.live["a.test"].upstream)
 }
 
-func TestADaemonThatHangsIsLeftAfterAWhile(t *testing.T) {
+func TestAHangingDaemonIsAskedAgain(t *testing.T) {
 	d := newDaemon(t).start()
 	hung := make(chan struct{}, 100)
 	d.answer(func(_ http.ResponseWriter, q *http.Request) bool {
@@ -423,7 +424,7 @@ func TestADaemonThatHangsIsLeftAfterAWhile(t *testing.T) {
 	})
 	r := follow(t, d, func(_ *proxy, e *engine) { e.patience = 50 * time.Millisecond })
 	<-hung
-	<-hung // asked again
+	<-hung // the proxy tries again
 	d.answer(nil)
 	d.set(newBox("a", service(t, "one"), "hostproxy.host=a.test"))
 	r.becomes("a.test/", "200 one")

@@ -1,13 +1,12 @@
-// Command embed puts a Router into a server that was there before it: the
-// program keeps its own pages and its own http.Server, and hands one host and
-// one path to services of their own.
+// Command embed adds a Router to a server that exists already. The program
+// keeps its own pages and its own http.Server. One host and one path go to
+// services of their own:
 //
 //	go run ./examples/embed -api localhost:4000 -docs localhost:4002
 //	curl http://localhost:8080/ http://localhost:8080/docs/ http://api.localhost:8080/
 //
-// The Router stands in front of the program's ServeMux and not behind it: a
-// ServeMux redirects paths such as /a//b, which an upstream may want to see as
-// they are.
+// The Router is in front of the program's ServeMux, not behind it: a ServeMux
+// redirects paths such as /a//b, which an upstream may need unchanged.
 package main
 
 import (
@@ -34,15 +33,15 @@ func main() {
 	log.Fatal(server.ListenAndServe())
 }
 
-// pages is what the program serves itself.
+// pages returns the handler of the program's own pages.
 func pages() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "the program's own page") })
 	return mux
 }
 
-// handler sends one host and one path of any host elsewhere, and leaves the
-// rest to own.
+// handler sends one host, and one path of all hosts, to services. Everything
+// else goes to own.
 func handler(own http.Handler, api, docs string) (http.Handler, error) {
 	apiUpstream, err := hostproxy.NewUpstream(api)
 	if err != nil {

@@ -18,7 +18,7 @@ func named(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { _, _ = io.WriteString(w, name+" "+q.RequestURI) })
 }
 
-func TestHostAndPathGoElsewhereAndTheRestStays(t *testing.T) {
+func TestOneHostAndOnePathGoToServicesAndTheRestStays(t *testing.T) {
 	api, docs := proxytest.NewServer(t, named("api")), proxytest.NewServer(t, named("docs"))
 	h, err := handler(pages(), api.Addr(), docs.Addr())
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestHostAndPathGoElsewhereAndTheRestStays(t *testing.T) {
 	}
 }
 
-func TestABadTargetIsSaid(t *testing.T) {
+func TestAnInvalidTargetIsAnError(t *testing.T) {
 	_, err := handler(pages(), "nowhere", "localhost:1")
 	assert.ErrorContains(t, err, `target "nowhere": the port is missing`)
 }

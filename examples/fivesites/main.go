@@ -1,7 +1,7 @@
 // Command fivesites serves five services behind one address: HTTPS with
 // certificates of a local authority, HTTP/2, and redirects from plain HTTP. It
-// starts five small services itself and prints how to ask them; with -upstream
-// it serves yours instead.
+// starts five small services itself and prints how to request them. With
+// -upstream it serves your services instead.
 //
 //	go run ./examples/fivesites
 //	go run ./examples/fivesites -upstream blog.localhost=localhost:4006 -upstream api.localhost=localhost:4000
@@ -33,7 +33,7 @@ func main() {
 	}
 }
 
-// run serves until ctx is done, and writes how to ask it to out.
+// run serves until ctx is done. It writes to out how to request the sites.
 func run(ctx context.Context, out io.Writer, https, plain string, upstreams pairs) error {
 	if len(upstreams) == 0 {
 		sites, stop, err := startSites("blog.localhost", "chat.localhost", "admin.localhost", "skymaxx.localhost", "localhost")

@@ -20,17 +20,17 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// started is the example at work, as far as what it prints tells.
+// started is what a running example has printed.
 type started struct {
 	urls  []string
 	roots *x509.CertPool
-	addr  string // of HTTPS
+	addr  string // address for HTTPS
 	plain string // the first site's URL for redirects
 	stop  func() error
 }
 
 // start runs the example on free ports and reads what it prints. Its files are
-// in a folder of the test.
+// in a directory of the test.
 func start(t *testing.T, upstreams ...pair) *started {
 	t.Helper()
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
@@ -64,7 +64,7 @@ func start(t *testing.T, upstreams ...pair) *started {
 			return s
 		}
 	}
-	t.Fatalf("the example ends at once: %v", <-done)
+	t.Fatalf("the example ended immediately: %v", <-done)
 	return nil
 }
 
@@ -103,7 +103,7 @@ func TestFiveSitesAnswerOverHTTPSAndTheProgramEndsCleanly(t *testing.T) {
 	assert.NoError(t, s.stop())
 }
 
-func TestOnesOwnServicesAreServedInstead(t *testing.T) {
+func TestUpstreamFlagsReplaceTheBuiltInServices(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	s := start(t, pair{"mine.localhost", backend.Addr()}, pair{"gone.localhost", proxytest.Refused(t)})
 	client := proxytest.HTTPClient(t, s.addr, s.roots, "h1")
@@ -117,7 +117,7 @@ func TestOnesOwnServicesAreServedInstead(t *testing.T) {
 	assert.NoError(t, s.stop())
 }
 
-func TestFlags(t *testing.T) {
+func TestEachInvalidFlagIsAnError(t *testing.T) {
 	var p pairs
 	require.NoError(t, p.Set("a.localhost=localhost:1"))
 	require.NoError(t, p.Set("b.localhost=http://localhost:2"))

@@ -17,12 +17,12 @@ import (
 // pairs collects host=target flags, in order.
 type pairs []pair
 
-// A pair is a site and where it is served.
+// A pair is a site's host and its target.
 type pair struct{ host, target string }
 
 func (p *pairs) String() string { return fmt.Sprint(*p) }
 
-// Set adds one flag.
+// Set adds the pair of one flag.
 func (p *pairs) Set(s string) error {
 	host, target, ok := strings.Cut(s, "=")
 	if !ok {
@@ -32,8 +32,8 @@ func (p *pairs) Set(s string) error {
 	return nil
 }
 
-// startSites starts a service for each host, on a free port. The caller calls
-// stop at the end.
+// startSites starts a service for each host on a free port. The caller must
+// call stop in the end.
 func startSites(hosts ...string) (sites pairs, stop func(), err error) {
 	servers := make([]*http.Server, 0, len(hosts))
 	stop = func() {
@@ -55,7 +55,7 @@ func startSites(hosts ...string) (sites pairs, stop func(), err error) {
 	return sites, stop, nil
 }
 
-// greeter answers with its name and what it saw of the request.
+// greeter answers with its name and with what it received.
 func greeter(host string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		fmt.Fprintf(w, "Hello from the service behind %s!\n%s %s://%s%s for %s\n", host,
@@ -63,7 +63,7 @@ func greeter(host string) http.Handler {
 	})
 }
 
-// printHelp writes the URL of each site and a line for curl.
+// printHelp writes the URL of each site, and a curl command.
 func printHelp(ctx context.Context, out io.Writer, sites pairs, https, plain net.Addr) {
 	port, open := https.(*net.TCPAddr).Port, plain.(*net.TCPAddr).Port
 	for _, s := range sites {
@@ -78,7 +78,8 @@ func printHelp(ctx context.Context, out io.Writer, sites pairs, https, plain net
 	fmt.Fprintf(out, "\ncurl --cacert %s https://%s:%d/\n\n", root, sites[0].host, port)
 }
 
-// listen opens a TCP listener, and says what to do where that is not allowed.
+// listen opens a TCP listener. Its error says what to do if the port is not
+// allowed.
 func listen(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if errors.Is(err, syscall.EACCES) {

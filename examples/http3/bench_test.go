@@ -12,8 +12,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// BenchmarkProtocols measures requests through the proxy, client and target
-// included, all in one process. Those of h2 and h3 share one connection.
+// BenchmarkProtocols measures requests through the proxy. Client, proxy and
+// target run in one process. The requests of h2, and those of h3, share one
+// connection.
 func BenchmarkProtocols(b *testing.B) {
 	for size, body := range map[string]string{"1KiB": strings.Repeat("x", 1<<10), "1MiB": strings.Repeat("x", 1<<20)} {
 		target := proxytest.NewServer(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))

@@ -7,25 +7,25 @@ import (
 	"time"
 )
 
-// endWait limits the wait for the end of a request without a length that should
-// have no body. The end is nearly always in the packet of the head, or in the
-// next one.
+// endWait limits the wait for the end of a request that has no length and
+// probably no body. The end is nearly always in the same packet as the head, or
+// in the next one.
 const endWait = 50 * time.Millisecond
 
-// asNetHTTP returns q as a server of net/http would hand it on:
+// asNetHTTP returns q as a net/http server would pass it to a handler:
 //
 //   - Copies of the request get the trailers at the end of the body, announced
-//     or not. quic-go sets the field Trailer anew, which copies do not see.
-//   - A request without a body has the length 0. To quic-go it is unknown,
-//     because the end of a stream comes after the head. Targets would get a GET
-//     with a chunked body.
-//   - Host is the field Host alone, and no header beside it.
+//     or not. quic-go assigns a new Trailer map, which copies do not see.
+//   - A request without a body has the length 0. quic-go reports it as unknown,
+//     because the end of a stream comes after the head. Otherwise targets would
+//     get a GET with a chunked body.
+//   - Host is only in the field Host, and not among the headers.
 func asNetHTTP(q *http.Request) *http.Request {
-	delete(q.Header, "Host") // equal to the authority, or quic-go would have refused q
+	delete(q.Header, "Host") // equal to the authority: otherwise quic-go refuses q
 	if q.ContentLength == 0 && q.Trailer == nil || q.Method == http.MethodConnect {
 		return q
 	}
-	c := q.WithContext(q.Context()) // quic-go changes q when the trailers come
+	c := q.WithContext(q.Context()) // quic-go changes q when the trailers arrive
 	if c.Trailer = maps.Clone(q.Trailer); c.Trailer == nil {
 		c.Trailer = http.Header{}
 	}
@@ -37,8 +37,8 @@ func asNetHTTP(q *http.Request) *http.Request {
 	return c
 }
 
-// mayLackBody reports whether requests of a method have no body, as a rule. The
-// others say so by a Content-Length of 0 (RFC 9110, 8.6).
+// mayLackBody reports whether requests of this method usually have no body. The
+// others announce an empty one by a Content-Length of 0 (RFC 9110, 8.6).
 func mayLackBody(method string) bool {
 	return method != http.MethodPost && method != http.MethodPut && method != http.MethodPatch
 }
@@ -47,17 +47,18 @@ func mayLackBody(method string) bool {
 type body struct {
 	io.ReadCloser
 	q       *http.Request // quic-go's
-	trailer http.Header   // of the request that the handler gets
+	trailer http.Header   // trailer of the request that the handler gets
 
-	// closed when the first byte, or an error, is there; nil if that is of no
-	// interest
+	// closed when the first byte or an error has been read; nil if nothing
+	// waits for that
 	looked chan struct{}
 	first  [1]byte
 	n      int
 	err    error
 }
 
-// ends reports whether the body is empty, as far as is known within endWait.
+// ends reports whether the body is empty, as far as this is known within
+// endWait.
 func (b *body) ends() bool {
 	b.looked = make(chan struct{})
 	go b.look()
@@ -71,7 +72,7 @@ func (b *body) ends() bool {
 	}
 }
 
-// look reads the first byte. It ends with the stream at the latest.
+// look reads the first byte. At the latest, it returns when the stream ends.
 func (b *body) look() {
 	defer close(b.looked)
 	for b.n == 0 && b.err == nil {
@@ -79,7 +80,7 @@ func (b *body) look() {
 	}
 }
 
-// Read returns what look has read, and then the rest.
+// Read returns the byte that look has read, and then the rest.
 func (b *body) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil

@@ -20,7 +20,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The end of a GET's body may come late, or not before the response.
+// The end of a GET's body may come late, or only after the response.
 func TestAGetMayHaveABody(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -54,7 +54,7 @@ func TestAGetMayHaveABody(t *testing.T) {
 			for i := len(texts) - 1; i >= 0; i-- {
 				want = texts[i] + want
 			}
-			if len(texts) == 0 { // it ends behind the head of the response
+			if len(texts) == 0 { // the body ends after the head of the response
 				send.Close()
 			}
 			got, err := io.ReadAll(res.Body)
@@ -65,14 +65,14 @@ func TestAGetMayHaveABody(t *testing.T) {
 	}
 }
 
-// A client may send the authority as Host too (RFC 9114, 4.3.1).
-func TestHostIsNoHeader(t *testing.T) {
+// A client may send the authority as a Host header too (RFC 9114, 4.3.1).
+func TestHostIsNotAmongTheHeaders(t *testing.T) {
 	q := &http.Request{Method: "POST", Host: "a.test", ContentLength: 1, Header: http.Header{"Host": {"a.test"}, "X-A": {"1"}}}
 	assert.Equal(t, http.Header{"X-A": {"1"}}, http3.AsNetHTTP(q).Header)
 }
 
-// A target must not take what has come of an upload for the whole.
-func TestAnUploadThatIsCutOffStaysSo(t *testing.T) {
+// A target must not take the part of an upload that arrived for the whole.
+func TestAnUploadThatIsCutOffStaysIncomplete(t *testing.T) {
 	proxytest.NoLeaks(t)
 	began, read := make(chan bool), make(chan error)
 	h := http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
@@ -109,7 +109,8 @@ func TestAnUploadThatIsCutOffStaysSo(t *testing.T) {
 	}
 }
 
-// A request may be sent while uploads on its connection wait for a handler.
+// A request can still be sent while stalled uploads on its connection wait for
+// a handler.
 func TestUploadsThatStallLeaveRoomForRequests(t *testing.T) {
 	proxytest.NoLeaks(t)
 	goOn := make(chan bool)

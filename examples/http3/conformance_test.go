@@ -22,11 +22,11 @@ import (
 
 var protocols = []string{"h1", "h2", "h3"}
 
-// A result is what a client sees of a response.
+// A result is a response as a client sees it.
 type result struct {
 	Status  int
 	Interim []int
-	Header  http.Header // without Date and what names the protocol
+	Header  http.Header // without Date, Alt-Svc and Connection
 	Body    string
 	Trailer http.Header
 	Cut     bool   // the response, or its body, ended with an error
@@ -39,7 +39,7 @@ func ask(t *testing.T, c *http.Client, q *http.Request) (r result) {
 	ctx, cancel := context.WithTimeout(t.Context(), proxytest.Patience)
 	defer cancel()
 	q = q.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
-		// whether it is sent is up to the client's and the server's timing
+		// whether 100 is sent depends on the timing of client and server
 		if code != http.StatusContinue {
 			r.Interim = append(r.Interim, code)
 		}
@@ -61,7 +61,7 @@ func ask(t *testing.T, c *http.Client, q *http.Request) (r result) {
 	return r
 }
 
-// echo answers with what it got.
+// echo answers with the request that it received.
 func echo(w http.ResponseWriter, q *http.Request) {
 	b, _ := io.ReadAll(q.Body)
 	if len(b) > 100 {
@@ -76,7 +76,7 @@ func echo(w http.ResponseWriter, q *http.Request) {
 		q.Header["Expect"], q.Trailer)
 }
 
-// target answers by the path.
+// target answers depending on the path.
 func target(w http.ResponseWriter, q *http.Request) {
 	switch path := strings.TrimPrefix(q.URL.Path, "/own"); path {
 	case "/204":
@@ -117,25 +117,24 @@ func target(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// A shape is one request and what must be seen of the response, whatever the
-// protocol.
+// A shape is a request and the response that every protocol must give.
 type shape struct {
 	name   string
 	method string // "" means GET
 	url    string
-	host   string // "" means that of url
+	host   string // "" means the host of url
 	header http.Header
 	body   string
 	chunks bool // the length is not announced
 	trail  http.Header
-	want   int    // 0 means that the response is cut off: how much of it comes first is open
+	want   int    // 0 means the response is cut off at any point
 	text   string // part of the body
 }
 
 func shapes() []shape {
 	large := strings.Repeat("x", 1<<20)
-	// over HTTP/1.1, some of it must be read for the answer to get through: 256
-	// KiB at most
+	// over HTTP/1.1, the server must read some of this for the answer to
+	// arrive: 256 KiB at most
 	refused := strings.Repeat("x", 128<<10)
 	all := []shape{
 		{name: "get", url: "/?a=b;c", want: 200, text: `GET a.test /?a=b;c body="" for=["127.0.0.1"] proto=["https"] host=["a.test"]`},
@@ -160,10 +159,10 @@ func shapes() []shape {
 		{name: "expect", method: "POST", url: "/", body: "some", header: http.Header{"Expect": {"100-continue"}}, want: 200, text: `body="some"`},
 		{name: "expect, refused", method: "POST", url: "/early", body: refused, header: http.Header{"Expect": {"100-continue"}}, want: 409, text: "no need"},
 	}
-	for _, s := range all { // the same by a handler in place of a target
+	for _, s := range all { // the same requests, answered by a handler instead of a target
 		s.name, s.url = "own "+s.name, "/own"+s.url
 		if s.text = strings.NewReplacer(" /?", " /own/?", " /x", " /own/x").Replace(s.text); strings.Contains(s.text, "=") && !strings.Contains(s.text, "body=") {
-			continue // what only targets get
+			continue // only targets get this
 		}
 		if s.name == "own get" {
 			s.text = `GET a.test /own/?a=b;c body=""`
@@ -185,7 +184,7 @@ func shapes() []shape {
 	)
 }
 
-// conforming returns a site with what shapes needs.
+// conforming returns a site with the routes that shapes need.
 func conforming(t *testing.T) *site {
 	t.Helper()
 	s := newSite(t, "a.test", "b.test")
@@ -231,7 +230,7 @@ func (s *shape) request(t *testing.T) *http.Request {
 	return q
 }
 
-// Each case is asked twice over each protocol, on one connection.
+// Each request is sent twice over each protocol, on one connection.
 func TestResultsAreEqualOverAllProtocols(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := conforming(t)

@@ -18,20 +18,21 @@ import (
 )
 
 const (
-	// manyHandshakes is from how many handshakes in flight clients must show
-	// that packets reach their address, at the cost of a round trip: a sender
-	// with a forged address cannot.
+	// manyHandshakes is the number of handshakes in flight from which clients
+	// must prove that packets reach their address. The proof costs a round
+	// trip. A sender with a forged address cannot give it.
 	manyHandshakes = 128
 
-	// lastWait is how long a connection without requests stays open in a
-	// shutdown, for packets that are lost.
+	// lastWait is how long a shutdown keeps a connection without requests open,
+	// in case packets were lost.
 	lastWait = 2 * time.Second
 
-	// maxFields limits the fields in the head of a request, as over HTTP/1.1
-	// and HTTP/2.
+	// maxFields limits the number of headers of a request, as over HTTP/1.1 and
+	// HTTP/2.
 	maxFields = 100
 
-	// shutdown is why connections are closed at the end.
+	// shutdown is the reason given when the Server closes connections at its
+	// end.
 	shutdown = "shutdown"
 )
 
@@ -43,25 +44,25 @@ type conns struct {
 	stall          time.Duration // see writeStall
 
 	mu       sync.Mutex
-	clients  map[netip.Prefix]int // open connections, handshakes included
+	clients  map[netip.Prefix]int // open connections per client, handshakes included
 	all      int
-	accepted map[*quic.Conn]*conn // those of clients that have finished the handshake
+	accepted map[*quic.Conn]*conn // connections whose handshake has finished
 }
 
 // A conn is a connection that serves requests.
 type conn struct {
 	inFlight atomic.Int64
-	idleAt   atomic.Int64 // when the last request ended, in nanoseconds of Unix time
+	idleAt   atomic.Int64 // end of the last request, as Unix time in nanoseconds
 }
 
-// connKey is the key of a connection's conn in contexts.
+// connKey is the context key of a connection's conn.
 type connKey struct{}
 
 func newConns(s *Server) *conns {
 	return &conns{max: s.MaxConns, perClient: s.MaxConnsPerClient, stall: cmp.Or(s.stall, writeStall), clients: map[netip.Prefix]int{}, accepted: map[*quic.Conn]*conn{}}
 }
 
-// client returns what counts as one client.
+// client returns the prefix that counts as one client.
 func client(a net.Addr) netip.Prefix {
 	u, ok := a.(*net.UDPAddr)
 	if !ok {
@@ -76,8 +77,8 @@ func client(a net.Addr) netip.Prefix {
 	return p
 }
 
-// doubts reports whether a client must show that its address is its own. Forged
-// addresses thus use up half of a client's connections at most.
+// doubts reports whether a client must prove that its address is its own. So
+// forged addresses use up at most half of a client's connections.
 func (c *conns) doubts(a net.Addr) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +86,7 @@ func (c *conns) doubts(a net.Addr) bool {
 }
 
 // admit counts a new connection, or refuses it. ctx is done when the connection
-// has ended.
+// ends.
 func (c *conns) admit(ctx context.Context, i *quic.ClientInfo) (context.Context, error) {
 	p := client(i.RemoteAddr)
 	c.mu.Lock()
@@ -99,7 +100,7 @@ func (c *conns) admit(ctx context.Context, i *quic.ClientInfo) (context.Context,
 	return ctx, nil
 }
 
-// forget takes back what admit has counted.
+// forget undoes the count of admit.
 func (c *conns) forget(p netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +125,7 @@ func (c *conns) open(ctx context.Context, q *quic.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, x)
 }
 
-// counted returns h, and counts its requests.
+// counted returns a handler that serves by h and counts its requests.
 func (c *conns) counted(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if x, ok := q.Context().Value(connKey{}).(*conn); ok {
@@ -144,7 +145,7 @@ func (c *conns) counted(h http.Handler) http.Handler {
 	})
 }
 
-// tooMany reports whether there are more fields than a hostproxy.Server
+// tooMany reports whether there are more headers than a hostproxy.Server
 // accepts.
 func tooMany(h http.Header) bool {
 	n := 0
@@ -154,17 +155,17 @@ func tooMany(h http.Header) bool {
 	return n > maxFields
 }
 
-// apart calls h in a goroutine of its own. If a handler ends its goroutine,
-// which is then not quic-go's, its response is cut off, as it is over HTTP/1.1
-// and HTTP/2. Otherwise its client would wait for ever.
+// apart calls h in a goroutine of its own. If h ends that goroutine
+// (runtime.Goexit), the response is cut off, as over HTTP/1.1 and HTTP/2. In
+// quic-go's goroutine, the client would then wait for ever.
 func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 	ended := make(chan any, 1)
 	go func() {
-		var how any = http.ErrAbortHandler // unless h returns
+		var how any = http.ErrAbortHandler // stays if h does not return
 		defer func() {
 			p := recover()
 			if p != nil && p != http.ErrAbortHandler {
-				// quic-go logs it, with the stack of another goroutine
+				// quic-go logs this, but with the stack of its own goroutine
 				how = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
 			}
 			ended <- how
@@ -177,9 +178,9 @@ func apart(h http.Handler, w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// closeIdle closes the connections that have had no request for so long. The
-// head of a request that is not complete is none. In a shutdown, clients should
-// close them when they get GOAWAY.
+// closeIdle closes the connections without a request for the time after. An
+// incomplete head does not count as a request. In a shutdown, clients should
+// close such connections themselves when they get GOAWAY.
 func (c *conns) closeIdle(after time.Duration, why string) {
 	now := time.Now().UnixNano()
 	c.closeIf(why, func(x *conn) bool { return x.inFlight.Load() == 0 && now-x.idleAt.Load() >= int64(after) })

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Conns returns how many connections of s serve requests.
+// Conns returns how many connections of s have finished their handshake.
 func Conns(s *Server) int {
 	n := s.session()
 	n.conns.mu.Lock()
@@ -13,8 +13,8 @@ func Conns(s *Server) int {
 	return len(n.conns.accepted)
 }
 
-// AsNetHTTP is asNetHTTP.
+// AsNetHTTP exports asNetHTTP.
 func AsNetHTTP(q *http.Request) *http.Request { return asNetHTTP(q) }
 
-// SetStall makes d the limit of a client that takes nothing.
+// SetStall sets how long a client may take nothing of a response.
 func SetStall(s *Server, d time.Duration) { s.stall = d }

@@ -22,12 +22,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Set in a process that takes over: the UDP address, and the folder of the
+// Set in a process that takes over: the UDP address and the directory of the
 // certificate.
 const addrEnv, filesEnv = "HTTP3_TEST_ADDR", "HTTP3_TEST_FILES"
 
-// takeOver is the new process of TestAHandOver. It ends with its standard
-// input.
+// takeOver runs the new process of the hand-over test until its standard input
+// ends.
 func takeOver(addr string) error {
 	sockets, err := hostproxy.Inherited()
 	if err != nil {
@@ -51,9 +51,9 @@ func takeOver(addr string) error {
 	return s.Serve(ctx, https, nil)
 }
 
-// Requests are asked over HTTP/3 and HTTP/2, as browsers do, while a new
-// process takes over.
-func TestAHandOver(t *testing.T) {
+// Requests run over HTTP/3 and HTTP/2, as from browsers, while a new process
+// takes over.
+func TestNoRequestFailsDuringAHandOver(t *testing.T) {
 	cert, roots := proxytest.Certificate(t, "a.test")
 	dir := t.TempDir()
 	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
@@ -98,7 +98,7 @@ func TestAHandOver(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, old.server.HandOver(t.Context(), cmd))
 	_, body, _ := get(t, old.client(t, "h2"), "https://a.test/")
-	assert.Equal(t, "next 2", body, "as browsers do while the old process has the socket")
+	assert.Equal(t, "next 2", body, "HTTP/2 works while the old process has the UDP socket")
 	goOn <- true
 	assert.Equal(t, "whole", <-slow)
 	assert.NoError(t, <-ended)

@@ -3,8 +3,8 @@
 //
 //	s := &hostproxy.Server{Router: &r, Companions: []hostproxy.Companion{&http3.Server{}}}
 //
-// It has the certificates, the routes and the limits of the Router. 0-RTT is
-// off, because its requests can be replayed.
+// It uses the certificates, the routes and the limits of the Router. 0-RTT is
+// disabled, because its requests can be replayed.
 package http3
 
 import (
@@ -23,48 +23,48 @@ import (
 )
 
 // A Server is a hostproxy.Companion for HTTP/3. The zero value listens on :443.
-// Fields must be set before the hostproxy.Server serves. It serves once at a
-// time, and may serve again.
+// Set the fields before the hostproxy.Server serves. A Server serves once at a
+// time, but may serve again.
 type Server struct {
 	// Addr is the UDP address. "" means ":443".
 	Addr string
 
-	// AltSvcPort is the port that clients are told to use (Alt-Svc), if it is
-	// not the port of Addr. Zero means the port of Addr.
+	// AltSvcPort is the port announced to clients (Alt-Svc), if it differs from
+	// the port of Addr. Zero means the port of Addr.
 	AltSvcPort int
 
-	// AltSvcAge is how long clients remember that there is HTTP/3. Zero means a
-	// day. Negative announces nothing.
+	// AltSvcAge is how long clients remember the announcement. Zero means a
+	// day. Negative disables it.
 	AltSvcAge time.Duration
 
 	// MaxStreams limits the requests in flight of each connection. Zero means
 	// 100; negative is an error.
 	MaxStreams int
 
-	// MaxHeaderBytes limits the head of a request. Further bytes get 431. Zero
+	// MaxHeaderBytes limits the head of a request. A larger one gets 431. Zero
 	// means 16 KiB, as for hostproxy.Server; negative is an error.
 	MaxHeaderBytes int
 
-	// MaxConns limits the open connections. MaxConnsPerClient limits those of
-	// each client (an IPv4 address or the /64 of an IPv6 address); they do not
-	// count in the field of hostproxy.Server with this name. Further
-	// connections are refused. Zero means no limit; negative is an error.
+	// MaxConns limits the open connections, and MaxConnsPerClient those of each
+	// client (an IPv4 address or an IPv6 /64). They count separately from the
+	// fields of hostproxy.Server with these names. Further connections are
+	// refused. Zero means no limit; negative is an error.
 	MaxConns, MaxConnsPerClient int
 
-	// IdleTimeout limits the wait for the next request on a connection, to the
-	// end of its head. Zero means 2 minutes; negative disables the limit. A
-	// client that has disappeared is noticed after 30 s.
+	// IdleTimeout limits the wait for the next complete request head on a
+	// connection. Zero means 2 minutes; negative disables the limit. A client
+	// that has disappeared is noticed after 30 s.
 	IdleTimeout time.Duration
 
 	// HandshakeTimeout limits the handshake, including the wait for a
 	// certificate. Zero means 10 s; negative is an error.
 	HandshakeTimeout time.Duration
 
-	// BindTimeout limits the wait for Addr while another process has it. Set
-	// it, to a little more than DrainTimeout, in programs that use
-	// hostproxy.Server.HandOver: the old process keeps the UDP socket until its
-	// connections have ended, and clients use HTTP/2 meanwhile. Zero means that
-	// Listen fails at once.
+	// BindTimeout limits the wait for Addr while another process uses it. Zero
+	// means that Listen fails at once. Programs that use
+	// hostproxy.Server.HandOver should set it to a little more than
+	// DrainTimeout: the old process keeps the UDP socket until its connections
+	// have ended. Meanwhile, clients use HTTP/2.
 	BindTimeout time.Duration
 
 	stall time.Duration // for tests; 0 means writeStall
@@ -73,12 +73,12 @@ type Server struct {
 	now *session // nil unless Listen has succeeded
 }
 
-// Defaults, and what is not a setting.
+// Defaults, and fixed limits.
 const (
 	defaultHeaderBytes = 16 << 10
-	uniStreams         = 8                // clients open three: control, and two of QPACK
-	deadAfter          = 30 * time.Second // without a packet of the client
-	keepAlive          = 15 * time.Second // so that a silent WebSocket stays open
+	uniStreams         = 8                // a client opens three: one for control, two for QPACK
+	deadAfter          = 30 * time.Second // time without a packet from the client
+	keepAlive          = 15 * time.Second // so that a quiet WebSocket stays open
 )
 
 // Listen checks the settings and opens the socket. It implements an optional
@@ -178,8 +178,8 @@ func (s *Server) idleTimeout() time.Duration {
 	return max(cmp.Or(s.IdleTimeout, 2*time.Minute), 0)
 }
 
-// sweeps returns when to look for idle connections. It is nil if there is no
-// limit.
+// sweeps returns a channel that yields when it is time to look for idle
+// connections. It is nil if there is no limit.
 func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
 	idle := s.idleTimeout()
 	if idle == 0 {
@@ -189,17 +189,17 @@ func (s *Server) sweeps() (c <-chan time.Time, stop func()) {
 	return t.C, t.Stop
 }
 
-// config returns the settings of QUIC.
+// config returns the QUIC settings.
 func (s *Server) config() *quic.Config {
 	return &quic.Config{
 		Allow0RTT: false,
-		// quic-go allows twice as much in all
+		// quic-go allows twice this time for the whole handshake
 		HandshakeIdleTimeout: cmp.Or(s.HandshakeTimeout, 10*time.Second) / 2,
 		MaxIdleTimeout:       deadAfter,
 		KeepAlivePeriod:      keepAlive,
 		MaxIncomingStreams:   int64(cmp.Or(s.MaxStreams, 100)),
 
-		// Heads count in the window of the connection too: uploads that stall
+		// Heads count against the connection's window too, so stalled uploads
 		// must leave room for them.
 		InitialStreamReceiveWindow:     64 << 10,
 		MaxStreamReceiveWindow:         1 << 20,

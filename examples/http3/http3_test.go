@@ -41,7 +41,7 @@ func TestHTTP3IsAnnouncedAndServed(t *testing.T) {
 	}
 }
 
-func TestHTTP3IsNotAnnounced(t *testing.T) {
+func TestHTTP3IsNotAnnouncedIfThatIsDisabled(t *testing.T) {
 	s := newSite(t, "a.test")
 	s.router.Handle("a.test", hello("a"))
 	s.own.AltSvcAge = -1
@@ -52,8 +52,8 @@ func TestHTTP3IsNotAnnounced(t *testing.T) {
 	}
 }
 
-// What a client proved to one host counts for no other.
-func TestRealmsOfClientCertificatesAreEqualOverAllProtocols(t *testing.T) {
+// A client certificate shown to one host does not count for another.
+func TestClientCertificatesCountForTheirHostOverAllProtocols(t *testing.T) {
 	proxytest.NoLeaks(t)
 	proof, clients := proxytest.Certificate(t, "client.example")
 	s := newSite(t, "open.test", "admin.test")
@@ -194,7 +194,7 @@ func TestFlushedEventsArriveAtOnceOverAllProtocols(t *testing.T) {
 	}
 }
 
-func TestAClientThatLeavesEndsItsRequest(t *testing.T) {
+func TestAClientDisconnectEndsItsRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	began, left := make(chan bool), make(chan bool)
 	s := newSite(t, "a.test")
@@ -257,7 +257,7 @@ func socketTarget(t *testing.T) string {
 	}).Addr()
 }
 
-func TestAWebSocketOverHTTP3(t *testing.T) {
+func TestAWebSocketWorksOverHTTP3(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := newSite(t, "a.test")
 	s.router.Handle("a.test", hostproxy.To(socketTarget(t)))
@@ -296,7 +296,7 @@ func TestConnectIsRefused(t *testing.T) {
 	}
 }
 
-// A balancer sends new connections to one of two sites.
+// A balancer sends new connections to the site in to.
 type balancer struct {
 	to atomic.Pointer[site]
 }
@@ -350,7 +350,7 @@ func TestNoRequestFailsWhileASiteIsReplaced(t *testing.T) {
 	assert.NotZero(t, backendConns(second))
 }
 
-// backendConns returns how many connections the companion of s has.
+// backendConns returns how many HTTP/3 connections s has.
 func backendConns(s *site) int { return http3.Conns(s.own) }
 
 func TestADrainFinishesRequestsAndRefusesNewConnections(t *testing.T) {
@@ -388,14 +388,14 @@ func TestADrainFinishesRequestsAndRefusesNewConnections(t *testing.T) {
 	for range 2 {
 		r := <-results
 		assert.Equal(t, "whole", r.Body)
-		if !strings.HasPrefix(r.Proto, "HTTP/3") { // which has said so before
+		if !strings.HasPrefix(r.Proto, "HTTP/3") { // HTTP/3 has announced the shutdown by GOAWAY
 			assert.Empty(t, r.Header.Values("Alt-Svc"), "withdrawn")
 		}
 	}
 	assert.NoError(t, s.run.Stop())
 }
 
-// A client that ignores GOAWAY holds up nothing.
+// A client that ignores GOAWAY does not delay the shutdown.
 func TestIdleConnectionsEndInADrain(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := newSite(t, "a.test")
@@ -411,7 +411,7 @@ func TestIdleConnectionsEndInADrain(t *testing.T) {
 	assert.Equal(t, quic.ApplicationErrorCode(h3.ErrCodeNoError), app.ErrorCode)
 }
 
-func TestWhatDoesNotEndIsCutOff(t *testing.T) {
+func TestARequestThatOutlivesTheDrainIsCutOff(t *testing.T) {
 	proxytest.NoLeaks(t)
 	began := make(chan bool)
 	s := newSite(t, "a.test")
@@ -428,10 +428,10 @@ func TestWhatDoesNotEndIsCutOff(t *testing.T) {
 	}()
 	<-began
 	assert.ErrorContains(t, s.run.StopLate(), "Server.Companions[0]: drain timeout")
-	<-done // with an error, or with what the handler left
+	<-done // an error, or what the handler sent
 }
 
-// Otherwise one of the two would close the sockets of the other.
+// Otherwise one hostproxy.Server could close the sockets of the other.
 func TestAServerServesForOneHostproxyServerAtATime(t *testing.T) {
 	proxytest.NoLeaks(t)
 	first, second := newSite(t, "a.test"), newSite(t, "a.test")

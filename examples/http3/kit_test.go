@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// A site is a proxy over all protocols.
+// A site is a proxy that serves all protocols.
 type site struct {
 	router *hostproxy.Router
 	server *hostproxy.Server
@@ -41,8 +41,7 @@ type site struct {
 	run    *proxytest.Running
 }
 
-// newSite returns a site with certificates for hosts, which runs once start is
-// called.
+// newSite returns a site with certificates for hosts. Call start to run it.
 func newSite(t testing.TB, hosts ...string) *site {
 	t.Helper()
 	s := &site{router: &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}, own: &http3.Server{Addr: "127.0.0.1:0"}}
@@ -58,8 +57,8 @@ func (s *site) start(t testing.TB) *site {
 	return s
 }
 
-// client returns a client that reaches s by the protocol h1, h2 or h3. certs
-// are its own.
+// client returns a client that reaches s by the protocol h1, h2 or h3. It has
+// the client certificates certs.
 func (s *site) client(t testing.TB, protocol string, certs ...tls.Certificate) *http.Client {
 	t.Helper()
 	if protocol == "h3" {
@@ -81,8 +80,7 @@ func (s *site) client(t testing.TB, protocol string, certs ...tls.Certificate) *
 
 func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// h3Client returns a client that connects to the address that to returns at
-// that time.
+// h3Client returns a client that dials the address that to returns.
 func h3Client(t testing.TB, conf *tls.Config, to func() string) *http.Client {
 	t.Helper()
 	tr := &h3.Transport{TLSClientConfig: conf, Dial: func(ctx context.Context, _ string, conf *tls.Config, q *quic.Config) (*quic.Conn, error) {

@@ -26,7 +26,7 @@ func TestALargeHeadIsRefused(t *testing.T) {
 	s := newSite(t, "a.test")
 	s.router.Handle("a.test", hello("a"))
 	s.start(t)
-	// a client of HTTP/2 is told the limit, and sends nothing
+	// an HTTP/2 client knows the limit, and sends nothing
 	for _, p := range []string{"h1", "h3"} {
 		c := s.client(t, p)
 		for _, want := range []int{200, 431, 200} {
@@ -57,7 +57,7 @@ func TestTooManyFieldsAreRefusedOverAllProtocols(t *testing.T) {
 	}
 }
 
-func TestStreamsAreLimited(t *testing.T) {
+func TestStreamsOfAConnectionAreLimited(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var now, most atomic.Int64
 	goOn := make(chan bool)
@@ -122,7 +122,7 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	s.own.IdleTimeout = 50 * time.Millisecond
 	s.start(t)
 	conn, err := quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
-	if err != nil { // there is no route
+	if err != nil { // the handshake fails without a route
 		s.router.Handle("a.test", hello("a"))
 		conn, err = quic.DialAddr(t.Context(), s.own.LocalAddr().String(), &tls.Config{RootCAs: s.roots, ServerName: "a.test", NextProtos: []string{"h3"}}, nil)
 	}
@@ -131,8 +131,7 @@ func TestAnIdleConnectionIsClosed(t *testing.T) {
 	assert.ErrorContains(t, context.Cause(conn.Context()), "idle timeout")
 }
 
-// A client that begins a request, and keeps quiet, is as idle as one without a
-// request.
+// A client that sends a part of a request head and then nothing counts as idle.
 func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := newSite(t, "a.test")
@@ -155,10 +154,10 @@ func TestAConnectionWithAPartOfAHeadIsClosed(t *testing.T) {
 	}
 }
 
-// A request in flight keeps its connection.
+// A request in flight keeps its connection open.
 func TestAConnectionWithARequestIsNotIdle(t *testing.T) {
 	s := newSite(t, "a.test")
-	s.own.IdleTimeout = 100 * time.Millisecond // also the time for the head
+	s.own.IdleTimeout = 100 * time.Millisecond // also limits the wait for the head
 	s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		select {
 		case <-q.Context().Done():
@@ -171,8 +170,8 @@ func TestAConnectionWithARequestIsNotIdle(t *testing.T) {
 	assert.Equal(t, "late", body)
 }
 
-// A session is resumed, but its client cannot send requests in 0-RTT.
-func TestThereIsNo0RTT(t *testing.T) {
+// A session can be resumed, but the client cannot send requests in 0-RTT.
+func TestNoRequestIsAcceptedIn0RTT(t *testing.T) {
 	s := newSite(t, "a.test")
 	s.router.Handle("a.test", hello("a"))
 	s.start(t)
@@ -194,7 +193,7 @@ func TestThereIsNo0RTT(t *testing.T) {
 	}
 }
 
-func TestSettingsThatCannotBe(t *testing.T) {
+func TestAllInvalidSettingsAreReported(t *testing.T) {
 	busy, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer busy.Close()
@@ -222,8 +221,8 @@ func TestSettingsThatCannotBe(t *testing.T) {
 	assert.NoError(t, new(http3.Server).Close())
 }
 
-// As in a hand-over: the new process has the listeners, and the old one still
-// has the UDP socket until its connections have ended.
+// In a hand-over, the new process has the TCP listeners while the old one keeps
+// the UDP socket until its connections end.
 func TestTheSocketOfTheOldProcessIsTakenOverLater(t *testing.T) {
 	proxytest.NoLeaks(t)
 	old, next := newSite(t, "a.test"), newSite(t, "a.test")

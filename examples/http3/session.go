@@ -16,8 +16,7 @@ import (
 	h3 "github.com/quic-go/quic-go/http3"
 )
 
-// A session is one run of a Server, from Listen to the end of Serve or to
-// Close.
+// A session is one run of a Server, from Listen until Serve or Close ends it.
 type session struct {
 	server *Server
 	tls    *tls.Config
@@ -30,12 +29,12 @@ type session struct {
 	isCut     bool
 
 	cut   chan struct{} // closed by close
-	ended chan struct{} // closed when serve has ended
+	ended chan struct{} // closed when serve returns
 }
 
 var errClosed = errors.New("http3: closed before the shutdown")
 
-// busy reports whether another process has the address.
+// busy reports whether another process uses the address.
 func busy(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
 // bind opens the socket.
@@ -63,7 +62,7 @@ func (n *session) bind() error {
 	return nil
 }
 
-// await binds as soon as another process has left the address.
+// await waits until another process has released the address, and binds it.
 func (n *session) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, n.server.BindTimeout)
 	defer cancel()
@@ -91,7 +90,7 @@ func (n *session) serve(ctx context.Context, h http.Handler) error {
 	if n.addr() == nil {
 		if err := n.await(ctx); err != nil {
 			if ctx.Err() != nil {
-				return nil // the shutdown came first
+				return nil // the shutdown began before the socket was free
 			}
 			return err
 		}
@@ -108,7 +107,7 @@ func (n *session) serve(ctx context.Context, h http.Handler) error {
 	defer stop()
 	for {
 		select {
-		case <-sweep: // quic-go does not do so while there is a part of a head
+		case <-sweep: // quic-go does not close a connection that has sent a part of a head
 			n.conns.closeIdle(n.server.idleTimeout(), "idle timeout")
 		case err := <-ended:
 			go server.Close()
@@ -122,12 +121,12 @@ func (n *session) serve(ctx context.Context, h http.Handler) error {
 	}
 }
 
-// drain lets the requests in flight finish. ended has a value when no
-// connection is accepted any more.
+// drain lets the requests in flight finish. ended yields when no more
+// connections are accepted.
 func (n *session) drain(server *h3.Server, ended <-chan error) error {
-	// Connections that are ready are still served. New ones are refused by a
-	// second listener, so that their clients need not wait: without one,
-	// quic-go ignores their packets.
+	// Established connections are still served. A second listener refuses new
+	// ones, so that their clients need not wait: without it, quic-go ignores
+	// their packets.
 	_ = n.listener.Close()
 	refuse := &quic.Config{GetConfigForClient: func(*quic.ClientInfo) (*quic.Config, error) { return nil, errClosed }}
 	if second, err := n.transport.Listen(n.tls, refuse); err == nil {
@@ -180,7 +179,7 @@ func (n *session) serves() bool {
 	return !n.isCut
 }
 
-// release closes what is open. n.mu is held.
+// release closes the socket and what uses it. n.mu is held.
 func (n *session) release() {
 	if n.socket != nil {
 		_ = n.transport.Close()
@@ -201,12 +200,12 @@ func (n *session) addr() net.Addr {
 	return n.socket.LocalAddr()
 }
 
-// port returns the port of the socket, also before it is open.
+// port returns the port of the socket, or of the address before it is open.
 func (n *session) port() int {
 	if a, ok := n.addr().(*net.UDPAddr); ok {
 		return a.Port
 	}
-	_, port, _ := net.SplitHostPort(n.server.address()) // check has looked
+	_, port, _ := net.SplitHostPort(n.server.address()) // check has parsed it
 	p, err := strconv.Atoi(port)
 	if err != nil {
 		p, _ = net.LookupPort("udp", port)

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A lateTrailer is a body. At its end, its request gets a trailer that the head
-// has not announced.
+// A lateTrailer is a request body. At its end, it sets a trailer that the head
+// of the request did not announce.
 type lateTrailer struct {
 	io.Reader
 	trailer http.Header
@@ -31,9 +31,9 @@ func (b *lateTrailer) Read(p []byte) (int, error) {
 
 func (b *lateTrailer) Close() error { return nil }
 
-// Behind a length, a target of HTTP/1.1 cannot get any: the length is known
-// before the trailers are, and chunks are what carries them.
-func TestRequestTrailersThatAreNotAnnouncedArrive(t *testing.T) {
+// An HTTP/1.1 target gets no such trailer if the request has a Content-Length:
+// only a chunked body can carry trailers.
+func TestRequestTrailersThatWereNotAnnouncedArrive(t *testing.T) {
 	proxytest.NoLeaks(t)
 	trailer := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		b, _ := io.ReadAll(q.Body)
@@ -56,7 +56,7 @@ func TestRequestTrailersThatAreNotAnnouncedArrive(t *testing.T) {
 	} {
 		q, err := http.NewRequest("POST", "https://a.test"+x.path, nil)
 		require.NoError(t, err)
-		q.Trailer = http.Header{} // not announced, because it is empty
+		q.Trailer = http.Header{} // empty, so nothing is announced
 		q.Body, q.ContentLength = &lateTrailer{strings.NewReader("some"), q.Trailer}, x.length
 		assert.Equal(t, x.want, ask(t, c, q).Body, "%s %d", x.path, x.length)
 	}

@@ -10,11 +10,11 @@ import (
 	h3 "github.com/quic-go/quic-go/http3"
 )
 
-// writeStall is how long a client may take nothing of what is written for it,
-// as over HTTP/1.1 and HTTP/2.
+// writeStall limits the time in which a client accepts nothing of what is
+// written for it, as over HTTP/1.1 and HTTP/2.
 const writeStall = time.Minute
 
-// A quicWriter is what quic-go hands to handlers.
+// A quicWriter is the response writer that quic-go passes to handlers.
 type quicWriter interface {
 	http.ResponseWriter
 	h3.Settingser
@@ -24,19 +24,21 @@ type quicWriter interface {
 	FlushError() error
 }
 
-// A response ends the writes to a client that takes nothing, unless its handler
-// has set a write deadline. Its methods may be called as those of quic-go's.
+// A response fails the writes to a client that accepts nothing, unless the
+// handler has set a write deadline. Its methods are as safe for concurrent use
+// as quic-go's.
 type response struct {
 	quicWriter
 	stall time.Duration
 
 	mu    sync.Mutex
-	armed time.Time // our deadline
-	bound bool      // the deadline is the handler's, or the stream is
-	cut   bool      // a write has failed by our deadline
+	armed time.Time // the deadline set by arm
+	bound bool      // the handler has set a deadline, or owns the stream
+	cut   bool      // a write has missed our deadline
 }
 
-// limited returns w with the limit. Another one than quic-go's has none.
+// limited returns w with the limit. A writer that is not quic-go's has no
+// limit.
 func limited(w http.ResponseWriter, stall time.Duration) http.ResponseWriter {
 	if q, ok := w.(quicWriter); ok {
 		return &response{quicWriter: q, stall: stall}
@@ -44,8 +46,8 @@ func limited(w http.ResponseWriter, stall time.Duration) http.ResponseWriter {
 	return w
 }
 
-// finish prepares the end of the response, which quic-go writes. It aborts one
-// that was cut off.
+// finish prepares the end of the response, which quic-go then writes. It aborts
+// a response that was cut off.
 func finish(w http.ResponseWriter) {
 	r, ok := w.(*response)
 	if !ok {
@@ -59,7 +61,7 @@ func finish(w http.ResponseWriter) {
 	}
 }
 
-// arm sets the deadline anew, if it has moved by a quarter.
+// arm moves the deadline, unless it would move by less than a quarter.
 func (r *response) arm() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -71,8 +73,8 @@ func (r *response) arm() {
 	_ = r.quicWriter.SetWriteDeadline(r.armed)
 }
 
-// stalled reports whether err, after n bytes, is the end: the client has taken
-// nothing until our deadline.
+// stalled reports whether Write must fail with err after n bytes: the client
+// has accepted nothing until our deadline, or err is another error.
 func (r *response) stalled(n int, err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,7 +86,7 @@ func (r *response) stalled(n int, err error) bool {
 }
 
 // Write implements http.ResponseWriter. It fails with os.ErrDeadlineExceeded if
-// the client takes nothing for too long.
+// the client accepts nothing for too long.
 func (r *response) Write(p []byte) (written int, err error) {
 	for {
 		r.arm()
@@ -102,7 +104,7 @@ func (r *response) WriteHeader(status int) {
 	r.quicWriter.WriteHeader(status)
 }
 
-// FlushError is for http.ResponseController.
+// FlushError is called by http.ResponseController.
 func (r *response) FlushError() error {
 	r.arm()
 	err := r.quicWriter.FlushError()
@@ -115,8 +117,8 @@ func (r *response) FlushError() error {
 // Flush implements http.Flusher.
 func (r *response) Flush() { _ = r.FlushError() }
 
-// SetWriteDeadline is for http.ResponseController. It takes the place of the
-// limit; the zero time gives that back.
+// SetWriteDeadline is called by http.ResponseController. It replaces the limit.
+// The zero time restores the limit.
 func (r *response) SetWriteDeadline(t time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -124,7 +126,7 @@ func (r *response) SetWriteDeadline(t time.Time) error {
 	return r.quicWriter.SetWriteDeadline(t)
 }
 
-// HTTPStream implements quic-go's http3.HTTPStreamer: the stream has no limit.
+// HTTPStream implements quic-go's http3.HTTPStreamer. The stream has no limit.
 func (r *response) HTTPStream() (*h3.Stream, error) {
 	str, err := r.quicWriter.HTTPStream()
 	if err == nil {

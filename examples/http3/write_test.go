@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// endless writes until a write fails, and hands on why.
+// endless writes until a write fails, and sends the error to failed.
 func endless(failed chan<- error) http.HandlerFunc {
 	return func(w http.ResponseWriter, q *http.Request) {
 		p := make([]byte, 32<<10)
@@ -27,7 +27,7 @@ func endless(failed chan<- error) http.HandlerFunc {
 	}
 }
 
-func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
+func TestAClientThatAcceptsNothingIsCutOff(t *testing.T) {
 	proxytest.NoLeaks(t)
 	failed := make(chan error, 1)
 	s := newSite(t, "a.test")
@@ -50,8 +50,8 @@ func TestAClientThatTakesNothingIsCutOff(t *testing.T) {
 	assert.NotErrorIs(t, err, io.EOF)
 }
 
-// Its handler takes longer than the limit in all, and so does a single write.
-func TestAClientThatTakesLittleIsServed(t *testing.T) {
+// The handler takes longer than the limit in all, and so does a single write.
+func TestASlowClientIsServed(t *testing.T) {
 	const all = 8 << 20
 	s := newSite(t, "a.test")
 	http3.SetStall(s.own, 400*time.Millisecond)
@@ -80,7 +80,7 @@ func TestAClientThatTakesLittleIsServed(t *testing.T) {
 	assert.NoError(t, <-failed)
 }
 
-func TestAWriteDeadlineOfTheHandlerTakesThePlaceOfTheLimit(t *testing.T) {
+func TestAWriteDeadlineOfTheHandlerReplacesTheLimit(t *testing.T) {
 	s := newSite(t, "a.test")
 	http3.SetStall(s.own, time.Millisecond)
 	failed := make(chan error, 1)
@@ -98,7 +98,7 @@ func TestAWriteDeadlineOfTheHandlerTakesThePlaceOfTheLimit(t *testing.T) {
 	assert.GreaterOrEqual(t, time.Since(begin), own)
 }
 
-// The time of a handler that computes is not the client's.
+// Time that a handler spends computing does not count against the client.
 func TestAHandlerMayPauseForLongerThanTheLimit(t *testing.T) {
 	s := newSite(t, "a.test")
 	http3.SetStall(s.own, 20*time.Millisecond)

@@ -1,13 +1,13 @@
-// Command logfile writes the access log to a file that it rotates by itself,
-// with timberjack, a fork of lumberjack.
+// Command logfile writes the access log to a file and rotates it, with
+// timberjack, a fork of lumberjack.
 //
 //	go run -C examples/logfile . -file /tmp/access.log -target localhost:3000
 //
-// Any io.Writer can take the place of the file. Only one process may write to
-// it. A program that uses Server.HandOver runs twice for a while. Let it write
-// to its standard output instead, which a service manager can keep in files, or
-// to a plain file opened with os.O_APPEND: logrotate renames that, and then
-// reloads the service, whose new process opens the file anew.
+// The file can be any io.Writer. Only one process may write to it. A program
+// that uses Server.HandOver runs twice for a while. Let such a program write to
+// its standard output, which a service manager can keep in files, or to a plain
+// file opened with os.O_APPEND: logrotate renames that file and then reloads
+// the service, whose new process opens the file again.
 package main
 
 import (
@@ -55,7 +55,7 @@ func main() {
 	}
 }
 
-// router logs each exchange to file as a line of JSON.
+// router logs each exchange to file as one line of JSON.
 func router(file io.Writer, target string) (*hostproxy.Router, error) {
 	site, err := hostproxy.NewUpstream(target)
 	if err != nil {

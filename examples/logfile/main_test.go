@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// lines returns the hosts in the lines of JSON in a file.
+// lines returns the hosts named in a file of JSON lines.
 func lines(t *testing.T, name string) (hosts []string) {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -57,7 +57,7 @@ func TestTheLogIsWrittenToAFileThatRotates(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o640), info.Mode())
 }
 
-// A fullDisk is a file that takes nothing.
+// A fullDisk is a file whose writes fail.
 type fullDisk struct{ tries int }
 
 func (f *fullDisk) Write([]byte) (int, error) {
@@ -65,7 +65,7 @@ func (f *fullDisk) Write([]byte) (int, error) {
 	return 0, syscall.ENOSPC
 }
 
-func TestADiskThatIsFullFailsNoRequest(t *testing.T) {
+func TestAFullDiskFailsNoRequest(t *testing.T) {
 	target := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(target.Close)
 	disk := new(fullDisk)

@@ -1,13 +1,13 @@
-// Command middleware puts middleware that others wrote around one route: a rate
+// Command middleware puts third-party middleware around one route: a rate
 // limiter and basic authentication, made for any net/http server. The other
-// route stays as fast as without.
+// route stays as fast as without it.
 //
 //	go run -C examples/middleware . -target localhost:3840
 //	curl -u admin:secret http://admin.localhost:8080/
 //
-// Whatever is a func(http.Handler) http.Handler fits around a route, around the
-// Router, or around both; what must see every exchange, aborted ones included,
-// fits into Router.Observe, as the access log does here.
+// Any func(http.Handler) http.Handler fits around a route, around the Router,
+// or around both. Code that must see every exchange, aborted ones included,
+// belongs in Router.Observe, like the access log here.
 package main
 
 import (
@@ -49,8 +49,8 @@ func main() {
 	}
 }
 
-// router guards admin.localhost with a password and 20 requests a minute per
-// client, and logs every exchange.
+// router protects admin.localhost with a password and a limit of 20 requests a
+// minute per client. It logs every exchange.
 func router(l *slog.Logger, target, password string) (*hostproxy.Router, error) {
 	site, err := hostproxy.NewUpstream(target)
 	if err != nil {
@@ -64,8 +64,8 @@ func router(l *slog.Logger, target, password string) (*hostproxy.Router, error) 
 	return r, nil
 }
 
-// peer is what the limit counts by: nothing stands in front of this proxy, so
-// who connects is the client.
+// peer returns the key for the limit: the address that connects. No other proxy
+// is in front of this one, so that is the client.
 func peer(q *http.Request) (string, error) {
 	host, _, err := net.SplitHostPort(q.RemoteAddr)
 	return httprate.CanonicalizeIP(host), err

@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// start runs the example in front of a backend that says ok, and returns a
-// client, its log, and what stops it.
+// start runs the example in front of a backend that answers "ok". It returns a
+// client, the log, and a function that stops the example.
 func start(t *testing.T) (*http.Client, *bytes.Buffer, func() error) {
 	t.Helper()
 	lines := new(bytes.Buffer)
@@ -42,7 +42,7 @@ func status(t *testing.T, client *http.Client, url, password string) int {
 	return p.StatusCode
 }
 
-func TestOnlyOneRouteWantsThePassword(t *testing.T) {
+func TestOnlyOneRouteRequiresThePassword(t *testing.T) {
 	client, _, _ := start(t)
 	assert.Equal(t, 401, status(t, client, "http://admin.localhost/", ""))
 	assert.Equal(t, 401, status(t, client, "http://admin.localhost/", "wrong"))
@@ -64,7 +64,7 @@ func TestEveryExchangeIsLogged(t *testing.T) {
 	status(t, client, "http://admin.localhost/a?b=c", "")
 	status(t, client, "http://www.localhost/", "")
 	client.CloseIdleConnections()
-	require.NoError(t, stop()) // after which nobody writes to the log
+	require.NoError(t, stop()) // after this, the log is complete
 	text := lines.String()
 	assert.Contains(t, text, "host=admin.localhost path=/a")
 	assert.Contains(t, text, "status=401")

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// echo answers with what it got.
+// echo answers with the request that it received.
 func echo(w http.ResponseWriter, q *http.Request) {
 	w.Header()["Server"] = []string{"target"}
 	if q.URL.Path == "/fails" {
@@ -27,7 +27,7 @@ func echo(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprintf(w, "%s %s %s", q.Host, q.RequestURI, q.Header.Get("X-Forwarded-For"))
 }
 
-// get asks r, as the client 192.0.2.1.
+// get sends a GET to r from the client 192.0.2.1.
 func get(r http.Handler, url string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	r.ServeHTTP(w, httptest.NewRequest("GET", url, nil))
@@ -80,7 +80,7 @@ func TestRequestsReachTheTargetAsThePagesSay(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			q := httptest.NewRequest("GET", "http://app.example.com:8080"+tt.path, nil)
-			// dropped: the client is no trusted proxy
+			// dropped: the client is not a trusted proxy
 			q.Header.Set("X-Forwarded-For", "203.0.113.9")
 			w := httptest.NewRecorder()
 			tt.u.ServeHTTP(w, q)

@@ -1,5 +1,5 @@
-// Package migration_test checks the pages about other proxies: every line of
-// Go in them compiles, and its settings are valid.
+// Package migration_test checks the pages about other proxies: every line of Go
+// in them compiles and has valid settings.
 //
 //   - migration_test.go compiles and runs the pages
 //   - differences_test.go checks what the pages say about behavior
@@ -25,18 +25,18 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A snippet is Go from a page.
+// A snippet is Go code from a page.
 type snippet struct {
 	page string
 	line int
 	text string
 }
 
-// A page is what was found in one Markdown file.
+// A page holds what was found in one Markdown file.
 type page struct {
-	rows     []snippet // the second column of the tables, at most one for each row
+	rows     []snippet // second column of the tables, at most one per row
 	programs []snippet // fenced blocks
-	all      int       // rows with and without Go
+	all      int       // number of rows, with and without Go
 }
 
 var (
@@ -63,7 +63,7 @@ func read(t *testing.T, name string) page {
 			fence = nil
 		case fence != nil && fence.line > 0:
 			fence.text += line + "\n"
-		case fence != nil: // another language
+		case fence != nil: // a block in another language
 		case strings.HasPrefix(line, "```go"):
 			fence = &snippet{page: name, line: i + 2}
 		case strings.HasPrefix(line, "```"):
@@ -117,8 +117,8 @@ func row%d() (fault error) {
 }
 `
 
-// rowsProgram is a program that runs each row, and prints what Router.Check
-// says.
+// rowsProgram returns a program that runs each row and prints the errors of
+// Router.Check.
 func rowsProgram(t *testing.T, rows []snippet) string {
 	t.Helper()
 	var funcs, calls strings.Builder
@@ -150,8 +150,7 @@ func write(t *testing.T, name, text string) {
 	require.NoError(t, os.WriteFile(name, []byte(text), 0o600))
 }
 
-// goTool runs the go command in this module, with a file that is not in its
-// tree.
+// goTool runs the go command in this module on a file outside its tree.
 func goTool(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("go", args...).CombinedOutput()
@@ -163,7 +162,7 @@ func TestEveryLineOfTheTablesCompilesAndHasValidSettings(t *testing.T) {
 	var rows []snippet
 	for _, tt := range []struct {
 		page string
-		rows int // at least
+		rows int // minimum
 	}{{"nginx.md", 30}, {"traefik.md", 30}, {"caddy.md", 15}, {"httputil.md", 5}} {
 		p := read(t, tt.page)
 		assert.GreaterOrEqual(t, p.all, tt.rows, tt.page)

@@ -1,12 +1,11 @@
 // Command ondemand starts a program when a request for it arrives, and stops it
-// when no request has needed it for a while.
+// after a time without requests.
 //
 //	go run ./examples/ondemand -target localhost:9000 -idle 1m -- python3 -m http.server 9000
 //	curl http://localhost:8080/
 //
-// Requests wait until the program takes connections. A WebSocket or a download
-// keeps it running. A program that crashes is started again by the next
-// request.
+// Requests wait until the program accepts connections. A WebSocket or a
+// download keeps it running. After a crash, the next request starts it again.
 package main
 
 import (
@@ -41,8 +40,8 @@ func main() {
 	}
 }
 
-// serve serves on ln what the program serves at target, until ctx is done. Then
-// it stops the program.
+// serve serves, on ln, what the program offers at target, until ctx is done.
+// Then it stops the program.
 func serve(ctx context.Context, ln net.Listener, target string, idle time.Duration, args []string) error {
 	app := hostproxy.To(target)
 	p := &program{args: args, ended: app.Asleep}

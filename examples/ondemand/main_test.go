@@ -17,8 +17,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in the process that is the program: its value is where to
-// listen.
+// programEnv is set in the process that runs the program. Its value is the
+// address to listen on.
 const programEnv = "ONDEMAND_PROGRAM"
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// beTheProgram answers with the number of its process. /crash ends it.
+// beTheProgram answers with its process ID. A request for /crash ends it.
 func beTheProgram(addr string) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -45,7 +45,7 @@ func beTheProgram(addr string) {
 	}
 }
 
-// ask returns the number of the process that answers.
+// ask returns the ID of the process that answers.
 func ask(t *testing.T, url string) int {
 	t.Helper()
 	p, err := http.Get(url)
@@ -58,8 +58,7 @@ func ask(t *testing.T, url string) int {
 	return n
 }
 
-// runs reports whether there is a process of that number, which is not a
-// zombie.
+// runs reports whether a process with this ID exists and is not a zombie.
 func runs(pid int) bool {
 	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
 	return err == nil
@@ -83,14 +82,14 @@ func TestTheProgramRunsWhileItIsNeeded(t *testing.T) {
 	proxytest.Eventually(t, "the program to be stopped", func() bool { return !runs(first) })
 
 	second := ask(t, url)
-	assert.NotEqual(t, first, second, "it was started again")
+	assert.NotEqual(t, first, second, "the program was started again")
 	p, err := http.Get(url + "/crash")
 	require.NoError(t, err)
 	p.Body.Close()
 	assert.Equal(t, 502, p.StatusCode)
 	proxytest.Eventually(t, "the program to be gone", func() bool { return !runs(second) })
 	var third int
-	proxytest.Eventually(t, "another one", func() bool { // the crash may not be known yet
+	proxytest.Eventually(t, "another one", func() bool { // the crash may not have been noticed yet
 		p, err := http.Get(url)
 		require.NoError(t, err)
 		defer p.Body.Close()
@@ -102,10 +101,10 @@ func TestTheProgramRunsWhileItIsNeeded(t *testing.T) {
 
 	stop()
 	assert.NoError(t, <-served)
-	assert.False(t, runs(third), "the end stops it too")
+	assert.False(t, runs(third), "the end of serve stops the program too")
 }
 
-func TestAProgramThatCannotBeStartedIs503(t *testing.T) {
+func TestAProgramThatCannotBeStartedAnswers503(t *testing.T) {
 	ln := proxytest.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error, 1)

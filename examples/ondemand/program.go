@@ -9,19 +9,19 @@ import (
 	"sync"
 )
 
-// A program runs in a process of its own, or does not run.
+// A program is a command that is either running or stopped.
 type program struct {
 	args  []string
-	ended func() error // called when the process has ended by itself
+	ended func() error // called when the process ends by itself
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	process *exec.Cmd
-	done    chan struct{} // closed when process has ended; nil if there is none
-	told    bool          // to end
+	done    chan struct{} // closed when the process has ended; nil if none is running
+	told    bool          // whether the process was told to end
 }
 
-// start starts the program, unless it runs. It waits for one that is about to
-// end.
+// start starts the program unless it is running. If a process is about to end,
+// start waits for that first.
 func (p *program) start(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -50,7 +50,7 @@ func (p *program) start(ctx context.Context) error {
 	return nil
 }
 
-// wait waits for the end of a process.
+// wait waits for a process to end.
 func (p *program) wait(cmd *exec.Cmd, done chan struct{}) {
 	err := cmd.Wait()
 	p.mu.Lock()
@@ -66,8 +66,8 @@ func (p *program) wait(cmd *exec.Cmd, done chan struct{}) {
 	}
 }
 
-// stop stops the program: politely, and by force when ctx is done. It returns
-// when the program has ended, also if another call has told it to.
+// stop interrupts the program, and kills it when ctx is done. It returns when
+// the program has ended, even if an earlier call interrupted it.
 func (p *program) stop(ctx context.Context) error {
 	p.mu.Lock()
 	cmd, done := p.process, p.done
@@ -76,7 +76,7 @@ func (p *program) stop(ctx context.Context) error {
 	if done == nil {
 		return nil
 	}
-	if cmd.Process.Signal(os.Interrupt) != nil { // not on Windows
+	if cmd.Process.Signal(os.Interrupt) != nil { // not supported on Windows
 		_ = cmd.Process.Kill()
 	}
 	select {

@@ -15,13 +15,13 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// maxText bounds a string in an attribute, in bytes.
+// maxText limits a string in an attribute, in bytes.
 const maxText = 1 << 10
 
-// Attributes of our own: those for which the conventions have no name.
+// Attributes that the conventions have no name for.
 const (
 	opKey       = attribute.Key("hostproxy.op")   // the step that failed
-	sideKey     = attribute.Key("hostproxy.side") // the party that made it fail
+	sideKey     = attribute.Key("hostproxy.side") // the party that caused the failure
 	targetKey   = attribute.Key("hostproxy.target")
 	attemptsKey = attribute.Key("hostproxy.attempts")
 	queueKey    = attribute.Key("hostproxy.queue") // seconds
@@ -30,11 +30,11 @@ const (
 	dialKey     = attribute.Key("hostproxy.dial") // seconds
 )
 
-// methods are those that a span is named after; others are _OTHER. Read-only.
+// methods are the methods that a span may be named after. Others become _OTHER.
+// Read-only.
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"}
 
-// name returns the name of a span: the method and the route, as far as they are
-// known.
+// name returns the name of a span: the method and, if it is known, the route.
 func name(method, pattern string) string {
 	if !slices.Contains(methods, method) {
 		method = "HTTP"
@@ -52,7 +52,7 @@ func ofMethod(all []attribute.KeyValue, method string) []attribute.KeyValue {
 	return append(all, semconv.HTTPRequestMethodOther, semconv.HTTPRequestMethodOriginal(safe(method)))
 }
 
-// atStart is what a sampler may look at.
+// atStart returns the attributes that a sampler can use.
 func (t *Tracer) atStart(x *hostproxy.Exchange) []attribute.KeyValue {
 	all := ofMethod(make([]attribute.KeyValue, 0, 10), x.Method)
 	all = append(all, semconv.URLScheme(x.Scheme), semconv.URLPath(safe(x.Path)))
@@ -107,8 +107,8 @@ func (t *Tracer) ofAttempt(b *hostproxy.Beginning) []attribute.KeyValue {
 	return ofTarget(all, b.Attempt.Target)
 }
 
-// ofTarget adds the address of a target and its port, which is that of its
-// scheme if it has none.
+// ofTarget adds the address of a target and its port. Without a port, it adds
+// the default port of the scheme.
 func ofTarget(all []attribute.KeyValue, target string) []attribute.KeyValue {
 	scheme, authority, _ := parts(target)
 	switch scheme {
@@ -120,8 +120,8 @@ func ofTarget(all []attribute.KeyValue, target string) []attribute.KeyValue {
 	return address(all, authority, 80)
 }
 
-// parts returns the scheme of a target (http, https or unix), its host and
-// port or the path of its socket, and its base path.
+// parts returns the scheme of a target (http, https or unix), its host and port
+// or its socket path, and its base path.
 func parts(target string) (scheme, authority, base string) {
 	if socket, ok := strings.CutPrefix(target, "unix:"); ok {
 		return "unix", strings.TrimPrefix(socket, "//"), ""
@@ -139,8 +139,8 @@ func parts(target string) (scheme, authority, base string) {
 	return scheme, rest, base
 }
 
-// fullURL returns the URL of an attempt. It has no credentials: the query is
-// what Options.Query leaves of it, and hostproxy refuses targets with a user.
+// fullURL returns the URL of an attempt. It has no credentials: Options.Query
+// filters the query, and hostproxy refuses targets with a user.
 func (t *Tracer) fullURL(x *hostproxy.Exchange, target string) string {
 	scheme, authority, base := parts(target)
 	if scheme == "unix" {
@@ -154,7 +154,7 @@ func (t *Tracer) fullURL(x *hostproxy.Exchange, target string) string {
 		path = t.path(x)
 	}
 	full := scheme + "://" + authority + strings.TrimSuffix(base, "/")
-	if strings.HasPrefix(path, "/") { // not the * of OPTIONS
+	if strings.HasPrefix(path, "/") { // not the "*" of an OPTIONS request
 		full += path
 	}
 	if q := t.query(x); q != "" {
@@ -163,7 +163,7 @@ func (t *Tracer) fullURL(x *hostproxy.Exchange, target string) string {
 	return full
 }
 
-// query returns what spans have of the query.
+// query returns the part of the query that spans show.
 func (t *Tracer) query(x *hostproxy.Exchange) string {
 	if t.shown == nil || x.Query == "" {
 		return ""
@@ -182,7 +182,8 @@ func afterAttempt(a *hostproxy.Attempt) []attribute.KeyValue {
 	return all
 }
 
-// ofError says what failed. byClient reports whether the client made it fail.
+// ofError returns the attributes of a failure. byClient reports whether the
+// client caused it.
 func ofError(err error, isError bool, status int) (all []attribute.KeyValue, byClient bool) {
 	var e *hostproxy.Error
 	switch {
@@ -196,8 +197,8 @@ func ofError(err error, isError bool, status int) (all []attribute.KeyValue, byC
 	return nil, false
 }
 
-// address adds a host and its port. Without one, it adds standard unless that
-// is 0.
+// address adds a host and its port. Without a port, it adds standard, unless
+// standard is 0.
 func address(all []attribute.KeyValue, hostport string, standard int) []attribute.KeyValue {
 	if hostport == "" {
 		return all
@@ -219,7 +220,7 @@ func address(all []attribute.KeyValue, hostport string, standard int) []attribut
 	return all
 }
 
-// version returns the version of HTTP as the conventions write it.
+// version returns the HTTP version in the form that the conventions require.
 func version(proto string) string {
 	switch v := strings.TrimPrefix(proto, "HTTP/"); v {
 	case "2.0", "3.0":
@@ -229,8 +230,8 @@ func version(proto string) string {
 	}
 }
 
-// safe returns s as valid UTF-8 of bounded length: exporters lose a batch for
-// bytes that are not.
+// safe returns s as valid UTF-8 of limited length. Exporters lose a whole batch
+// for one string that is not valid UTF-8.
 func safe(s string) string {
 	cut := ""
 	if len(s) > maxText {

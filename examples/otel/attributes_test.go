@@ -19,8 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An attempt is a request of a client: server.address and server.port are
-// required of it.
+// An attempt is a client span, which requires server.address and server.port.
 func TestAnAttemptHasTheAddressAndThePortOfItsTarget(t *testing.T) {
 	for target, want := range map[string][]any{
 		"localhost:1":                 {"localhost", int64(1)},
@@ -48,8 +47,8 @@ func TestAnAttemptHasTheAddressAndThePortOfItsTarget(t *testing.T) {
 	}
 }
 
-// What the semantic conventions require of a span, and what they require if
-// there is an error. Read-only.
+// The attributes that the semantic conventions require of every span, and of
+// spans with an error. Read-only.
 var (
 	ofServers  = []string{"http.request.method", "url.path", "url.scheme", "server.address", "server.port", "http.response.status_code", "network.protocol.version"}
 	ofClients  = []string{"http.request.method", "server.address", "server.port", "url.full"}
@@ -88,7 +87,7 @@ func TestSpansHaveWhatTheConventionsRequire(t *testing.T) {
 	}
 }
 
-func TestTheURLOfAnAttempt(t *testing.T) {
+func TestTheURLOfAnAttemptIsThatOfTheTarget(t *testing.T) {
 	for _, x := range [][3]string{
 		{"localhost:1", "/a%2Fb", "http://localhost:1/a%2Fb"},
 		{"https://[::1]:1/base/", "/a", "https://[::1]:1/base/a"},
@@ -102,10 +101,10 @@ func TestTheURLOfAnAttempt(t *testing.T) {
 		assert.Equal(t, x[2], otel.FullURL(&hostproxy.Exchange{Path: x[1], Query: "token=1"}, x[0]))
 	}
 	_, err := hostproxy.NewUpstream("http://user:password@localhost:1")
-	assert.Error(t, err, "credentials cannot be in hostproxy.target either")
+	assert.Error(t, err, "hostproxy refuses credentials in a target")
 }
 
-func TestThePathAndTheQueryAreWhatOptionsMakeOfThem(t *testing.T) {
+func TestOptionsSetThePathAndTheQueryOfSpans(t *testing.T) {
 	app := hostproxy.To(proxytest.NewServer(t, nil).Addr())
 	app.StripPrefix = "/api"
 	var r hostproxy.Router
@@ -126,7 +125,7 @@ func TestThePathAndTheQueryAreWhatOptionsMakeOfThem(t *testing.T) {
 	assert.Equal(t, []any{"/api/a", "token=REDACTED", int64(80)}, []any{exchange["url.path"], exchange["url.query"], exchange["server.port"]})
 }
 
-// The stack of a panic is for the log of the program.
+// A panic's stack belongs in the program's log, not in a span.
 func TestTheStatusOfASpanHasNoStack(t *testing.T) {
 	for _, lane := range lanes {
 		t.Run(lane.name, func(t *testing.T) {

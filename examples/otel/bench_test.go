@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/otel"
 )
 
-// BenchmarkExchange compares an exchange in process, which an own handler
-// answers, without spans and with.
+// BenchmarkExchange compares exchanges with and without spans. They run in
+// process, and a handler of the program answers them.
 func BenchmarkExchange(b *testing.B) {
 	for name, sampler := range map[string]sdk.Sampler{"spans=none": nil, "spans=unsampled": sdk.NeverSample(), "spans=sampled": sdk.AlwaysSample()} {
 		b.Run(name, func(b *testing.B) {

@@ -13,7 +13,7 @@ import (
 )
 
 func Example() {
-	exporter := tracetest.NewInMemoryExporter() // such as otlptracehttp.New
+	exporter := tracetest.NewInMemoryExporter() // your program: otlptracehttp.New, for instance
 	provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
 
 	t, err := otel.New(otel.Options{Provider: provider})

@@ -2,5 +2,5 @@ package otel
 
 import "github.com/hostproxy/hostproxy"
 
-// FullURL returns the URL of an attempt.
+// FullURL exports the computation of an attempt's URL.
 func FullURL(x *hostproxy.Exchange, target string) string { return new(Tracer).fullURL(x, target) }

@@ -16,12 +16,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// valid is a traceparent of version 00.
+// valid matches a traceparent of version 00.
 var valid = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]$`)
 
-// FuzzTraceparent checks that each request that reaches a target has exactly
-// one traceparent, a valid one, whatever else the client sends; in the fast
-// lane and in the handler lane; and that only a trusted peer's trace goes on.
+// FuzzTraceparent checks both lanes. Each request that reaches a target must
+// have exactly one traceparent, a valid one, whatever else the client sends.
+// Only a trusted peer's trace may be continued.
 func FuzzTraceparent(f *testing.F) {
 	for _, name := range []string{"Traceparent", "traceparent", "TRACEPARENT", "trace-parent", "trace_parent", "Tracestate", "X\r\ntraceparent", "Connection: traceparent\r\nTraceparent", "traceparent "} {
 		f.Add(name, clientParent, clientParent, false)
@@ -35,7 +35,7 @@ func FuzzTraceparent(f *testing.F) {
 	}
 	fronts, targets := map[bool][]string{}, map[bool]chan [2]http.Header{}
 	for _, trusted := range []bool{false, true} {
-		// of this kind of peer: a request may arrive after its client has gone
+		// for each kind of peer: a request may arrive after its client has left
 		seen := make(chan [2]http.Header, 1000)
 		targets[trusted] = seen
 		backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -63,9 +63,9 @@ func FuzzTraceparent(f *testing.F) {
 			reached := 0
 			c := proxytest.Dial(t, front)
 			c.Send(fmt.Sprintf("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n%s: %s\r\ntraceparent: %s\r\n\r\n", name, one, two))
-			// or a body that has been announced would be waited for
+			// otherwise the server would wait for a body that was announced
 			_ = c.Conn.Conn.(*net.TCPConn).CloseWrite()
-			assert.NotContains(t, c.Rest(), "HTTP/1.1 500", "what a client sends fails no hook")
+			assert.NotContains(t, c.Rest(), "HTTP/1.1 500", "no client input makes a hook fail")
 			for seen := targets[trusted]; len(seen) > 0; {
 				q := <-seen
 				reached++
@@ -82,7 +82,7 @@ func FuzzTraceparent(f *testing.F) {
 				}
 			}
 			if name == "Tracestate" && one == clientParent && two == one {
-				assert.Positive(t, reached, "nothing is wrong with this one")
+				assert.Positive(t, reached, "this request is valid")
 			}
 		}
 	})

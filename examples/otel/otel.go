@@ -1,11 +1,12 @@
-// Package otel makes spans for OpenTelemetry of a hostproxy.Router's exchanges:
-// one of kind server for each exchange, and one of kind client for each attempt
-// at a target, with the attributes of the semantic conventions for HTTP. Each
-// target gets the context of its own attempt in exactly one traceparent header
-// (W3C Trace Context), regardless of what the client has sent.
+// Package otel makes OpenTelemetry spans of the exchanges of a
+// hostproxy.Router: a server span for each exchange, and a client span for each
+// attempt at a target, with the attributes of the semantic conventions for
+// HTTP. Each target gets the context of its own attempt in exactly one
+// traceparent header (W3C Trace Context), regardless of what the client has
+// sent.
 //
 //   - otel.go: New, and the hooks of the Router
-//   - attributes.go: what spans say of exchanges and attempts
+//   - attributes.go: the attributes of exchanges and attempts
 package otel
 
 import (
@@ -26,30 +27,30 @@ import (
 
 // Options are the settings of New. The zero value is ready to use.
 type Options struct {
-	// Provider makes the spans. Nil means otel.GetTracerProvider. With a
-	// provider that makes no spans, targets get the context of a trusted peer,
-	// and else no traceparent.
+	// Provider makes the spans. Nil means otel.GetTracerProvider. If it makes
+	// no spans, targets get the context of a trusted peer, and otherwise no
+	// traceparent.
 	Provider trace.TracerProvider
 
-	// Trusted are the peers whose traces are continued: an exchange is part of
-	// the trace in its traceparent and tracestate, which is also asked whether
-	// to sample it, and the target gets the peer's baggage. It is often the
-	// same as Router.TrustedProxies. Peers on a unix socket are trusted if
-	// 127.0.0.1 or ::1 is. An exchange of another peer begins a trace, which
-	// has a link to the client's context, and its baggage is removed. Nil
-	// trusts no peer.
+	// Trusted are the peers whose traces are continued: the exchange joins the
+	// trace in its traceparent and tracestate, the sampler sees the sampling
+	// decision of that trace, and the target gets the baggage of the peer. It
+	// is often the same as Router.TrustedProxies. Peers on a unix socket are
+	// trusted if 127.0.0.1 or ::1 is. An exchange of any other peer begins a
+	// new trace with a link to the context that the client sent, and its
+	// baggage is removed. Nil trusts no peer.
 	Trusted []netip.Prefix
 
-	// Path returns the path that the target gets, below the path of its own
-	// URL, for url.full of attempts. Set it if an Upstream has StripPrefix,
-	// AddPrefix or a Rewrite of the path: a span is made before they are
-	// applied. It is called for each attempt that is recorded, may be called
+	// Path returns the path that a target gets, below the path of its own URL.
+	// It is used for url.full of attempts. Set it if an Upstream has
+	// StripPrefix, AddPrefix or a Rewrite of the path: spans are made before
+	// these are applied. It is called for each recorded attempt, may be called
 	// concurrently, and must not change the Exchange. Nil means Exchange.Path.
 	Path func(*hostproxy.Exchange) string
 
-	// Query returns what spans show of a query, without its secrets. It is
-	// called for each query that is not empty, and may be called concurrently.
-	// "" shows nothing; nil shows no query.
+	// Query returns the part of a query that spans show, without its secrets.
+	// It is called for each non-empty query, and may be called concurrently.
+	// The result "" shows nothing. Nil shows no query.
 	Query func(raw string) string
 }
 
@@ -57,22 +58,22 @@ type Options struct {
 type Tracer struct {
 	tracer  trace.Tracer
 	trusted []netip.Prefix
-	local   bool // peers without an address are trusted
+	local   bool // whether peers without an address are trusted
 	path    func(*hostproxy.Exchange) string
 	shown   func(query string) string
 
-	server, client trace.SpanStartOption // the kinds of spans
+	server, client trace.SpanStartOption // span kinds
 }
 
-// The headers of contexts.
+// The headers that carry contexts.
 const (
 	traceparent = "Traceparent"
 	tracestate  = "Tracestate"
 	baggage     = "Baggage"
 )
 
-// New returns a Tracer. Set the hooks of a Router to its methods, or call them
-// from hooks of your own, before the Router is used. New returns an error for
+// New returns a Tracer. Before the Router is used, set its hooks to the
+// Tracer's methods, or call them from your own hooks. New returns an error for
 // an invalid prefix.
 func New(o Options) (*Tracer, error) {
 	for i, p := range o.Trusted {
@@ -93,8 +94,8 @@ func New(o Options) (*Tracer, error) {
 	return t, nil
 }
 
-// Begin is for Router.Begin. It starts the span of the exchange, and keeps it
-// in Exchange.Value as a trace.Span. It sets the headers of its context for
+// Begin is for Router.Begin. It starts the span of the exchange, and stores it
+// in Exchange.Value as a trace.Span. It sets the context's headers for
 // handlers, mirrored copies and the request of a ForwardAuth.
 func (t *Tracer) Begin(b *hostproxy.Beginning) {
 	ctx := context.Background()
@@ -118,13 +119,13 @@ func (t *Tracer) Begin(b *hostproxy.Beginning) {
 }
 
 // BeginAttempt is for Router.BeginAttempt. It starts the span of the attempt,
-// and keeps it in Attempt.Value as a trace.Span. It sets the headers of its
-// context for the target. Attempts of an exchange that is neither sampled nor
-// recorded have no spans: their targets get the context of the exchange.
+// and stores it in Attempt.Value as a trace.Span. It sets the context's headers
+// for the target. If the exchange is neither sampled nor recorded, its attempts
+// have no spans, and targets get the context of the exchange.
 func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	parent, ok := b.Exchange.Value.(trace.Span)
 	if !ok || !parent.IsRecording() && !parent.SpanContext().IsSampled() {
-		return // the target gets what Begin has set
+		return // the target gets the headers that Begin has set
 	}
 	ctx := trace.ContextWithSpan(context.Background(), parent)
 	ctx, span := t.tracer.Start(ctx, name(b.Exchange.Method, ""), t.client,
@@ -136,7 +137,7 @@ func (t *Tracer) BeginAttempt(b *hostproxy.Beginning) {
 	propagation.TraceContext{}.Inject(ctx, carrier{b})
 }
 
-// Observe is for Router.Observe. It ends the spans of the exchange and its
+// Observe is for Router.Observe. It ends the spans of the exchange and of its
 // attempts.
 func (t *Tracer) Observe(x *hostproxy.Exchange) {
 	for i := range x.Timeline {
@@ -163,8 +164,8 @@ func (t *Tracer) Observe(x *hostproxy.Exchange) {
 	span.End(trace.WithTimestamp(x.Start.Add(x.Duration)))
 }
 
-// failed sets the status of a span, and what it says of a failure. Responses
-// with that status and above are errors. A client that disconnects is none.
+// failed sets the status and the error attributes of a span. Responses from
+// status least up are errors. A client disconnect is not.
 func failed(span trace.Span, err error, status, least int) {
 	said, byClient := ofError(err, status >= least, status)
 	span.SetAttributes(said...)
@@ -188,7 +189,7 @@ func (t *Tracer) contains(a netip.Addr) bool {
 	return slices.ContainsFunc(t.trusted, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// A carrier is the header of a request that begins.
+// A carrier gives propagators the header of a request that begins.
 type carrier struct{ b *hostproxy.Beginning }
 
 // Get implements propagation.TextMapCarrier.
@@ -197,11 +198,11 @@ func (c carrier) Get(key string) string { return c.b.Header(key) }
 // Set implements propagation.TextMapCarrier.
 func (c carrier) Set(key, value string) {
 	if key == "traceparent" {
-		key = traceparent // nothing has to make it canonical
+		key = traceparent // already canonical: saves the conversion
 	}
 	c.b.SetHeader(key, value)
 }
 
-// Keys implements propagation.TextMapCarrier: what propagates by it asks for
-// the keys that it knows.
+// Keys implements propagation.TextMapCarrier. The propagators used here ask for
+// known keys only.
 func (c carrier) Keys() []string { return nil }

@@ -27,13 +27,13 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A context that a client sends.
+// The context that a client sends.
 const (
 	clientTrace  = "0af7651916cd43dd8448eb211c80319c"
 	clientParent = "00-" + clientTrace + "-b7ad6b7169203331-01"
 )
 
-// traced makes spans of r, kept in memory.
+// traced makes spans for r and keeps them in memory.
 func traced(t testing.TB, r *hostproxy.Router, trusted ...string) *tracetest.InMemoryExporter {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
@@ -49,7 +49,8 @@ func traced(t testing.TB, r *hostproxy.Router, trusted ...string) *tracetest.InM
 	return exporter
 }
 
-// await returns the spans when there are n, the span of the exchange last.
+// await waits until there are n spans, and returns them. The exchange's span is
+// the last one.
 func await(t testing.TB, e *tracetest.InMemoryExporter, n int) tracetest.SpanStubs {
 	t.Helper()
 	proxytest.Eventually(t, "the spans have ended", func() bool { return len(e.GetSpans()) >= n })
@@ -58,7 +59,7 @@ func await(t testing.TB, e *tracetest.InMemoryExporter, n int) tracetest.SpanStu
 	return spans
 }
 
-// attributes returns what a span says.
+// attributes returns a span's attributes.
 func attributes(s tracetest.SpanStub) map[string]any {
 	all := map[string]any{}
 	for _, a := range s.Attributes {
@@ -67,8 +68,8 @@ func attributes(s tracetest.SpanStub) map[string]any {
 	return all
 }
 
-// lanes are the ways by which a request reaches a Router, and its version of
-// HTTP. Read-only.
+// lanes are the ways in which a request reaches a Router, with its HTTP
+// version. Read-only.
 var lanes = []struct {
 	name, version string
 	start         func(t *testing.T, r *hostproxy.Router) *http.Client
@@ -97,10 +98,10 @@ func serve(t *testing.T, protocol string, s *hostproxy.Server) *http.Client {
 	return proxytest.HTTPClient(t, proxytest.Start(t, s).HTTPS, roots, protocol)
 }
 
-// to lets c connect to addr whatever the URL says.
+// to makes c connect to addr regardless of the URL.
 func to(addr string, c *http.Client) *http.Client {
 	tr := c.Transport.(*http.Transport)
-	tr.TLSClientConfig.ServerName = "example.com" // of httptest's certificate
+	tr.TLSClientConfig.ServerName = "example.com" // the name in httptest's certificate
 	tr.Proxy = nil
 	c.Transport = rewrite{tr, addr}
 	return c
@@ -117,7 +118,7 @@ func (r rewrite) RoundTrip(q *http.Request) (*http.Response, error) {
 	return r.Transport.RoundTrip(q)
 }
 
-// get sends a GET with these headers, in pairs, and returns the status.
+// get sends a GET with these headers, given in pairs, and returns the status.
 func get(t testing.TB, c *http.Client, url string, headers ...string) int {
 	t.Helper()
 	q, err := http.NewRequest("GET", url, nil)
@@ -183,7 +184,7 @@ func TestEveryLaneIsTraced(t *testing.T) {
 	}
 }
 
-func TestAFailureHasOpAndSide(t *testing.T) {
+func TestASpanOfAFailureHasOpAndSide(t *testing.T) {
 	var r hostproxy.Router
 	r.Handle("app.localhost", hostproxy.To(proxytest.Refused(t)))
 	exporter := traced(t, &r)
@@ -231,7 +232,7 @@ func TestOnlyATrustedPeersTraceIsContinued(t *testing.T) {
 			assert.Equal(t, tt.trusted == "127.0.0.0/8", seen.Get("Baggage") == "c=d")
 			if tt.continued {
 				assert.Equal(t, []string{"a=b"}, seen["Tracestate"])
-				assert.Equal(t, tt.parent[0][53:], seen["Traceparent"][0][53:], "sampled as the peer wants")
+				assert.Equal(t, tt.parent[0][53:], seen["Traceparent"][0][53:], "the peer's sampling decision")
 				return
 			}
 			assert.NotContains(t, seen, "Tracestate")
@@ -267,7 +268,7 @@ func TestAProviderWithoutSpansLeavesNoTraceparent(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("*", hostproxy.To(backend.Addr()))
-	tracer, err := otel.New(otel.Options{}) // the global one, which nobody has set
+	tracer, err := otel.New(otel.Options{}) // the global provider, which is not set
 	require.NoError(t, err)
 	r.Begin, r.BeginAttempt, r.Observe = tracer.Begin, tracer.BeginAttempt, tracer.Observe
 	c := proxytest.HTTPClient(t, proxytest.StartPlain(t, &hostproxy.Server{Router: &r}).Plain, nil, "h1")
@@ -275,7 +276,7 @@ func TestAProviderWithoutSpansLeavesNoTraceparent(t *testing.T) {
 	assert.NotContains(t, backend.Last(t).Header, "Traceparent")
 }
 
-func TestBytesOfAClientAreMadeSafe(t *testing.T) {
+func TestHostileBytesOfAClientAreMadeSafe(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("*", hostproxy.To(backend.Addr()))
@@ -297,7 +298,7 @@ func TestBytesOfAClientAreMadeSafe(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotSampledHasAContextToo(t *testing.T) {
+func TestAnExchangeThatIsNotSampledHasAContextToo(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	var r hostproxy.Router
 	r.Handle("*", hostproxy.To(backend.Addr()))

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
-// What a prom.Desc says, and what a query names. Read-only.
+// These match the names in a prom.Desc and in a query. Read-only.
 var (
 	described = regexp.MustCompile(`fqName: "([^"]+)".*variableLabels: \{([^}]*)\}`)
 	metric    = regexp.MustCompile(`(hostproxy_\w+)(?:\{([^}]*)\})?`)
@@ -24,7 +24,7 @@ var (
 	legend    = regexp.MustCompile(`\{\{(\w+)\}\}`)
 )
 
-// labelsOf returns the labels of all metrics, by name.
+// labelsOf returns the labels of all metrics, by metric name.
 func labelsOf(t *testing.T) map[string][]string {
 	m, err := prometheus.New(new(hostproxy.Router), prometheus.Options{})
 	require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestTheDashboardShowsEveryMetric(t *testing.T) {
 		for x := range p.GridPos.W {
 			for y := range p.GridPos.H {
 				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
-				assert.Empty(t, cells[at], "%s is on top of it", p.Title)
+				assert.Empty(t, cells[at], "%s overlaps it", p.Title)
 				cells[at] = p.Title
 				assert.Less(t, at[0], 24)
 			}

@@ -22,7 +22,7 @@ func Example() {
 	}
 	r.Begin, r.Observe = m.Begin, m.Observe
 	registry := prom.NewRegistry()
-	registry.MustRegister(m) // serve it by promhttp.HandlerFor
+	registry.MustRegister(m) // serve the registry by promhttp.HandlerFor
 
 	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "https://app.example.com/", nil))
 	fmt.Println(testutil.GatherAndCount(registry, "hostproxy_requests_total"))

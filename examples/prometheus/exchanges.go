@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Sizes of the lists of labels.
+// Numbers of label values.
 const (
 	codes     = 6
 	protocols = 5
@@ -21,10 +21,10 @@ var codeLabels = [codes]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
 // protocolLabels are the versions of HTTP that an Exchange can have. Read-only.
 var protocolLabels = [protocols]string{other, "HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"}
 
-// opLabels are the steps of a hostproxy.Error. Read-only.
+// opLabels are the values of hostproxy.Error.Op. Read-only.
 var opLabels = []string{"pick", "dial", "handshake", "write", "read", "copy", "upgrade"}
 
-// exchanges are the metrics of exchanges and attempts.
+// exchanges has the metrics of exchanges and attempts.
 type exchanges struct {
 	requests, received, sent             *prom.CounterVec
 	attempts, retries, hedges            *prom.CounterVec
@@ -59,7 +59,7 @@ func (e *exchanges) collectors() []prom.Collector {
 	return []prom.Collector{e.requests, e.durations, e.received, e.sent, e.errors, e.queued, e.attempts, e.retries, e.hedges, e.attemptErrors, e.firstBytes, e.dials}
 }
 
-// observe counts what few exchanges have: a wait, or a failure.
+// observe counts what is rare: a wait in the queue, or a failure.
 func (e *exchanges) observe(p *pair, x *hostproxy.Exchange) {
 	if x.Queue > 0 {
 		e.queued.with(p.pattern).Observe(x.Queue)
@@ -70,7 +70,7 @@ func (e *exchanges) observe(p *pair, x *hostproxy.Exchange) {
 	}
 }
 
-// observeAttempt counts what few attempts have.
+// observeAttempt counts what is rare in an attempt.
 func (e *exchanges) observeAttempt(p *pair, a *hostproxy.Attempt) {
 	if a.Dial > 0 {
 		e.dials.with(p.pattern, p.target).Observe(a.Dial)
@@ -87,8 +87,8 @@ func (e *exchanges) observeAttempt(p *pair, a *hostproxy.Attempt) {
 	}
 }
 
-// forget drops the series of p; those of its pattern only if lone: no other
-// pair has that pattern.
+// forget drops the series of p. Series of its pattern alone are dropped only if
+// lone is true: no other pair has that pattern.
 func (e *exchanges) forget(p *pair, lone bool) {
 	labels := prom.Labels{"pattern": p.pattern, "target": p.target}
 	for _, v := range []*prom.CounterVec{e.requests, e.errors, e.attempts, e.retries, e.hedges, e.attemptErrors} {
@@ -115,7 +115,7 @@ func codeOf(status int) uint8 {
 
 func protocolOf(proto string) uint8 { return uint8(max(0, slices.Index(protocolLabels[:], proto))) }
 
-// failure returns the labels of an error: words from fixed lists.
+// failure returns the labels of an error. They are from fixed lists.
 func failure(err error) (op, side string) {
 	op, side = other, other
 	var e *hostproxy.Error

@@ -11,15 +11,16 @@ func ReadCertificates(m *Metrics, all []hostproxy.CertStatus) {
 	m.state.readCertificates(all, m.pairs.max)
 }
 
-// RegisterState registers what ReadCertificates fills, which is not read again.
+// RegisterState registers the metrics that ReadCertificates fills. Scrapes then
+// do not read the Router.
 func RegisterState(m *Metrics, r *prom.Registry) { r.MustRegister(m.state.collectors()...) }
 
-// Pairs returns how many pairs there are.
+// Pairs returns the number of pairs.
 func Pairs(m *Metrics) int {
 	m.pairs.mu.Lock()
 	defer m.pairs.mu.Unlock()
 	return len(*m.pairs.all.Load()) + len(m.pairs.fresh)
 }
 
-// AddPair makes a pair, as Observe does.
+// AddPair adds a pair, as Observe does.
 func AddPair(m *Metrics, pattern string) { m.pairs.of(pairKey{pattern, "t:1"}) }

@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	finest     = 3   // schema of native histograms: eight buckets from one power of two to the next
-	mostFilled = 100 // above this many buckets, a scrape gets a coarser schema
+	finest     = 3   // schema of native histograms: eight buckets per power of two
+	mostFilled = 100 // above this many filled buckets, a scrape gets a coarser schema
 )
 
-// eighths are the upper bounds of the buckets between 0.5 and 1, without the
-// last. Read-only.
+// eighths are the upper bounds of the buckets between 0.5 and 1, except the
+// last one. Read-only.
 var eighths = [8]float64{0.5, 0.5452538663326288, 0.5946035575013605, 0.6484197773255048,
 	0.7071067811865475, 0.7711054127039704, 0.8408964152537144, 0.9170040432046711}
 
-// bucketOf returns the index of the native bucket of v, which is above 0.
+// bucketOf returns the index of the native bucket for v, which must be above 0.
 func bucketOf(v float64) int {
 	part, power := math.Frexp(v)
 	i := 0
@@ -36,21 +36,21 @@ func bucketOf(v float64) int {
 	return i + (power-1)*len(eighths)
 }
 
-// A histogram counts durations of one series. It costs a lock where those of
-// client_golang cost a dozen atomic operations for each duration, so that many
-// are added at a time.
+// A histogram counts durations of one series. client_golang's histograms cost a
+// dozen atomic operations for each duration. This one costs a lock, and many
+// durations can be added under one lock.
 type histogram struct {
 	labels  []string
-	bounds  []float64 // of classic buckets
+	bounds  []float64 // upper bounds of classic buckets
 	created time.Time
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	count   uint64
 	sum     float64
 	zero    uint64
-	lowest  int      // index of the first native bucket
-	native  []uint64 // about a thousand at most, for all that a Duration can be
-	classic []uint64 // a duration counts in the first that has room for it
+	lowest  int      // index of the first bucket in native
+	native  []uint64 // at most about a thousand, over the range of time.Duration
+	classic []uint64 // each duration counts in one bucket only
 }
 
 // Observe adds a duration.
@@ -81,7 +81,8 @@ func (h *histogram) add(d time.Duration) {
 	h.native[i]++
 }
 
-// grow makes room for the bucket i behind the lowest, and returns its index.
+// grow makes room for a bucket at index i, counted from lowest, and returns its
+// index in native.
 func (h *histogram) grow(i int) int {
 	switch {
 	case len(h.native) == 0:
@@ -95,7 +96,7 @@ func (h *histogram) grow(i int) int {
 	return i
 }
 
-// metric returns what a scrape gets.
+// metric returns the histogram for a scrape.
 func (h *histogram) metric(desc *prom.Desc) prom.Metric {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -118,7 +119,7 @@ func (h *histogram) metric(desc *prom.Desc) prom.Metric {
 	return m
 }
 
-// halved returns buckets of twice the width.
+// halved merges pairs of buckets into buckets of twice the width.
 func halved(buckets map[int]int64) map[int]int64 {
 	half := map[int]int64{}
 	for i, n := range buckets {
@@ -130,7 +131,7 @@ func halved(buckets map[int]int64) map[int]int64 {
 	return half
 }
 
-// A classic is a histogram with classic buckets too.
+// A classic is a histogram that also has classic buckets.
 type classic struct {
 	prom.Metric
 	bounds []float64
@@ -149,11 +150,11 @@ func (c classic) Write(out *dto.Metric) error {
 	return err
 }
 
-// histograms are those of one name, by their labels. They are a
+// histograms are the histograms of one metric, by their labels. They are a
 // prometheus.Collector.
 type histograms struct {
 	desc   *prom.Desc
-	names  []string // of labels
+	names  []string // names of the labels
 	bounds []float64
 
 	mu  sync.Mutex
@@ -163,14 +164,15 @@ type histograms struct {
 func newHistograms(name, help string, bounds []float64, labels ...string) *histograms {
 	bounds = slices.Clone(bounds)
 	if n := len(bounds); n > 0 && math.IsInf(bounds[n-1], 1) {
-		bounds = bounds[:n-1] // which the count is
+		bounds = bounds[:n-1] // the count serves as the bucket +Inf
 	}
 	return &histograms{desc: prom.NewDesc("hostproxy_"+name, help, labels, nil), names: labels, bounds: bounds, all: map[string]*histogram{}}
 }
 
-// with returns the histogram with these values of the labels.
+// with returns the histogram with these label values.
 func (v *histograms) with(labels ...string) *histogram {
-	key := strings.Join(labels, "\xff") // no label has that byte
+	// label values are valid UTF-8, which never contains this byte
+	key := strings.Join(labels, "\xff")
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	h := v.all[key]
@@ -181,7 +183,7 @@ func (v *histograms) with(labels ...string) *histogram {
 	return h
 }
 
-// forget drops the histograms that have these labels.
+// forget drops the histograms with these labels.
 func (v *histograms) forget(labels prom.Labels) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

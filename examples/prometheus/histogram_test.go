@@ -16,7 +16,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
-// written returns what a scrape gets of the durations of requests.
+// written returns the histogram of request durations as a scrape gets it.
 func written(t *testing.T, g prom.Gatherer) *dto.Histogram {
 	t.Helper()
 	families, err := g.Gather()
@@ -31,8 +31,8 @@ func written(t *testing.T, g prom.Gatherer) *dto.Histogram {
 	return nil
 }
 
-// client_golang's own histogram of the same durations has the same buckets.
-func TestAHistogramIsThatOfClientGolang(t *testing.T) {
+// client_golang's own histogram serves as the reference.
+func TestAHistogramHasTheBucketsOfClientGolang(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for name, duration := range map[string]func(i int) time.Duration{
 		"around a millisecond": func(int) time.Duration { return time.Duration(1e6 * math.Exp(random.NormFloat64()/2)) },
@@ -62,8 +62,8 @@ func TestAHistogramIsThatOfClientGolang(t *testing.T) {
 	}
 }
 
-// Above a hundred buckets, two become one.
-func TestAHistogramOfAllDurationsIsBounded(t *testing.T) {
+// Above a hundred buckets, pairs of them are merged.
+func TestTheBucketsOfAHistogramAreLimited(t *testing.T) {
 	registry, m := measured(t, &hostproxy.Router{}, prometheus.Options{})
 	n := 0
 	for d := time.Nanosecond; d > 0 && d < math.MaxInt64/2; d += d/20 + 1 {

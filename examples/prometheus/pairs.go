@@ -10,34 +10,34 @@ import (
 	prom "github.com/prometheus/client_golang/prometheus"
 )
 
-// Bounds of Options.MaxPairs, and of a label.
+// Limits of Options.MaxPairs, and of a label's length.
 const (
 	defaultPairs = 1_000
 	mostPairs    = 100_000
 	maxLabel     = 200 // bytes
 )
 
-// Labels that no pattern can have.
+// Label values that no pattern can have.
 const (
 	none  = "(none)"  // no route matched
-	other = "(other)" // shared by all that have no series of their own
+	other = "(other)" // shared by all pairs that have no series of their own
 )
 
-// idle is how long a pair without a route and a target is kept after its last
-// use.
+// idle is how long a pair is kept after its last use once its route or target
+// is gone.
 const idle = 10 * time.Minute
 
 // A pairKey is a pattern and a target, as the Router names them. The target is
-// "" for responses of the proxy itself.
+// "" for responses by the proxy itself.
 type pairKey struct{ pattern, target string }
 
-// A pair has the series of a pattern and a target, made when they are first
-// used.
+// A pair has the series of a pattern and a target. Each series is made when it
+// is first used.
 type pair struct {
-	pattern, target string // labels
+	pattern, target string // as label values
 	used            atomic.Bool
-	// of the last scrape that found it used, or in use; guarded by
-	// Metrics.scrape
+	// time of the last scrape that found the pair used or still routed; guarded
+	// by Metrics.scrape
 	seen time.Time
 
 	requests   [codes][protocols]lazy[prom.Counter]
@@ -55,26 +55,28 @@ func (l *lazy[T]) get(make func() T) T {
 	if t := l.made.Load(); t != nil {
 		return *t
 	}
-	t := make() // the same for concurrent calls: a vector has one series for the same labels
+	// concurrent calls get the same series: a vector has one for each set of
+	// label values
+	t := make()
 	l.made.Store(&t)
 	return t
 }
 
-// pairs are all pairs, a bounded number. Observe reads most of them without a
-// lock: all is copied on write. New pairs are in fresh, and are put into all
-// when they have been asked for as often as there are pairs, so that making n
-// pairs copies O(n) of them.
+// pairs has all pairs; their number is limited. all is copied on write, so
+// Observe finds most pairs without a lock. New pairs go to fresh. They move to
+// all after as many look-ups under the lock as there are pairs, so that making
+// n pairs copies O(n) of them.
 type pairs struct {
 	exchanges *exchanges
 	max       int
 	rest      *pair
 
-	mu     sync.Mutex // guards what follows; all and full are written under it
+	mu     sync.Mutex // guards the fields below, and writes of all and full
 	fresh  map[pairKey]*pair
 	misses int
 
 	all  atomic.Pointer[map[pairKey]*pair]
-	full atomic.Bool // and then fresh is empty
+	full atomic.Bool // no pair is free, and fresh is empty
 }
 
 func (p *pairs) init(limit int, e *exchanges) {
@@ -84,14 +86,14 @@ func (p *pairs) init(limit int, e *exchanges) {
 	p.all.Store(&map[pairKey]*pair{})
 }
 
-// A recent is the pair that was found last, which is probably the next.
+// A recent is the last pair found, which is probably the next one too.
 type recent struct {
-	all  *map[pairKey]*pair // as they were then
+	all  *map[pairKey]*pair // the map in which it was found
 	key  pairKey
 	pair *pair
 }
 
-// find is of, which looks at the recent pair first.
+// find is of, but looks at the recent pair first.
 func (p *pairs) find(r *recent, k pairKey) *pair {
 	all := p.all.Load()
 	if r.all != all || r.key != k {
@@ -102,9 +104,8 @@ func (p *pairs) find(r *recent, k pairKey) *pair {
 	return r.pair
 }
 
-// of returns the pair of a key, or the one that is shared. Hot path: no lock
-// and no allocation for a pair that exists, but for new ones, or when all pairs
-// are taken.
+// of returns the pair of a key, or the shared pair if no pair is free. Hot
+// path: no lock and no allocation for an existing pair, nor if no pair is free.
 func (p *pairs) of(k pairKey) *pair {
 	found := (*p.all.Load())[k]
 	if found == nil {
@@ -123,7 +124,7 @@ func (x *pair) use() {
 	}
 }
 
-// add returns the pairs of keys, new ones as far as there is room.
+// add returns the pairs of keys. It makes new ones as long as there is room.
 func (p *pairs) add(keys ...pairKey) []*pair {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,7 +162,7 @@ func (p *pairs) one(k pairKey) *pair {
 	return x
 }
 
-// merge puts the new pairs to the others. p.mu is held.
+// merge moves the new pairs to the others. p.mu is held.
 func (p *pairs) merge() {
 	p.misses = 0
 	if len(p.fresh) == 0 {
@@ -173,8 +174,8 @@ func (p *pairs) merge() {
 	clear(p.fresh)
 }
 
-// keep drops the pairs that are not current and have not been used for long,
-// and their series. It is called by scrapes.
+// keep drops the pairs that are not current and were not used for a long time,
+// with their series. Scrapes call it.
 func (p *pairs) keep(current map[pairKey]bool, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -205,7 +206,7 @@ func (p *pairs) keep(current map[pairKey]bool, now time.Time) {
 	}
 }
 
-// label returns s as the value of a label: valid UTF-8 of bounded length.
+// label returns s as a label value: valid UTF-8 of limited length.
 func label(s string) string {
 	cut := ""
 	if len(s) > maxLabel {

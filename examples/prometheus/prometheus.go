@@ -1,17 +1,17 @@
-// Package prometheus makes metrics of a hostproxy.Router for Prometheus:
-// requests, native histograms of durations, attempts, retries, failures by step
-// and side, targets, queues, certificates, and what the listeners refused.
+// Package prometheus has Prometheus metrics of a hostproxy.Router: requests,
+// native histograms of durations, attempts, retries, failures by step and side,
+// targets, queues, certificates, and what the listeners refused.
 //
-// The number of series is bounded. Labels are patterns, targets, classes of
-// status codes, and words from fixed lists, never what a client has sent: no
-// host, path, method, user or address.
+// The number of series is limited. Label values are patterns, targets, classes
+// of status codes, and words from fixed lists. They never contain a host, path,
+// method, user or address that a client has sent.
 //
 //   - prometheus.go: New, and the hooks of the Router
 //   - exchanges.go: metrics of exchanges and attempts
-//   - histogram.go: native histograms, which take many durations at once
-//   - stripes.go: what has ended and is not counted yet
+//   - histogram.go: native histograms that take many durations at once
+//   - stripes.go: buffers of ended exchanges that are not counted yet
 //   - pairs.go: one entry for each pattern and target
-//   - state.go: metrics that are read at the time of the scrape
+//   - state.go: metrics that are read during a scrape
 package prometheus
 
 import (
@@ -27,23 +27,22 @@ import (
 
 // Options are the settings of New. The zero value is ready to use.
 type Options struct {
-	// MaxPairs limits the pairs of a pattern and a target that have series of
-	// their own, and the certificates. All further ones share the series of the
-	// pattern "(other)" and of the certificate "(other)": nothing is lost but
-	// the distinction. A pair whose route or target is gone, and that has not
-	// been used for ten minutes, makes room at the next scrape. Zero means
-	// 1,000; at most 100,000.
+	// MaxPairs limits the pairs of a pattern and a target with series of their
+	// own, and also the certificates. Further ones share the series of the
+	// pattern "(other)" and of the certificate "(other)": they are counted, but
+	// not told apart. A pair whose route or target is gone is dropped by a
+	// scrape when it was not used for ten minutes. Zero means 1,000; at most
+	// 100,000.
 	MaxPairs int
 
-	// Buckets are upper bounds, in seconds, of classic buckets beside the
-	// native histogram, for a Prometheus that does not scrape native
-	// histograms. They must increase. Nil means none.
+	// Buckets are upper bounds, in seconds, of classic buckets. They are added
+	// to the native histograms for a Prometheus that does not scrape these.
+	// They must increase. Nil means none.
 	Buckets []float64
 }
 
 // Metrics are the metrics of one Router. They are a prometheus.Collector:
-// register them with a prometheus.Registry. The methods may be called
-// concurrently.
+// register them with a prometheus.Registry. Methods may be called concurrently.
 type Metrics struct {
 	router *hostproxy.Router
 	status http.Handler
@@ -56,9 +55,9 @@ type Metrics struct {
 	state  state
 }
 
-// New returns metrics of r. Set r.Begin and r.Observe to their methods, or call
-// them from hooks of your own, before r is used. New returns an error for bad
-// options.
+// New returns metrics of r. Before r is used, set r.Begin and r.Observe to
+// their methods, or call these from your own hooks. New returns an error for
+// invalid options.
 func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	var errs []error
 	if r == nil {
@@ -85,11 +84,12 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	return m, nil
 }
 
-// Begin is for Router.Begin: it counts the exchange as in flight. In a hook of
-// your own call it first, since an exchange whose hook panics ends, too.
+// Begin is for Router.Begin. It counts the exchange as in flight. In a hook of
+// your own, call it first: Observe counts the end of every exchange, also after
+// a panic of the hook.
 func (m *Metrics) Begin(*hostproxy.Beginning) { m.stripes.begin() }
 
-// Observe is for Router.Observe: it counts the exchange and its attempts.
+// Observe is for Router.Observe. It counts the exchange and its attempts.
 func (m *Metrics) Observe(x *hostproxy.Exchange) { m.stripes.keep(m, x) }
 
 // Describe implements prometheus.Collector.
@@ -99,8 +99,8 @@ func (m *Metrics) Describe(ch chan<- *prom.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It reads the state of the Router as
-// hostproxy.StatusHandler does.
+// Collect implements prometheus.Collector. It reads the Router's state by
+// hostproxy.StatusHandler.
 func (m *Metrics) Collect(ch chan<- prom.Metric) {
 	m.scrape.Lock()
 	defer m.scrape.Unlock()

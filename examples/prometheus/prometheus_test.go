@@ -46,8 +46,8 @@ func measured(t testing.TB, r *hostproxy.Router, o prometheus.Options) (*prom.Re
 	return registry, m
 }
 
-// gather returns all series, by name and labels: the value, or the count of a
-// histogram.
+// gather returns all series by name and labels. The value of a histogram is its
+// count.
 func gather(t testing.TB, g prom.Gatherer) map[string]float64 {
 	t.Helper()
 	families, err := g.Gather()
@@ -85,7 +85,7 @@ func sum(all map[string]float64, name string) (n float64) {
 	return n
 }
 
-// lanes are the ways by which a request reaches a Router.
+// lanes are the ways in which a request reaches a Router.
 var lanes = map[string]func(t *testing.T, r *hostproxy.Router) *http.Client{ // read-only
 	"fast lane, HTTP/1.1": func(t *testing.T, r *hostproxy.Router) *http.Client {
 		s := proxytest.Start(t, &hostproxy.Server{Router: r})
@@ -135,7 +135,8 @@ func post(t *testing.T, c *http.Client, method, url, body string) int {
 	return p.StatusCode
 }
 
-// router returns a Router that keeps its certificates in files of the test.
+// router returns a Router that stores its certificates in a directory of the
+// test.
 func router(t *testing.T) *hostproxy.Router {
 	s := &certmagic.FileStorage{Path: t.TempDir()}
 	return &hostproxy.Router{TLS: hostproxy.TLS{Storage: s, Internal: &hostproxy.LocalCA{Storage: s}}}
@@ -196,7 +197,7 @@ func text(all map[string]float64) string {
 	return b.String()
 }
 
-func TestWhatIsGoingOnIsMeasured(t *testing.T) {
+func TestRequestsInFlightAndQueuedAreMeasured(t *testing.T) {
 	release := make(chan struct{})
 	defer sync.OnceFunc(func() { close(release) })()
 	slow := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { <-release }))
@@ -253,7 +254,7 @@ func TestAQueueBeforeThereAreTargetsIsMeasured(t *testing.T) {
 	require.Equal(t, 200, <-done)
 }
 
-func TestRefusalsAreCountedOverRestarts(t *testing.T) {
+func TestRefusalsAreCountedAcrossRestarts(t *testing.T) {
 	var r hostproxy.Router
 	registry, _ := measured(t, &r, prometheus.Options{})
 	for i := range 2 {
@@ -268,9 +269,9 @@ func TestRefusalsAreCountedOverRestarts(t *testing.T) {
 	}
 }
 
-// invented is how many hosts are invented: more than the bounds of everything
-// that is kept. MaxPairs is the largest, and a host that is new after that many
-// takes the same path as every later one.
+// invented is the number of invented hosts. It exceeds every limit on what is
+// kept. MaxPairs is the largest of these limits: beyond it, each new host takes
+// the same path.
 var invented = flag.Int("invented", 1_000_000, "hosts that are invented")
 
 func TestInventedHostsMakeNoSeries(t *testing.T) {
@@ -299,7 +300,7 @@ func TestInventedHostsMakeNoSeries(t *testing.T) {
 	assert.Equal(t, float64(30+*invented), sum(after, "hostproxy_requests_total"), "all are counted")
 }
 
-// A blind response writer forgets what is written.
+// A blind response writer discards everything.
 type blind struct{}
 
 func (blind) Header() http.Header         { return http.Header{} }
@@ -341,14 +342,14 @@ func TestPairsThatAreGoneMakeRoom(t *testing.T) {
 		for range 4 {
 			time.Sleep(5 * time.Minute)
 			end("kept.test")
-			end("new.test") // first in the shared pair
+			end("new.test") // counted in the shared pair at first
 			gather(t, registry)
 		}
 		end("new.test")
 		all := gather(t, registry)
 		assert.NotContains(t, text(all), "old.test")
 		assert.Equal(t, 5.0, pattern("kept.test"), "in use, although no route of the Router has it")
-		assert.Equal(t, 1.0, pattern("new.test"), "has room now")
+		assert.Equal(t, 1.0, pattern("new.test"), "has a pair of its own now")
 		assert.Equal(t, 4.0, all[`hostproxy_requests_total{code="2xx",pattern="(other)",protocol="(other)",target=""}`])
 	})
 }
@@ -363,7 +364,7 @@ func TestHostileLabelsAreMadeSafe(t *testing.T) {
 				RequestBytes: -1, ResponseBytes: -1, Timeline: []hostproxy.Attempt{{Target: s + "2", Status: status, Err: io.EOF, FirstByte: -1}}})
 		}
 	}
-	all := gather(t, registry) // fails for what is no UTF-8
+	all := gather(t, registry) // fails for values that are not UTF-8
 	assert.Equal(t, 36.0, sum(all, "hostproxy_requests_total"))
 	assert.Equal(t, 36.0, sum(all, "hostproxy_errors_total"))
 	for series := range all {
@@ -416,7 +417,7 @@ func TestBadOptionsAreErrors(t *testing.T) {
 	}
 }
 
-func TestNamesPassTheLinter(t *testing.T) {
+func TestMetricNamesPassTheLinter(t *testing.T) {
 	r := &hostproxy.Router{}
 	registry, m := measured(t, r, prometheus.Options{Buckets: prom.DefBuckets})
 	fill(m)
@@ -438,7 +439,7 @@ func TestTwoRoutersShareARegistry(t *testing.T) {
 	assert.Equal(t, 2.0, sum(gather(t, registry), "hostproxy_requests_total"))
 }
 
-// fill makes a series of all metrics of exchanges.
+// fill makes a series of each metric of exchanges.
 func fill(m *prometheus.Metrics) {
 	failure := &hostproxy.Error{Op: "dial", Side: hostproxy.SideUpstream, Err: io.EOF}
 	m.Observe(&hostproxy.Exchange{Pattern: "a.test", Target: "t:1", Status: 200, Proto: "HTTP/1.1", RequestBytes: 1, ResponseBytes: 1, Queue: 1, Err: failure,
@@ -470,7 +471,7 @@ func TestObserveAllocatesNothing(t *testing.T) {
 	}
 }
 
-// exchange is one of 200 µs.
+// exchange returns an exchange that took 200 µs.
 func exchange(pattern string) *hostproxy.Exchange {
 	return &hostproxy.Exchange{Pattern: pattern, Target: "t:1", Status: 200, Proto: "HTTP/1.1", ResponseBytes: 100, Duration: 200 * time.Microsecond, Attempts: 1,
 		Timeline: []hostproxy.Attempt{{Target: "t:1", Status: 200, FirstByte: 180 * time.Microsecond, Duration: 190 * time.Microsecond}}}

@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A program may start the next Server on an address while the last one waits
-// for requests in flight.
+// A program may start a new Server on an address while the previous one still
+// waits for requests in flight.
 func TestRefusalsAreCountedOnceWhileOneServerFollowsAnother(t *testing.T) {
 	release := make(chan struct{})
 	backend := proxytest.NewServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

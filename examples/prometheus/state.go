@@ -15,8 +15,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// state are the metrics that are read at the time of the scrape. Metrics.scrape
-// guards it.
+// state has the metrics that are read during a scrape. Metrics.scrape guards
+// it.
 type state struct {
 	inFlightDesc *prom.Desc
 	inFlight     prom.Gauge
@@ -30,15 +30,15 @@ type state struct {
 	refusedBefore                                 map[refusal]uint64
 }
 
-// A refusal is what was refused by which server, and why.
+// A refusal names a server, what it refused, and why.
 type refusal struct {
-	// when it started, in nanoseconds: the next one may have the same listeners
-	// while this one shuts down
+	// start of the server in nanoseconds: the next server may have the same
+	// listeners while this one shuts down
 	server    int64
 	what, why string
 }
 
-// A page is the part of hostproxy.StatusHandler's JSON that is read.
+// A page has the fields used of hostproxy.StatusHandler's JSON.
 type page struct {
 	Routes []struct {
 		Pattern  string
@@ -96,7 +96,7 @@ func newState() state {
 	}
 }
 
-// vecs are the gauges that begin anew with each scrape.
+// vecs returns the gauges that each scrape resets.
 func (s *state) vecs() []*prom.GaugeVec {
 	return []*prom.GaugeVec{s.routeInFlight, s.queued, s.paused, s.targetUp, s.targets, s.targetInFlight, s.streams,
 		s.certExpiry, s.certRenewal, s.certState, s.certFails, s.connections, s.companions}
@@ -110,7 +110,7 @@ func (s *state) collectors() []prom.Collector {
 	return all
 }
 
-// read sets all metrics to what is so now.
+// read sets all metrics to the current values.
 func (m *Metrics) read() error {
 	var p page
 	if err := m.readStatus(&p); err != nil {
@@ -136,7 +136,7 @@ func (m *Metrics) readStatus(p *page) error {
 	return json.Unmarshal(w.body.Bytes(), p)
 }
 
-// A response keeps what a handler answers.
+// A response keeps the answer of a handler.
 type response struct {
 	body   bytes.Buffer
 	header http.Header
@@ -157,8 +157,8 @@ func (w *response) WriteHeader(status int) { w.status = status }
 // Write implements http.ResponseWriter.
 func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }
 
-// readRoutes makes room among the pairs, and sets what is known of routes and
-// targets.
+// readRoutes adds pairs for the current routes and targets, and sets their
+// metrics.
 func (m *Metrics) readRoutes(p *page) {
 	current := map[pairKey]bool{}
 	var keys []pairKey
@@ -191,7 +191,7 @@ func (m *Metrics) readRoutes(p *page) {
 		found = found[len(r.Targets):]
 		if len(r.Targets) == 0 {
 			if r.Error == "" {
-				continue // no upstream
+				continue // not a route to an upstream
 			}
 			pattern = m.pairs.add(pairKey{r.Pattern, ""})[0].pattern
 		}
@@ -203,8 +203,8 @@ func (m *Metrics) readRoutes(p *page) {
 	}
 }
 
-// readServers sets what is known of listeners. A counter goes on when a server
-// is replaced by the next.
+// readServers sets the metrics of listeners. A counter continues when the next
+// server replaces one.
 func (m *Metrics) readServers(p *page) {
 	s := &m.state
 	now := map[refusal]uint64{}
@@ -227,10 +227,9 @@ func (m *Metrics) readServers(p *page) {
 	s.refusedBefore = now
 }
 
-// readCertificates sets what is known of certificates. Those on demand have the
-// names of hosts that clients chose: they share one label, and so do those
-// above limit. The earliest expiry and renewal of those that share one are
-// shown.
+// readCertificates sets the metrics of certificates. Certificates on demand
+// share one label, since clients chose their host names. Those above limit
+// share another one. A shared label shows the earliest expiry and renewal.
 func (s *state) readCertificates(all []hostproxy.CertStatus, limit int) {
 	slices.SortFunc(all, func(a, b hostproxy.CertStatus) int { return strings.Compare(a.Host, b.Host) })
 	expiry, renewal := map[string]time.Time{}, map[string]time.Time{}
@@ -258,7 +257,7 @@ func (s *state) readCertificates(all []hostproxy.CertStatus, limit int) {
 	s.waiting.Set(float64(waiting))
 }
 
-// onDemand is the label of all certificates that TLS.HostPolicy allowed.
+// onDemand is the shared label of the certificates that TLS.HostPolicy allowed.
 const onDemand = "(on demand)"
 
 func earliest(all map[string]time.Time, name string, t time.Time) {

@@ -12,42 +12,43 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// batch is how many exchanges a stripe keeps before it counts them.
+// batch is how many entries a stripe keeps before it counts them.
 const batch = 64
 
-// stripes keep what has ended until it is counted: when a stripe is full, and
-// at each scrape. Counting one by one costs more where several processors write
-// to the same series. Each processor mostly has a stripe of its own.
+// stripes keep the exchanges that have ended until they are counted: when a
+// stripe is full, and at each scrape. Counting them one by one costs more when
+// several processors write to the same series. Each processor mostly uses a
+// stripe of its own.
 type stripes struct {
 	all  []stripe
 	next atomic.Uint32
-	near sync.Pool // of *stripe; near the processor that used it last
+	near sync.Pool // of *stripe; mostly yields the one that this processor used last
 }
 
-// A stripe is a part of what has begun and ended.
+// A stripe has a part of the exchanges.
 type stripe struct {
 	begun atomic.Uint64
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	ended  uint64
 	recent recent
 	n      int
 	kept   [batch]entry
 
-	_ [64]byte // the next stripe is in another cache line
+	_ [64]byte // puts the next stripe into another cache line
 }
 
-// An entry is an exchange and its first attempt, or a further attempt.
+// An entry is an exchange with its first attempt, or a further attempt.
 type entry struct {
 	series
 	duration, firstByte time.Duration
 	received, sent      int64
 }
 
-// A series is what entries that are counted together have in common.
+// A series is what entries must have in common to be counted together.
 type series struct {
-	pair     *pair // of the exchange; nil for a further attempt
-	at       *pair // of the attempt; nil if there is none
+	pair     *pair // pair of the exchange; nil for a further attempt
+	at       *pair // pair of the attempt; nil if there is none
 	code     uint8
 	protocol uint8
 	atCode   uint8
@@ -58,7 +59,7 @@ func (s *stripes) init() {
 	s.near.New = func() any { return &s.all[int(s.next.Add(1))%len(s.all)] }
 }
 
-// begin counts an exchange that begins.
+// begin counts the begin of an exchange.
 func (s *stripes) begin() {
 	x := s.near.Get().(*stripe)
 	x.begun.Add(1)
@@ -66,7 +67,7 @@ func (s *stripes) begin() {
 }
 
 // keep keeps an exchange that has ended. Hot path: no allocation, and a lock
-// that others rarely hold.
+// that is rarely contended.
 func (s *stripes) keep(m *Metrics, x *hostproxy.Exchange) {
 	e := entry{duration: x.Duration, received: x.RequestBytes, sent: x.ResponseBytes}
 	near := s.near.Get().(*stripe)
@@ -85,7 +86,7 @@ func (s *stripes) keep(m *Metrics, x *hostproxy.Exchange) {
 		near.add(&m.exchanges, &e)
 		e = entry{}
 	}
-	if e.pair != nil { // without an attempt
+	if e.pair != nil { // an exchange without attempts
 		near.add(&m.exchanges, &e)
 	}
 	near.mu.Unlock()
@@ -100,7 +101,7 @@ func (x *stripe) add(e *exchanges, one *entry) {
 	}
 }
 
-// count counts what is kept. x.mu is held.
+// count counts the kept entries. x.mu is held.
 func (x *stripe) count(e *exchanges) {
 	for all := x.kept[:x.n]; len(all) > 0; {
 		n := 1
@@ -114,8 +115,8 @@ func (x *stripe) count(e *exchanges) {
 	x.n = 0
 }
 
-// count counts what all stripes keep, and returns how many exchanges have begun
-// and not ended.
+// count counts the entries of all stripes. It returns how many exchanges are in
+// flight.
 func (s *stripes) count(e *exchanges) (inFlight uint64) {
 	var ended, begun uint64
 	for i := range s.all {
@@ -125,13 +126,13 @@ func (s *stripes) count(e *exchanges) (inFlight uint64) {
 		ended += x.ended
 		x.mu.Unlock()
 	}
-	for i := range s.all { // last: what has ended has begun
+	for i := range s.all { // read last, so that begun includes every exchange in ended
 		begun += s.all[i].begun.Load()
 	}
 	return begun - min(begun, ended)
 }
 
-// countExchanges counts exchanges of one series.
+// countExchanges counts the exchanges of one series.
 func (e *exchanges) countExchanges(all []entry) {
 	p, code, protocol := all[0].pair, all[0].code, all[0].protocol
 	if p == nil {
@@ -156,7 +157,7 @@ func (e *exchanges) countExchanges(all []entry) {
 	}
 }
 
-// countAttempts counts attempts of one series.
+// countAttempts counts the attempts of one series.
 func (e *exchanges) countAttempts(all []entry) {
 	p, code := all[0].at, all[0].atCode
 	if p == nil {
@@ -166,7 +167,7 @@ func (e *exchanges) countAttempts(all []entry) {
 		return e.attempts.WithLabelValues(p.pattern, p.target, codeLabels[code])
 	}).Add(float64(len(all)))
 	if !slices.ContainsFunc(all, func(one entry) bool { return one.firstByte > 0 }) {
-		return // without a response, and so without a series
+		return // no response, so no series
 	}
 	firstBytes := p.firstBytes.get(func() *histogram { return e.firstBytes.with(p.pattern, p.target) })
 	firstBytes.mu.Lock()

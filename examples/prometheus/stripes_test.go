@@ -12,8 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
-// Exchanges are counted in batches. Each scrape has all of them.
-func TestAScrapeHasAllThatHasEnded(t *testing.T) {
+// Exchanges are counted in batches, but each scrape counts all of them.
+func TestAScrapeCountsAllEndedExchanges(t *testing.T) {
 	registry, m := measured(t, &hostproxy.Router{}, prometheus.Options{})
 	for n := 1; n <= 200; n++ {
 		m.Begin(nil)
@@ -26,7 +26,7 @@ func TestAScrapeHasAllThatHasEnded(t *testing.T) {
 			x.Timeline = nil
 		}
 		m.Observe(x)
-		m.Begin(nil) // one that goes on
+		m.Begin(nil) // an exchange that does not end
 		if n%7 != 0 && n != 200 {
 			continue
 		}

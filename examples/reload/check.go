@@ -15,12 +15,12 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Difference is what changes between two configurations.
+// A Difference is what changes from one configuration to another.
 type Difference struct {
 	Routes   hostproxy.Changes // as hostproxy.Router.Replace sees them
 	Settings []string          // all settings that differ, as "path: old -> new"
-	Restart  []string          // those of them that a running proxy refuses
-	Stale    []string          // contents of files that it keeps until a restart
+	Restart  []string          // those of Settings that a running proxy refuses
+	Stale    []string          // contents of files that a running proxy keeps until it restarts
 }
 
 // String returns the difference as lines of text, or "no changes".
@@ -44,7 +44,7 @@ func (d Difference) String() string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// first returns the first n settings in one line, without Stale.
+// first returns the first n settings in one line, except those in Stale.
 func (d Difference) first(n int) string {
 	all := slices.DeleteFunc(slices.Clone(d.Settings), func(line string) bool { return slices.Contains(d.Stale, line) })
 	text := strings.Join(all[:min(n, len(all))], "; ")
@@ -78,7 +78,7 @@ func (n *plan) restart(old *plan) (faults Faults) {
 	return faults
 }
 
-// compare returns the difference between two plans.
+// compare returns the differences between two plans.
 func compare(old, next *plan, routes hostproxy.Changes) Difference {
 	d := Difference{Routes: routes}
 	restart := map[string]bool{}
@@ -104,15 +104,15 @@ func compare(old, next *plan, routes hostproxy.Changes) Difference {
 	return d
 }
 
-// A Checked is a configuration without a fault.
+// A Checked is a configuration without faults.
 type Checked struct {
 	plan  *plan
 	named map[string]http.Handler
 }
 
 // Load reads a file and all files that it names, and checks what a proxy would
-// check at its start, except what depends on the machine: see Check.
-// handlers are the keys of Proxy.Handlers. The error is Faults.
+// check when it starts. It does not check what depends on the machine: see
+// Check. handlers are the keys of Proxy.Handlers. The error is Faults.
 func Load(name string, handlers ...string) (*Checked, error) {
 	f, err := read(name)
 	if err != nil {
@@ -121,8 +121,8 @@ func Load(name string, handlers ...string) (*Checked, error) {
 	return check(f, handlers)
 }
 
-// LoadText is like Load for a text that is no file. Names of files in it start
-// at the directory of name.
+// LoadText is like Load for a text without a file. Relative file names in it
+// start at the directory of name.
 func LoadText(name string, text []byte, handlers ...string) (*Checked, error) {
 	f, err := parse(name, text)
 	if err != nil {
@@ -148,7 +148,7 @@ func check(f *file, handlers []string) (*Checked, error) {
 // Config returns the configuration.
 func (c *Checked) Config() *Config { return &c.plan.Config }
 
-// Compare returns what changes when next takes the place of old.
+// Compare returns what changes when next replaces old.
 func Compare(old, next *Checked) (Difference, error) {
 	var r hostproxy.Router
 	if err := r.Replace(old.plan.routes); err != nil {
@@ -162,7 +162,8 @@ func Compare(old, next *Checked) (Difference, error) {
 	return compare(old.plan, again, routes), err
 }
 
-// CheckUsage says in a few lines what Check checks, and what it does not.
+// CheckUsage describes in a few lines what Check checks, and what it does not
+// check.
 const CheckUsage = `check the file and those that it names, and open nothing; exit code 1 if there is a fault.
 Also checked, as the user that runs this: the directories of the log file, of unix sockets and of
 tls.storage exist and are writable; the addresses of listeners are this machine's and free. One in
@@ -171,17 +172,17 @@ Not checked: inherited sockets; whether a unix socket is in use; two listeners t
 :80 and 127.0.0.1:80; whether targets, CAs and DNS answer, and whether certificates can be issued;
 the contents of tls.storage; free space`
 
-// Check writes to w that a file is right, or what changes from another one: old
-// is the name of a file, or the URL of a listener of a running proxy with the
-// handler config. "" compares with nothing. restart means that the running
-// proxy would refuse the file. An error about a file is Faults.
+// Check writes to w that a file is right, or what it changes. old is what to
+// compare with: the name of a file, or the URL of a running proxy's listener
+// with the handler config. "" compares with nothing. restart means that the
+// running proxy would refuse the file. The error for a faulty file is Faults.
 //
-// Check also looks at this machine, as the user that runs it: the directories
-// of the log file, of unix sockets and of tls.storage must exist and be
-// writable, and the addresses of listeners must be this machine's and free. An
-// address in use is right if old has its port, and a line that begins with
-// "note:" if old is "". So is a port that this user may not open. Check opens
-// no log file, socket or storage, and writes nothing.
+// Check also tests this machine, as the user that runs it: the directories of
+// the log file, of unix sockets and of tls.storage must exist and be writable,
+// and the addresses of listeners must belong to this machine and be free. An
+// address in use is accepted if old has its port. If old is "", it is noted in
+// a line that begins with "note:". A port that this user may not open is noted
+// too. Check opens no log file, socket or storage, and writes no files.
 func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, err error) {
 	next, err := Load(name)
 	if err != nil {
@@ -210,8 +211,8 @@ func Check(ctx context.Context, w io.Writer, name, old string) (restart bool, er
 	return len(d.Restart) > 0 && err == nil, err
 }
 
-// other loads the configuration of a file or a URL. Files that the latter names
-// are those beside the file name.
+// other loads the configuration of a file or a URL. File names in the latter
+// start at the directory of the file name.
 func other(ctx context.Context, name, old string) (*Checked, error) {
 	if !strings.HasPrefix(old, "http://") {
 		return Load(old)
@@ -239,7 +240,7 @@ func other(ctx context.Context, name, old string) (*Checked, error) {
 	var faults Faults
 	if errors.As(err, &faults) {
 		for i := range faults {
-			faults[i].File = old // its lines are meant
+			faults[i].File = old // the line numbers are those of old
 		}
 	}
 	return c, err

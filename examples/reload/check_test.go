@@ -18,8 +18,8 @@ func loaded(t *testing.T, text string) (*reload.Checked, error) {
 	return reload.LoadText(filepath.Join(t.TempDir(), "proxy.yaml"), []byte(text), "own")
 }
 
-// What the values mean together is checked before a file is put in force.
-func TestWhatCannotBeInForceIsRefused(t *testing.T) {
+// Values are checked together before a file is put in force.
+func TestInvalidCombinationsOfSettingsAreRefused(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		name = filepath.Join(dir, name)
@@ -116,7 +116,8 @@ func TestWhatCannotBeInForceIsRefused(t *testing.T) {
 	}
 }
 
-// Settings without effect would hide that the targets are reached in the clear.
+// Without effect, tls would hide that the connections to targets are not
+// encrypted.
 func TestTLSForTargetsWithoutHTTPSIsRefused(t *testing.T) {
 	for upstream, refused := range map[string]bool{
 		"targets: \"a:1\", tls: {}": true,
@@ -179,7 +180,7 @@ routes:
 	assert.Equal(t, "no changes", same.String())
 }
 
-func TestTheContentsOfAFileAreAChange(t *testing.T) {
+func TestAChangeOfAFilesContentsIsAChange(t *testing.T) {
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key")
 	load := func(secret string) *reload.Checked {
@@ -195,7 +196,7 @@ func TestTheContentsOfAFileAreAChange(t *testing.T) {
 	assert.Equal(t, []string{"the contents of " + key}, d.Settings)
 }
 
-func TestNothingOfTheEnvironmentIsExpanded(t *testing.T) {
+func TestEnvironmentVariablesAreNotExpanded(t *testing.T) {
 	t.Setenv("TARGET", "localhost:1")
 	_, err := loaded(t, "routes: {a.test: $TARGET}")
 	assert.ErrorContains(t, err, "$TARGET")
@@ -204,7 +205,7 @@ func TestNothingOfTheEnvironmentIsExpanded(t *testing.T) {
 	assert.Equal(t, "${TARGET} ~", c.Config().Routes["a.test"].Page.Body)
 }
 
-// Example checks a file before it takes the place of another.
+// Checks a file before it replaces another one.
 func Example() {
 	old, err := reload.LoadText("proxy.yaml", []byte("routes: {app.example.com: localhost:4000}"))
 	if err != nil {
@@ -235,7 +236,7 @@ routes:
 	// proxy.yaml:2:55: routes[app.example.com].dial_timeout: "2": want a duration with a unit, such as 500ms, 30s, 5m or 90d
 }
 
-func TestAnUnknownUpstreamNamesOnlySomeOfThoseThereAre(t *testing.T) {
+func TestTheErrorForAnUnknownUpstreamNamesOnlySomeOfTheOthers(t *testing.T) {
 	var text strings.Builder
 	text.WriteString("routes: {a.localhost: {upstream: x}}\nupstreams:\n")
 	for i := range 1000 {

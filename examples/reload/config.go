@@ -6,19 +6,18 @@ import (
 	"time"
 )
 
-// A Config is what a file says. A key of the file is the name of a field in
-// lower case, with underscores: ReadHeaderTimeout is read_header_timeout.
-// Values are read as their field's type says:
+// A Config is the configuration in a file. A key of the file is a field's name
+// in lower case, with underscores: ReadHeaderTimeout is read_header_timeout.
+// The type of the field decides how its value is read:
 //
 //   - Durations and sizes have a unit: 30s, 5m, 90d, 64KiB, 10MB. 0 needs none.
-//   - A number or duration that can be disabled is "off" then. If 0 would mean
-//     the default of hostproxy, 0 is refused: leave the key out.
-//   - A list of one value may be written as that value.
-//   - A File is the name of a file, relative to the directory of the Config's
-//     file.
+//   - "off" disables a number or duration that can be disabled. If 0 would mean
+//     hostproxy's default, 0 is refused: leave the key out.
+//   - A list with one value may be written as that value.
+//   - A File is a file name, relative to the directory of the Config's file.
 //
-// Fields with the name of a field in package hostproxy mean the same, and have
-// the same default.
+// Fields named like a field in package hostproxy have the same meaning and the
+// same default.
 type Config struct {
 	Log       Log        // changes at once
 	Server    Server     // timeouts and limits change at once
@@ -32,35 +31,35 @@ type Config struct {
 	NotFound       *Page // answers requests that match no route
 
 	TLS       TLS
-	Upstreams map[string]*Upstream // upstreams with a name, for Route.Upstream and the like
+	Upstreams map[string]*Upstream // named upstreams, for Route.Upstream and similar keys
 	Routes    map[string]*Route    // by pattern; required
 }
 
-// A File is the name of a file. A relative name starts at the directory of the
+// A File is a file name. Relative names start at the directory of the
 // configuration file.
 type File string
 
 // A Size is a number of bytes.
 type Size int64
 
-// Log says what is logged, and where. All of it changes at once.
+// Log says what is logged, and where. All its changes are in force at once.
 type Log struct {
-	Level  string `one:"info debug warn error"` // least level that is logged
+	Level  string `one:"info debug warn error"` // lowest level that is logged
 	Format string `one:"text json"`
 
-	// Output is the file that lines are appended to. It is opened again with
-	// each reload, so that SIGHUP follows its rotation. "" means the standard
-	// error stream.
+	// Output is the file that lines are appended to. Each reload opens it
+	// again, so SIGHUP works after a rotation. "" means the standard error
+	// stream.
 	Output File
 
-	// Access logs each exchange. Nil logs only those that failed, except on the
-	// client's side.
+	// Access logs each exchange. Nil logs only failed ones, except failures
+	// caused by the client.
 	Access *Access
 }
 
-// Access says what the access log leaves out.
+// Access says what to leave out of the access log.
 type Access struct {
-	OmitQuery, OmitReferer bool // both may hold secrets
+	OmitQuery, OmitReferer bool // may contain secrets
 }
 
 // Server has the settings of hostproxy.Server.
@@ -73,20 +72,20 @@ type Server struct {
 	MaxConns          int
 	MaxConnsPerClient int
 	MaxHandshakes     int            `is:"limit"`
-	ProxyProtocol     *ProxyProtocol // for all listeners but internal ones; needs a restart
+	ProxyProtocol     *ProxyProtocol // for all listeners except internal ones; needs a restart
 }
 
-// A Listener is an address to serve at. A change needs a restart.
+// A Listener is an address to serve on. A change needs a restart.
 type Listener struct {
 	Addr string // host:port, :port or unix:/path
-	// name of an inherited socket (FileDescriptorName= of systemd), in place of
+	// name of an inherited socket (FileDescriptorName= in systemd), instead of
 	// Addr
 	Socket string
 	Mode   fs.FileMode // of a unix socket, in octal, such as 0660
 	Role   string      `one:"tls plain redirects internal"`
 
 	// Handler serves RoleInternal: status (hostproxy.StatusHandler), config
-	// (the Config in force, and why a later file was refused), or a name in
+	// (the Config in force, and why a later file was refused), or a key of
 	// Proxy.Handlers.
 	Handler       string
 	H2C           bool
@@ -120,24 +119,24 @@ type LimitKey struct {
 	Host   bool
 }
 
-// A Page is a fixed response. Set Body or BodyFile, or none.
+// A Page is a fixed response. Set at most one of Body and BodyFile.
 type Page struct {
-	Status      int    `is:"positive"` // 0 means 503, and in Config.NotFound 404
+	Status      int    `is:"positive"` // 0 means 503, or 404 in Config.NotFound
 	ContentType string // "" means text/plain in UTF-8
 	Body        string
 	BodyFile    File
 	RetryAfter  time.Duration
 }
 
-// TLS has the settings of hostproxy.TLS. Hosts and HostPolicy change at once;
-// the rest needs a restart.
+// TLS has the settings of hostproxy.TLS. Changes of Hosts and HostPolicy are in
+// force at once. Other changes need a restart.
 type TLS struct {
 	Email            string
 	CA               string
 	Issuer           *Issuer
 	Fallbacks        []Issuer
 	Internal         *Issuer
-	Hosts            map[string]*HostTLS // by host pattern of a route: hostproxy.TLS.Host
+	Hosts            map[string]*HostTLS // by the host pattern of a route; see hostproxy.TLS.Host
 	DisableARI       bool
 	Storage          File          // a directory
 	HostPolicy       []string      // hosts and *.host patterns that get certificates on demand
@@ -171,11 +170,11 @@ type Issuer struct {
 	Email           string
 	KeyType         string `one:"p256 p384 rsa2048 rsa4096 ed25519"`
 	Profile         string
-	TrustedRoots    []File // PEM files of the roots of a private CA
+	TrustedRoots    []File // PEM files with the roots of a private CA
 	ExternalAccount *ExternalAccount
 }
 
-// An ExternalAccount binds the ACME account to one at the CA.
+// An ExternalAccount binds the ACME account to an account at the CA.
 type ExternalAccount struct {
 	KeyID      string
 	MACKeyFile File
@@ -196,22 +195,22 @@ type ClientAuth struct {
 	Mode    string `one:"require_and_verify request require_any verify_if_given"`
 }
 
-// A Route is a pattern's handler. Exactly one of these is required: Targets or
-// Discover of an Upstream of its own, Upstream, Redirect, Passthrough, Page or
-// Handler. A list of targets may stand for the whole.
+// A Route is the handler of a pattern. Exactly one of these is required:
+// Targets or Discover (for an upstream of its own), Upstream, Redirect,
+// Passthrough, Page or Handler. A list of targets may replace the whole
+// section.
 //
-// Guard comes first, then BasicAuth, then ForwardAuth, then the handler. The
-// sides of a new Guard or BasicAuth around an upstream that stays close no
-// connection.
+// Guard comes first, then BasicAuth, then ForwardAuth, then the handler. Around
+// an upstream that stays, a new Guard or BasicAuth closes no connection.
 type Route struct {
 	Use string `key:"upstream"` // name in Config.Upstreams
 
-	Inline Upstream `key:",inline"` // settings of an Upstream of its own
+	Inline Upstream `key:",inline"` // settings of the route's own upstream
 
 	Redirect    string // host to redirect to
 	Passthrough *Passthrough
 	Page        *Page
-	Handler     string // status, config, or a name in Proxy.Handlers
+	Handler     string // status, config, or a key of Proxy.Handlers
 
 	Guard       *Guard
 	BasicAuth   *BasicAuth
@@ -232,7 +231,7 @@ type Guard struct {
 
 // A BasicAuth has the settings of hostproxy.BasicAuth.
 type BasicAuth struct {
-	UsersFile  File // lines of name:bcrypt, as htpasswd -B writes them; required
+	UsersFile  File // lines of name:bcrypt, as written by htpasswd -B; required
 	Realm      string
 	UserHeader string
 }

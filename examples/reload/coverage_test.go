@@ -24,7 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
-// notInTheFile has the fields that a file cannot set, with the reason.
+// notInTheFile lists the fields that a file cannot set, with the reason.
 // Read-only.
 var notInTheFile = map[string]string{
 	"Upstream.Pick":              "a func: Policy chooses",
@@ -71,8 +71,8 @@ var notInTheFile = map[string]string{
 	"Upstream.Sticky.Key":        "KeyFile: the key is a secret",
 }
 
-// Each exported field of hostproxy's settings can be set in a file, or there is
-// a reason why not.
+// Each exported field of hostproxy's settings can be set in a file, or is in
+// notInTheFile.
 func TestEverySettingOfHostproxyIsInTheFileOrHasAReasonWhyNot(t *testing.T) {
 	used := map[string]bool{}
 	for _, x := range []struct{ host, ours reflect.Type }{
@@ -90,7 +90,7 @@ func TestEverySettingOfHostproxyIsInTheFileOrHasAReasonWhyNot(t *testing.T) {
 		covered(t, x.host, x.ours, x.host.Name(), used)
 	}
 	for name, reason := range notInTheFile {
-		assert.True(t, used[name] || reason == "", "%s is on the list, and there is no such field, or the file can set it", name)
+		assert.True(t, used[name] || reason == "", "%s is on the list, but there is no such field, or the file can set it", name)
 	}
 }
 
@@ -122,8 +122,8 @@ func covered(t *testing.T, host, own reflect.Type, path string, used map[string]
 	}
 }
 
-// pemFile writes a certificate and its key into one file, which also serves as
-// any other secret.
+// pemFile writes a certificate and its key into one file. The file also serves
+// as any other secret.
 func pemFile(t *testing.T, hosts ...string) reload.File {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -140,8 +140,8 @@ func pemFile(t *testing.T, hosts ...string) reload.File {
 	return reload.File(name)
 }
 
-// complete sets all that v holds. Strings that are one of some words get the
-// last of them.
+// complete sets all fields of v. A string that must be one of several words
+// gets the last of them.
 func complete(v reflect.Value, file reload.File, tag reflect.StructTag) {
 	switch x := v.Addr().Interface().(type) {
 	case *reload.File:
@@ -192,8 +192,8 @@ func complete(v reflect.Value, file reload.File, tag reflect.StructTag) {
 	}
 }
 
-// arrives demands that each field of v is set, and those of hostproxy's
-// structures in it, unless it has a reason.
+// arrives requires that each field of v is set, and each field of the hostproxy
+// structures in v, unless notInTheFile has it.
 func arrives(t *testing.T, v reflect.Value, path string) {
 	t.Helper()
 	for i := range v.NumField() {
@@ -208,7 +208,7 @@ func arrives(t *testing.T, v reflect.Value, path string) {
 	}
 }
 
-func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
+func TestEverySettingOfAnUpstreamReachesHostproxy(t *testing.T) {
 	c := new(reload.Upstream)
 	complete(reflect.ValueOf(c).Elem(), pemFile(t), "")
 	c.Discover.SRV = nil
@@ -222,7 +222,7 @@ func TestEverySettingOfAnUpstreamArrives(t *testing.T) {
 	assert.EqualValues(t, 0x0304, u.TLS.MinVersion)
 }
 
-func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
+func TestEverySettingOfAServerAndARouterReachesHostproxy(t *testing.T) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(&c.Server).Elem(), "", "")
 	complete(reflect.ValueOf(&c.RequestID).Elem(), "", "")
@@ -243,7 +243,7 @@ func TestEverySettingOfAServerAndARouterArrives(t *testing.T) {
 	assert.NotNil(t, s.Router.NotFound)
 }
 
-func TestEverySettingOfTLSArrives(t *testing.T) {
+func TestEverySettingOfTLSReachesHostproxy(t *testing.T) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(&c.TLS).Elem(), pemFile(t, "localhost"), "")
 	c.TLS.Config.CipherSuites = []string{"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}
@@ -273,8 +273,8 @@ func TestEveryConfigPrintsAndParsesToTheSame(t *testing.T) {
 	assert.Equal(t, negative, again)
 }
 
-// reference.yaml has each key of a Config, and is read.
-func TestTheReferenceIsComplete(t *testing.T) {
+// reference.yaml must have each key of a Config, and must be valid.
+func TestTheReferenceHasEachKeyAndIsValid(t *testing.T) {
 	text, err := os.ReadFile("reference.yaml")
 	require.NoError(t, err)
 	c, err := reload.Parse("reference.yaml", text)
@@ -293,7 +293,7 @@ func TestTheReferenceIsComplete(t *testing.T) {
 	}
 }
 
-// note notes the fields that are set, by structure.
+// note records the fields that are set, by structure.
 func note(v reflect.Value, used map[reflect.Type]map[string]bool) {
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -15,23 +15,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile is the size of the largest configuration that is read.
+// maxFile is the maximum size of a configuration file in bytes.
 const maxFile = 16 << 20
 
-// A file is a parsed configuration and where its values are.
+// A file is a parsed configuration with the places of its values.
 type file struct {
 	Config
 	name   string
-	index  map[*yaml.Node]map[string]int // of the keys of nodes that were searched
+	index  map[*yaml.Node]map[string]int // position of each key, for nodes that were searched
 	faults Faults                        // in single values
 	root   *yaml.Node                    // nil if the configuration has no file
-	// files that the configuration names, as far as they were read
+	// files named by the configuration, once they were read
 	read map[string]contents
 }
 
-// Parse returns the configuration in text. name stands in errors, which are
-// Faults: all of them, except that text which is not YAML has one. Parse reads
-// no files; see Load.
+// Parse returns the configuration in text. name stands for the file in errors.
+// The error is Faults with all faults, or with one if text is not YAML. Parse
+// reads no files; see Load.
 func Parse(name string, text []byte) (*Config, error) {
 	f, err := parse(name, text)
 	if err == nil {
@@ -43,7 +43,7 @@ func Parse(name string, text []byte) (*Config, error) {
 	return &f.Config, nil
 }
 
-// parse is Parse, but leaves faults in single values to file.faults.
+// parse is Parse, but it leaves faults in single values in file.faults.
 func parse(name string, text []byte) (*file, error) {
 	d := decoder{file: &file{name: name, read: map[string]contents{}, index: map[*yaml.Node]map[string]int{}}, fields: map[reflect.Type][]field{}}
 	if len(text) > maxFile {
@@ -68,10 +68,11 @@ func parse(name string, text []byte) (*file, error) {
 	return d.file, nil
 }
 
-// syntaxError is how package yaml reports what is not YAML. Read-only.
+// syntaxError matches an error of package yaml for text that is not YAML.
+// Read-only.
 var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
-// syntax returns err with a place in text: the first character of the line.
+// syntax returns err with its place in text: the start of the line.
 func syntax(name string, text []byte, err error) Fault {
 	f := Fault{File: name, Line: 1, Column: 1, Rule: "not YAML: " + err.Error()}
 	if m := syntaxError.FindStringSubmatch(err.Error()); m != nil {
@@ -86,7 +87,7 @@ func syntax(name string, text []byte, err error) Fault {
 	return f
 }
 
-// A decoder turns nodes into a Config, and collects faults.
+// A decoder turns nodes into a Config and collects faults.
 type decoder struct {
 	*file
 	fields map[reflect.Type][]field
@@ -97,8 +98,8 @@ func (d *decoder) fault(n *yaml.Node, path, rule string, args ...any) {
 	d.faults = append(d.faults, Fault{d.name, n.Line, n.Column, path, fmt.Sprintf(rule, args...)})
 }
 
-// decode sets v to the value of n. path leads to it, and is is the tag of the
-// field that it is in.
+// decode sets v to the value of n. path is the path to v, and tag the tag of
+// its field.
 func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect.StructTag) {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
@@ -122,15 +123,15 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string, tag reflect
 		d.list(n, v, path, tag)
 	case kind == mapping:
 		d.mapping(n, v, path)
-	case n.Kind != yaml.MappingNode && targetsOf(v).IsValid(): // targets alone
+	case n.Kind != yaml.MappingNode && targetsOf(v).IsValid(): // a list of targets alone
 		d.decode(n, targetsOf(v), path, "")
 	default:
 		d.structure(n, v, path)
 	}
 }
 
-// targetsOf returns the field of v that targets alone stand for, or the zero
-// Value.
+// targetsOf returns the field of v that a list of targets alone sets, or the
+// zero Value.
 func targetsOf(v reflect.Value) reflect.Value {
 	switch x := v.Addr().Interface().(type) {
 	case *Upstream:
@@ -166,7 +167,8 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string, tag reflect.S
 	}
 }
 
-// pairs calls do for the keys and values of n, each key once. They are for v.
+// pairs calls do for each key and value of n, which is read into v. It reports
+// keys that are repeated.
 func (d *decoder) pairs(n *yaml.Node, v reflect.Value, path string, do func(key, value *yaml.Node)) {
 	if n.Kind != yaml.MappingNode {
 		d.fault(n, path, "%s: want keys with values%s", kindName(n), suchAs(v))
@@ -195,13 +197,13 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			d.fault(key, path, "key %s: %s", quoted(key.Value), rule)
 			return
 		}
-		if v.MapIndex(k).IsValid() { // the status 0500 after 500
+		if v.MapIndex(k).IsValid() { // the status 0500 after 500, for instance
 			d.fault(key, path, "key %s stands for one that is there already: keep one of them", quoted(key.Value))
 			return
 		}
 		e := reflect.New(v.Type().Elem()).Elem()
 		d.decode(value, e, within(path, key.Value), "")
-		if e.Kind() == reflect.Pointer && e.IsNil() { // with a fault
+		if e.Kind() == reflect.Pointer && e.IsNil() { // its value had a fault
 			e.Set(reflect.New(e.Type().Elem()))
 		}
 		v.SetMapIndex(k, e)
@@ -231,7 +233,7 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// within returns the path of what path has by a key of the file's own.
+// within returns path extended by a key that the file's author has chosen.
 func within(path, key string) string {
 	if strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r == ']' || r == '"' || r > '~' }) || len(key) > 100 {
 		key = quoted(key)
@@ -251,9 +253,9 @@ func kindName(n *yaml.Node) string {
 	return quoted(n.Value)
 }
 
-// locate returns the place of the deepest node that the keys lead to, and its
-// path. A key that is not there is skipped; the place of a value is that of its
-// key.
+// locate returns the place and the path of the deepest node that the keys lead
+// to. Keys that are not in the file are skipped. The place of a value is that
+// of its key.
 func (f *file) locate(keys ...string) Fault {
 	at := Fault{File: f.name}
 	n := f.root
@@ -277,13 +279,14 @@ func (f *file) locate(keys ...string) Fault {
 	return at
 }
 
-// mapKeys reports whether the keys below a key are not names of fields.
+// mapKeys reports whether the keys below this key are chosen by the file's
+// author.
 func mapKeys(key string) bool {
 	return slices.Contains([]string{"routes", "upstreams", "hosts", "pages", "set_files", "header_files"}, key)
 }
 
-// child returns the key and the value of n by key, or an item and itself by
-// number.
+// child returns the key and the value of n for key. For a list, key is the
+// number of an item, which is returned twice.
 func (f *file) child(n *yaml.Node, key string) (place, value *yaml.Node) {
 	if n.Kind == yaml.SequenceNode {
 		if i, err := strconv.Atoi(key); err == nil && i < len(n.Content) {
@@ -294,7 +297,9 @@ func (f *file) child(n *yaml.Node, key string) (place, value *yaml.Node) {
 	if n.Kind != yaml.MappingNode {
 		return nil, nil
 	}
-	if f.index[n] == nil { // a file of another kind has faults in each of ten thousand routes
+	// speeds up a wrong kind of file, with a fault in each of ten thousand
+	// routes
+	if f.index[n] == nil {
 		f.index[n] = map[string]int{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			f.index[n][n.Content[i].Value] = i

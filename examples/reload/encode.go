@@ -13,18 +13,18 @@ import (
 	"time"
 )
 
-// String returns c as the text of a file, without comments. Parse reads it as c
-// again.
+// String returns c as the text of a file, without comments. Parse turns it into
+// c again.
 func (c *Config) String() string { return text(reflect.ValueOf(c).Elem()) }
 
-// text returns the structure v in the form that a decoder reads: the same text
-// for the same settings.
+// text returns the structure v in the form that a decoder reads. The same
+// settings give the same text.
 func text(v reflect.Value) string { return newEncoder().text(v) }
 
-// An encoder writes settings. It may be used again.
+// An encoder writes settings. It may be reused.
 type encoder struct {
 	b      strings.Builder
-	fields map[reflect.Type][]field // those of types that it has seen
+	fields map[reflect.Type][]field // of the types seen so far
 }
 
 func newEncoder() *encoder { return &encoder{fields: map[reflect.Type][]field{}} }
@@ -35,7 +35,7 @@ func (e *encoder) text(v reflect.Value) string {
 	return e.b.String()
 }
 
-// structure writes the fields of v that are set, a key in each line.
+// structure writes the fields of v that are set, one key per line.
 func (e *encoder) structure(v reflect.Value, indent string) {
 	for _, f := range e.set(v) {
 		e.b.WriteString(indent + f.key + ":")
@@ -43,7 +43,7 @@ func (e *encoder) structure(v reflect.Value, indent string) {
 	}
 }
 
-// set returns the fields of v that are set.
+// set returns the set fields of v.
 func (e *encoder) set(v reflect.Value) (all []field) {
 	fields, ok := e.fields[v.Type()]
 	if !ok {
@@ -60,7 +60,7 @@ func (e *encoder) set(v reflect.Value) (all []field) {
 	return all
 }
 
-// value writes v behind a key or a dash, and ends the line.
+// value writes v after a key or a dash, and ends the line.
 func (e *encoder) value(v reflect.Value, indent string, tag reflect.StructTag) {
 	if v = reflect.Indirect(v); !v.CanAddr() {
 		c := reflect.New(v.Type()).Elem()
@@ -96,7 +96,7 @@ func (e *encoder) value(v reflect.Value, indent string, tag reflect.StructTag) {
 	}
 }
 
-// scalarText returns v as a file has it.
+// scalarText returns v as it is written in a file.
 func scalarText(v reflect.Value, tag reflect.StructTag) string {
 	if is := tag.Get("is"); is == "limit" || is == "grace" {
 		if v.CanInt() && v.Int() < 0 || v.CanFloat() && v.Float() < 0 {
@@ -109,7 +109,7 @@ func scalarText(v reflect.Value, tag reflect.StructTag) string {
 	case fs.FileMode:
 		return fmt.Sprintf("0%o", x)
 	case encoding.TextMarshaler:
-		b, _ := x.MarshalText() // fails for no address
+		b, _ := x.MarshalText() // does not fail for an address
 		return quote(string(b))
 	case float64:
 		return strconv.FormatFloat(x, 'g', -1, 64)
@@ -117,11 +117,11 @@ func scalarText(v reflect.Value, tag reflect.StructTag) string {
 	return quote(fmt.Sprint(v.Interface()))
 }
 
-// bare is what needs no quotes. Read-only.
+// bare matches a string that needs no quotes. Read-only.
 var bare = regexp.MustCompile(`^[A-Za-z0-9/][A-Za-z0-9./_+-]*(:[0-9]+)?$`)
 
-// quote returns s as YAML reads it: bare if that is safe, else in double
-// quotes, in ASCII.
+// quote returns s for YAML: bare if that is safe, otherwise in double quotes,
+// in ASCII.
 func quote(s string) string {
 	if bare.MatchString(s) && !strings.EqualFold(s, "null") {
 		return s
@@ -143,10 +143,10 @@ func quote(s string) string {
 	return b.String() + `"`
 }
 
-// A setting is one that differs, and how.
+// A setting is a setting that differs: its path, and its old and new value.
 type setting struct{ path, text string }
 
-// settings adds what is set in v to all, by path.
+// settings adds the set fields of v to all, by path.
 func (e *encoder) settings(v reflect.Value, path string, tag reflect.StructTag, all map[string]string) {
 	if v = reflect.Indirect(v); !v.CanAddr() {
 		c := reflect.New(v.Type()).Elem()

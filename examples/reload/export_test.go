@@ -8,13 +8,13 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// Snake is snake.
+// Snake exports snake.
 func Snake(name string) string { return snake(name) }
 
-// Differ returns how many settings differ.
+// Differ returns the number of settings that differ.
 func Differ(from, to *Config) int { return len(changed(from, to)) }
 
-// Ours is ours.
+// Ours exports ours.
 func Ours(t reflect.Type) bool { return ours(t) }
 
 func builder(c *Config) *planner {
@@ -22,20 +22,20 @@ func builder(c *Config) *planner {
 	return &planner{plan: &plan{file: f}, old: new(plan), encode: newEncoder(), used: map[string]bool{}}
 }
 
-// NewUpstream returns what a file with c makes, unchecked.
+// NewUpstream returns the Upstream that c becomes, unchecked.
 func NewUpstream(c *Upstream) *hostproxy.Upstream {
 	return builder(new(Config)).fresh(c, "upstreams", "a")
 }
 
-// NewTLS is the same for TLS.
+// NewTLS does the same for TLS.
 func NewTLS(c *TLS) hostproxy.TLS { return builder(&Config{TLS: *c}).planTLS() }
 
-// NewHost is the same for the settings of a host.
+// NewHost does the same for the settings of a host.
 func NewHost(c *HostTLS) hostproxy.HostTLS {
 	return builder(new(Config)).host("localhost", c, "tls", "hosts", "localhost")
 }
 
-// NewServer is the same for a Server and its Router.
+// NewServer does the same for a Server and its Router.
 func NewServer(t *testing.T, c *Config) *hostproxy.Server {
 	s := &serving{p: new(Proxy), logs: newLogs(t.Output()), named: map[string]http.Handler{}}
 	b := builder(c)
@@ -44,8 +44,8 @@ func NewServer(t *testing.T, c *Config) *hostproxy.Server {
 	return s.server
 }
 
-// Bindable is bindable.
+// Bindable exports bindable.
 func Bindable(addr string) error { return bindable(addr) }
 
-// Machine looks at this machine, as Check does.
+// Machine tests this machine, as Check does.
 func Machine(c *Checked) (notes string, err error) { return c.plan.machine(nil) }

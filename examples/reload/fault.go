@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// A Fault is something wrong in a file, and how to correct it.
+// A Fault is a fault in a file, and how to correct it.
 type Fault struct {
 	File         string
-	Line, Column int    // 1 and up; 0 if the fault has no place in the file
+	Line, Column int    // from 1; 0 if the fault has no place in the file
 	Path         string // such as routes[a.example.com].dial_timeout; "" for the whole file
 	Rule         string // the input, the rule, and how to keep it
 }
@@ -30,11 +30,11 @@ func (f Fault) Error() string {
 	return b.String()
 }
 
-// Faults are all faults of a file, in the order of its lines.
+// Faults are all faults of a file, ordered by line.
 type Faults []Fault
 
-// maxFaults is how many faults Error lists: a large file that is of another
-// kind has one in each line.
+// maxFaults is how many faults Error lists: a large file of the wrong kind has
+// a fault in each line.
 const maxFaults = 50
 
 // Error returns the faults in one line, the first 50 of them.
@@ -54,7 +54,8 @@ func (f Faults) lines() []string {
 	return all
 }
 
-// err returns the faults, sorted and without repetitions; nil if f is empty.
+// err returns the faults, sorted and without repetitions, or nil if there are
+// none.
 func (f Faults) err() error {
 	if len(f) == 0 {
 		return nil
@@ -63,7 +64,7 @@ func (f Faults) err() error {
 	return slices.Compact(f)
 }
 
-// quoted returns s as a Go string in ASCII, cut off after 100 bytes.
+// quoted returns s as a Go string in ASCII, cut after 100 bytes.
 func quoted(s string) string {
 	if len(s) > 100 {
 		return fmt.Sprintf("%+q...", s[:100])

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// suchAs returns how a value of v's type may be written, for a fault where it
-// is of another kind; "" if keys and the rule say enough.
+// suchAs returns an example of a value for v, for the fault that a value is of
+// another kind. It is "" if the keys and the rule are enough.
 func suchAs(v reflect.Value) string {
 	switch v.Interface().(type) {
 	case TLS:
@@ -32,8 +32,8 @@ func suchAs(v reflect.Value) string {
 	return ""
 }
 
-// unknownRule returns the rule for a key that the structure v does not have:
-// the key that was probably meant, the section that has it, or all keys.
+// unknownRule returns the rule for a key that the structure v does not have. It
+// names the key that was probably meant, the section that has it, or all keys.
 func unknownRule(key string, v reflect.Value, fields []field) string {
 	for _, f := range fields {
 		if plain(f.key) == plain(key) {
@@ -52,7 +52,7 @@ func unknownRule(key string, v reflect.Value, fields []field) string {
 	return "want one of " + strings.Join(sortedKeys(fields), ", ") + suchAs(v)
 }
 
-// section returns the structure that t is or points to, or nil.
+// section returns the structure t, or the one that t points to, or nil.
 func section(t reflect.Type) reflect.Type {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -71,7 +71,7 @@ func sortedKeys(fields []field) (keys []string) {
 	return keys
 }
 
-// plain returns key without what is easily mistaken.
+// plain returns key without the parts that are often mistyped.
 func plain(key string) string {
 	return strings.TrimSuffix(strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(key)), "s")
 }

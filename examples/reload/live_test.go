@@ -24,15 +24,15 @@ func TestSIGHUPReadsTheFileAgain(t *testing.T) {
 	self, err := os.FindProcess(os.Getpid())
 	require.NoError(t, err)
 	require.NoError(t, self.Signal(syscall.SIGHUP))
-	require.NoError(t, r.next(), "unchanged, and read all the same")
+	require.NoError(t, r.next(), "the unchanged file is read too")
 	require.NoError(t, os.WriteFile(r.File, []byte("routes: {"), 0o600))
 	require.NoError(t, self.Signal(syscall.SIGHUP))
 	require.Error(t, r.next())
 	assert.Equal(t, "200 a", r.get("app.localhost"))
 }
 
-// The Upstream of a route that stays is the same: so are its connections,
-// health and counters.
+// The Upstream of an unchanged route stays the same, so its connections, health
+// and counters stay too.
 func TestAnUpstreamThatStaysIsKeptWhenTargetsCanariesAndPagesChange(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	var router *hostproxy.Router
@@ -111,8 +111,8 @@ func TestHostileNamesAreQuotedInOneLine(t *testing.T) {
 	assert.Less(t, len(log), 4000)
 }
 
-// Hosts' TLS changes at once: a certificate of one's own, client certificates,
-// none at all.
+// The TLS of hosts changes at once: own certificates, client certificates, and
+// none.
 func TestTLSOfHostsChangesAtOnce(t *testing.T) {
 	a := named(t, "a")
 	dir := t.TempDir()

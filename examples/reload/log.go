@@ -16,7 +16,7 @@ import (
 // logs is a logger whose settings can change.
 type logs struct {
 	mu  sync.Mutex
-	out io.Writer // guarded by mu, also while it is written to
+	out io.Writer // guarded by mu, also during writes
 	end func()    // closes out; guarded by mu
 
 	level  slog.LevelVar
@@ -34,16 +34,16 @@ func newLogs(w io.Writer) *logs {
 	return l
 }
 
-// Write writes a line to the output of now.
+// Write writes a line to the current output.
 func (l *logs) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.out.Write(line)
 }
 
-// openLog opens the output of c, or returns w. It does not wait: a named pipe
-// without a reader is an error, or a reload would hang there, and with it the
-// end of Run.
+// openLog opens the output of c, or returns w if none is set. It does not
+// block: a named pipe without a reader is an error. Otherwise a reload would
+// hang, and the end of Run with it.
 func (f *file) openLog(w io.Writer) (io.Writer, func(), error) {
 	if f.Log.Output == "" {
 		return w, func() {}, nil
@@ -64,14 +64,14 @@ func (l *logs) set(c *Log, out io.Writer, end func()) {
 	old()
 	level := slog.LevelInfo
 	if c.Level != "" {
-		_ = level.UnmarshalText([]byte(c.Level)) // one of its names
+		_ = level.UnmarshalText([]byte(c.Level)) // Level is a valid name
 	}
 	l.level.Set(level)
 	l.json.Store(c.Format == "json")
 	l.access.Store(c.Access)
 }
 
-// close closes the output; later lines go to w.
+// close closes the output. Later lines go to w.
 func (l *logs) close(w io.Writer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,7 +99,7 @@ func (l *logs) observe(e *hostproxy.Exchange) {
 	l.lines(&c)
 }
 
-// either is one of two handlers.
+// An either is a handler that uses one of two others.
 type either struct {
 	second *atomic.Bool
 	a, b   slog.Handler

@@ -12,17 +12,17 @@ import (
 	"syscall"
 )
 
-// A machine checks what a proxy would open on this machine at its start,
+// A machine checks what a proxy would open on this machine when it starts,
 // without opening it.
 type machine struct {
 	*plan
-	old    *plan // of the proxy that runs; nil if there may be any
+	old    *plan // of the running proxy; nil if none is known
 	faults Faults
-	notes  Faults // what may be a fault, and may be none
+	notes  Faults // possible faults
 }
 
-// machine returns the faults of n on this machine, and the notes about it as
-// lines of text.
+// machine returns the faults of n on this machine, and notes about it as lines
+// of text.
 func (n *plan) machine(old *plan) (notes string, err error) {
 	m := &machine{plan: n, old: old}
 	if n.Log.Output != "" {
@@ -82,7 +82,8 @@ func (m *machine) directory(path string) string {
 	return writeRule(path)
 }
 
-// storage is directory, for one that is created together with those above it.
+// storage is like directory, but the directory and its parents may be missing:
+// the proxy creates them.
 func (m *machine) storage(path string) string {
 	for {
 		_, err := os.Stat(path)
@@ -111,7 +112,7 @@ func writeRule(path string) string {
 	return ""
 }
 
-// address checks an address of a TCP listener.
+// address checks the address of a TCP listener.
 func (m *machine) address(addr string, at ...string) {
 	err := bindable(addr)
 	switch {
@@ -127,8 +128,8 @@ func (m *machine) address(addr string, at ...string) {
 	}
 }
 
-// holds reports whether the proxy that runs has the port of addr: a restart
-// gives it back.
+// holds reports whether the running proxy has the port of addr. A restart frees
+// it.
 func (m *machine) holds(addr string) bool {
 	return m.old != nil && slices.ContainsFunc(m.old.listeners(), func(l Listener) bool {
 		return !strings.HasPrefix(l.Addr, "unix:") && port(l.Addr) == port(addr)

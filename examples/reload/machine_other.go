@@ -4,10 +4,10 @@ package reload
 
 import "net"
 
-// writable returns nil: what this process may write is found out by opening it.
+// writable returns nil: only opening a file shows what this process may write.
 func writable(string) error { return nil }
 
-// bindable returns nil if a TCP listener at addr could be opened. It opens one
+// bindable returns nil if a TCP listener at addr can be opened. It opens one
 // for a moment.
 func bindable(addr string) error {
 	ln, err := net.Listen("tcp", addr)

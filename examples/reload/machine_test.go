@@ -18,7 +18,7 @@ import (
 
 const route = "routes: {a.localhost: localhost:1}\n"
 
-// checks writes the text to a file in dir and returns what Check says about it.
+// checks writes the text to a file in dir and returns the result of Check.
 func checks(t *testing.T, dir, text, old string) (string, error) {
 	t.Helper()
 	name := filepath.Join(dir, "proxy.yaml")
@@ -28,7 +28,7 @@ func checks(t *testing.T, dir, text, old string) (string, error) {
 	return b.String(), err
 }
 
-// names returns what is in dir, also below it.
+// names returns the names of all files in dir and below.
 func names(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	require.NoError(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -75,8 +75,8 @@ func TestCheckFindsWhatCannotBeOpenedAndOpensNothing(t *testing.T) {
 	assert.Len(t, err, 2, "all at once: %v", err)
 }
 
-// The proxy that runs has its ports, and that is right.
-func TestCheckKnowsAnAddressInUseFromOneOfItsOwn(t *testing.T) {
+// The running proxy uses its ports, which is right.
+func TestCheckAcceptsAnAddressThatTheRunningProxyUses(t *testing.T) {
 	dir := t.TempDir()
 	ln := proxytest.Listen(t)
 	text := func(addr net.Addr) string {
@@ -102,8 +102,8 @@ func TestCheckKnowsAnAddressInUseFromOneOfItsOwn(t *testing.T) {
 	assert.NotContains(t, out, "note")
 }
 
-// Nothing is listened at: a client that came then would be lost.
-func TestCheckTakesNoConnection(t *testing.T) {
+// Check must not listen: a client that connected then would be lost.
+func TestCheckAcceptsNoConnection(t *testing.T) {
 	ln := proxytest.Listen(t)
 	addr := ln.Addr().String()
 	require.NoError(t, ln.Close())

@@ -19,8 +19,8 @@ func writable(path string) error {
 	return syscall.Access(path, mode)
 }
 
-// bindable returns nil if a TCP listener at addr could be opened. The address
-// is never listened at, so that no client connects.
+// bindable returns nil if a TCP listener at addr can be opened. It does not
+// listen, so no client can connect.
 func bindable(addr string) error {
 	a, err := net.ResolveTCPAddr("tcp", addr)
 	if err != nil {
@@ -37,7 +37,8 @@ func bindable(addr string) error {
 		six.ZoneId = uint32(zone.Index)
 	}
 	err = bind(syscall.AF_INET6, six)
-	if err == syscall.EAFNOSUPPORT && (a.IP == nil || a.IP.IsUnspecified()) { // no IPv6 here
+	// this machine has no IPv6
+	if err == syscall.EAFNOSUPPORT && (a.IP == nil || a.IP.IsUnspecified()) {
 		err = bind(syscall.AF_INET, &syscall.SockaddrInet4{Port: a.Port})
 	}
 	return err
@@ -59,7 +60,7 @@ func bind(family int, to syscall.Sockaddr) error {
 		return err
 	}
 	if family == syscall.AF_INET6 {
-		// without it, [::] does not include the IPv4 addresses
+		// otherwise [::] does not include the IPv4 addresses
 		_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 0)
 	}
 	return syscall.Bind(fd, to)

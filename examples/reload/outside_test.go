@@ -17,7 +17,8 @@ func TestTheModuleIsCompleteOutsideTheTree(t *testing.T) {
 	proxytest.BuildOutside(t, string(text))
 }
 
-// rootsOf waits for the root of the LocalCA in a storage.
+// rootsOf returns the root of the LocalCA in a storage. It waits until there is
+// one.
 func rootsOf(t *testing.T, storage string) *x509.CertPool {
 	t.Helper()
 	pool := x509.NewCertPool()

@@ -82,7 +82,7 @@ func TestEachFaultHasItsPlaceAndItsRule(t *testing.T) {
 	}
 }
 
-// What newcomers write first leads to what is read.
+// The error for a newcomer's first guess shows the right form.
 func TestAFirstGuessGetsTheRuleWithAnExample(t *testing.T) {
 	for text, want := range map[string]string{
 		"tls: off":                                     `f:1:6: tls: "off": want keys with values, such as {email: ops@example.com}; without TLS, give the listeners another role: listeners: [{addr: ":80", role: plain}]`,
@@ -144,14 +144,14 @@ routes:
 	assert.Equal(t, reload.Upstream{Targets: []string{"localhost:1"}, Upgrades: []string{}, Retry: reload.Retry{Budget: -1}}, c.Routes["*.example.com"].Inline)
 }
 
-func TestJSONIsReadToo(t *testing.T) {
+func TestJSONIsAcceptedToo(t *testing.T) {
 	c, err := reload.Parse("f", []byte(`{"routes": {"a.example.com": {"targets": ["localhost:1"], "target_host": true}}}`))
 	require.NoError(t, err)
 	assert.True(t, c.Routes["a.example.com"].Inline.TargetHost)
 }
 
-// FuzzParse: nothing panics; all faults have a place in the text; and what is
-// read is printed and read again to the same.
+// FuzzParse checks that nothing panics, that all faults have a place in the
+// text, and that a configuration prints to text that parses to the same.
 func FuzzParse(f *testing.F) {
 	c := new(reload.Config)
 	complete(reflect.ValueOf(c).Elem(), "file", "")
@@ -182,6 +182,6 @@ func FuzzParse(f *testing.F) {
 		require.Equal(t, c, again)
 		require.Equal(t, c.String(), again.String())
 		require.Zero(t, reload.Differ(c, again))
-		_, _ = reload.LoadText("f", []byte(text)) // may find faults, and must not panic
+		_, _ = reload.LoadText("f", []byte(text)) // faults are allowed, panics are not
 	})
 }

@@ -18,44 +18,45 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// maxSecret is the size of the largest file that a configuration names and that
-// is read here.
+// maxSecret is the maximum size of a file that a configuration names and this
+// package reads.
 const maxSecret = 1 << 20
 
-// A plan is what a file asks for, ready to be put in force.
+// A plan is the contents of a file, checked and ready to be put in force.
 type plan struct {
 	*file
-	routes    map[string]http.Handler // for Router.Replace
-	built     map[string]kept         // the same, with what a later plan needs to keep them
-	leaves    map[string]kept         // innermost handlers that are no upstreams, by pattern
-	upstreams map[string]*upstream    // by place, such as upstreams[blog]
-	hosts     map[string]*hostTLS     // for TLS.Host, by canonical pattern
-	tls       hostproxy.TLS           // without hooks
-	edit      hostproxy.HeaderEdit    // of all responses
+	routes map[string]http.Handler // for Router.Replace
+	// the same, with what the next plan needs in order to keep them
+	built     map[string]kept
+	leaves    map[string]kept      // innermost handlers that are not upstreams, by pattern
+	upstreams map[string]*upstream // by path, such as upstreams[blog]
+	hosts     map[string]*hostTLS  // for TLS.Host, by canonical pattern
+	tls       hostproxy.TLS        // without hooks
+	edit      hostproxy.HeaderEdit // for all responses
 }
 
-// A kept is the handler of a route, which stays if its settings and its
-// innermost handler do.
+// A kept is the handler of a route. It is kept if its settings and its
+// innermost handler stay the same.
 type kept struct {
 	key          string
 	outer, inner http.Handler
 }
 
-// contents is what was read from a file.
+// contents holds what was read from a file.
 type contents struct {
 	text []byte
 	err  error
-	info fs.FileInfo // before it was read; nil if there was none
+	info fs.FileInfo // taken before reading; nil if the file was missing
 }
 
-// A planner makes a plan. It keeps what it can of the old one, which may be
+// A planner makes a plan. It reuses what it can of the old plan, which may be
 // nil.
 type planner struct {
 	*plan
 	old    *plan
 	encode *encoder
-	named  map[string]http.Handler // what Handler may be
-	used   map[string]bool         // names in Config.Upstreams
+	named  map[string]http.Handler // the values that Handler may name
+	used   map[string]bool         // names in Config.Upstreams that something refers to
 	faults Faults
 }
 
@@ -95,10 +96,10 @@ func newPlan(f *file, old *plan, named map[string]http.Handler) (*plan, error) {
 	return b.plan, nil
 }
 
-// all returns the faults of the plan and those in single values. What has a
-// value that could not be read is not judged beside that.
+// all returns the faults of the plan and those in single values. A section with
+// a value that could not be read gets no further faults.
 func (b *planner) all() Faults {
-	var unread []string // sorted: a file of another kind has a fault in each of 500,000 routes
+	var unread []string // sorted: a wrong kind of file may have a fault in each of 500,000 routes
 	for _, f := range b.file.faults {
 		unread = append(unread, f.Path)
 	}
@@ -109,19 +110,18 @@ func (b *planner) all() Faults {
 	}), b.file.faults...)
 }
 
-// fault adds a fault at the place that the keys lead to.
+// fault adds a fault at the place of keys.
 func (b *planner) fault(keys []string, rule string, args ...any) {
 	f := b.locate(keys...)
 	f.Rule = fmt.Sprintf(rule, args...)
 	b.faults = append(b.faults, f)
 }
 
-// goName is a field, as errors of hostproxy name it. Read-only.
+// goName matches a field as hostproxy's errors name it. Read-only.
 var goName = regexp.MustCompile(`[A-Z][A-Za-z0-9]*(\.[A-Z][A-Za-z0-9]*)*`)
 
-// library adds the faults that hostproxy finds in what was made of the
-// structure v, which the keys lead to. The names of its fields become those of
-// keys.
+// library adds hostproxy's faults in what the structure v at keys has become.
+// It replaces the names of v's fields by their keys.
 func (b *planner) library(err error, v any, keys ...string) {
 	if err == nil {
 		return
@@ -137,8 +137,8 @@ func (b *planner) library(err error, v any, keys ...string) {
 	}
 }
 
-// libraryFault adds a fault at the first field that the rule names and that is
-// in the file.
+// libraryFault adds a fault at the first field that the rule names and that the
+// file has.
 func (b *planner) libraryFault(rule string, known map[string]bool, keys []string) {
 	for _, prefix := range []string{"hostproxy: ", "TLS: ", `pattern "*": `} {
 		rule = strings.TrimPrefix(rule, prefix)
@@ -161,7 +161,7 @@ func (b *planner) libraryFault(rule string, known map[string]bool, keys []string
 	b.faults = append(b.faults, place)
 }
 
-// split returns the errors that are joined in err.
+// split returns the errors that err joins.
 func split(err error) (all []error) {
 	if err == nil {
 		return nil
@@ -176,8 +176,8 @@ func split(err error) (all []error) {
 	return all
 }
 
-// path returns the name of a file of the configuration, which starts at its
-// directory.
+// path returns the path of a file that the configuration names, relative to the
+// configuration's directory.
 func (f *file) path(name File) string {
 	if name == "" || filepath.IsAbs(string(name)) {
 		return string(name)
@@ -185,7 +185,7 @@ func (f *file) path(name File) string {
 	return filepath.Join(filepath.Dir(f.name), string(name))
 }
 
-// contents reads a file that the configuration names, once for each plan.
+// contents reads a file that the configuration names. Each plan reads it once.
 func (b *planner) contents(name File) ([]byte, error) {
 	path := b.path(name)
 	c, ok := b.read[path]
@@ -197,8 +197,8 @@ func (b *planner) contents(name File) ([]byte, error) {
 	return c.text, c.err
 }
 
-// secret is contents, without spaces and line ends around it. It adds a fault
-// if there is nothing.
+// secret returns the contents of a file without surrounding white space. It
+// adds a fault if there are none.
 func (b *planner) secret(name File, keys ...string) string {
 	text := strings.TrimSpace(string(b.must(name, keys...)))
 	if text == "" && len(b.read[b.path(name)].text) > 0 {
@@ -207,7 +207,7 @@ func (b *planner) secret(name File, keys ...string) string {
 	return text
 }
 
-// must is contents, which adds a fault if the file cannot be read.
+// must is contents, but it adds a fault if the file cannot be read.
 func (b *planner) must(name File, keys ...string) []byte {
 	text, err := b.contents(name)
 	if err != nil {
@@ -216,7 +216,7 @@ func (b *planner) must(name File, keys ...string) []byte {
 	return text
 }
 
-// readFile returns the contents of a regular file of limited size.
+// readFile returns the contents of a regular file of at most most bytes.
 func readFile(path string, most int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -239,7 +239,7 @@ func readFile(path string, most int64) ([]byte, error) {
 	return text, err
 }
 
-// permitted returns err, with what to do about it.
+// permitted returns err. If a permission is missing, it adds the remedy.
 func permitted(err error) error {
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w: let the user of this process read it (chmod, chown)", err)
@@ -247,8 +247,8 @@ func permitted(err error) error {
 	return err
 }
 
-// key returns a text that is the same for the same settings and the same
-// contents of the files that they name.
+// key returns a text that is equal for equal settings and equal contents of the
+// files that they name.
 func (b *planner) key(v any) string {
 	s := b.encode.text(reflect.ValueOf(v).Elem())
 	eachFile(reflect.ValueOf(v), func(name File) {
@@ -258,8 +258,7 @@ func (b *planner) key(v any) string {
 	return s
 }
 
-// eachFile calls do for the names of files in v, in an order that stays the
-// same.
+// eachFile calls do for each file name in v, always in the same order.
 func eachFile(v reflect.Value, do func(File)) {
 	switch v.Kind() {
 	case reflect.Pointer:

@@ -1,21 +1,21 @@
-// Package reload runs a proxy whose routes, upstreams, TLS, listeners and
-// logging come from one YAML file, which is read again when it changes and at
+// Package reload runs a proxy from one YAML file with its routes, upstreams,
+// TLS, listeners and logging. The file is read again when it changes, and on
 // SIGHUP:
 //
 //	p := reload.Proxy{File: "proxy.yaml"}
 //	err := p.Run(ctx)
 //
-// [Config] says what a file may hold. A file is checked first. Then the whole
-// of it is put in force, without dropping a connection, or none of it, and one
-// log line has all its faults. [Load] and [Compare] do the same without a
+// [Config] has the keys of the file. A file is checked first. Then all of it is
+// put in force without dropping a connection, or none of it, and one log line
+// has all its faults. [Load] and [Compare] check and compare files without a
 // running proxy.
 //
-// reload.go runs the proxy, watch.go looks at the files, and check.go compares
-// configurations; machine.go looks at what a proxy would open. config.go and
-// upstreamconfig.go define what a file may hold; decode.go, values.go,
-// encode.go, fault.go and hints.go read and write it. plan.go, routes.go,
-// upstreams.go, tls.go and log.go make hostproxy's types of it, and stale.go
-// knows what of it needs a restart.
+// reload.go runs the proxy, watch.go watches the files, check.go compares
+// configurations, and machine.go checks what a proxy would open. config.go and
+// upstreamconfig.go define the file. decode.go, values.go, encode.go, fault.go
+// and hints.go read and write it. plan.go, routes.go, upstreams.go, tls.go and
+// log.go turn it into hostproxy's types, and stale.go finds what needs a
+// restart.
 package reload
 
 import (
@@ -39,40 +39,40 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Proxy is a proxy that a file configures. Only File is required. Fields may
-// be set until Run is called.
+// A Proxy is a proxy that is configured by a file. Only File is required. Set
+// the fields before Run.
 type Proxy struct {
 	File string // name of the configuration file
 
-	// Handlers may be named in a route or in a listener of the role internal.
-	// The names status and config are taken.
+	// Handlers can be named in a route, or in a listener of the role internal.
+	// The names status and config are reserved.
 	Handlers map[string]http.Handler
 
-	// Prepare may set what a file cannot hold, before the first use: hooks,
-	// Router.TLS.DNS, Server.Companions or Server.Handler. It must leave the
-	// fields alone that a file can set, and Router.TLS.Host. To add an Observe,
-	// call the one that is set. Nil does nothing.
+	// Prepare can set what a file cannot: hooks, Router.TLS.DNS,
+	// Server.Companions or Server.Handler. It is called before the first use.
+	// It must not change Router.TLS.Host or fields that a file can set. To add
+	// an Observe, call the one that is already set. Nil does nothing.
 	Prepare func(*hostproxy.Router, *hostproxy.Server)
 
 	// Reloaded is called after each attempt to put another file in force, with
-	// nil or with the error that was logged. It must not block, and not call a
-	// method of the Proxy. Nil calls nothing.
+	// nil or with the error that was logged. It must not block or call a method
+	// of the Proxy. Nil disables it.
 	Reloaded func(error)
 
 	// Stderr gets the log unless Log.Output names a file. Nil means os.Stderr.
 	Stderr io.Writer
 
-	// Settle is how long no file may change before the file is read, so that an
-	// unfinished one is not. Zero means 200 ms. Poll is how often the files are
-	// looked at beside what the system reports, for instance on NFS. Zero means
-	// 10 s.
+	// Settle is how long all files must stay unchanged before the file is read,
+	// so that an unfinished one is not read. Zero means 200 ms. Poll is how
+	// often the files are checked in addition to the system's notifications,
+	// which are missing on NFS, for instance. Zero means 10 s.
 	Settle, Poll time.Duration
 
 	mu      sync.Mutex // serialises reloads
 	serving *serving   // nil until Run has read the file
 }
 
-// A serving is a Proxy in a call of Run.
+// A serving is a call of Run.
 type serving struct {
 	p      *Proxy
 	logs   *logs
@@ -82,21 +82,22 @@ type serving struct {
 	server *hostproxy.Server
 	addrs  []net.Addr
 
-	now     atomic.Pointer[plan] // in force
+	now     atomic.Pointer[plan] // the plan in force
 	since   atomic.Pointer[time.Time]
-	refused atomic.Pointer[string] // why the latest file was, and when; nil if it was not
-	stale   atomic.Pointer[string] // what needs a restart; nil or "" for nothing
-	atStart map[string][]byte      // of plan.startFiles
-	looked  fingerprint            // of the files when they were read last; guarded by Proxy.mu
+	refused atomic.Pointer[string] // why and when the latest file was refused; nil if it was not
+	stale   atomic.Pointer[string] // what needs a restart; "" or nil means nothing
+	atStart map[string][]byte      // contents of plan.startFiles
+	looked  fingerprint            // of the files at the last read; guarded by Proxy.mu
 }
 
 // Run serves until ctx is done, as hostproxy.Server.Serve does. It reads the
 // file again when it changes, and when the process receives SIGHUP. If the file
-// is broken at the start, Run returns its Faults. One call of Run may be in
-// progress at a time.
+// has faults at the start, Run returns them. Only one call of Run may be in
+// progress.
 func (p *Proxy) Run(ctx context.Context) error {
 	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP) // before all else: a signal at the start ends no process
+	// first of all: otherwise an early SIGHUP would end the process
+	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	s, lns, err := p.start()
 	if err != nil {
@@ -118,7 +119,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return s.server.Serve(ctx, nil, nil)
 }
 
-// start reads the file, opens the listeners and puts all in force.
+// start reads the file, opens the listeners and puts everything in force.
 func (p *Proxy) start() (*serving, []hostproxy.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,14 +165,14 @@ func names(own map[string]http.Handler, config, status http.Handler) map[string]
 	}
 	all["config"], all["status"] = config, status
 	for name, h := range all {
-		if !reflect.ValueOf(h).Comparable() { // an http.HandlerFunc; a plan compares handlers
+		if !reflect.ValueOf(h).Comparable() { // an http.HandlerFunc: plans compare handlers
 			all[name] = &named{h}
 		}
 	}
 	return all
 }
 
-// A named is a handler that can be compared.
+// A named is a handler made comparable.
 type named struct{ http.Handler }
 
 func (p *Proxy) stderr() io.Writer {
@@ -181,10 +182,10 @@ func (p *Proxy) stderr() io.Writer {
 	return p.Stderr
 }
 
-// load returns the plan for the file as it is now.
+// load returns the plan for the current contents of the file.
 func (s *serving) load(old *plan) (next *plan, err error) {
 	defer func() {
-		if p := recover(); p != nil { // a mistake here must not end a proxy that serves
+		if p := recover(); p != nil { // a bug here must not end a proxy that serves
 			next, err = nil, Faults{{File: s.p.File, Rule: fmt.Sprintf("the file cannot be judged: %v: report this, and write what changed last in another way", p)}}
 			s.logs.logger.Error("panic", "value", p, "stack", string(debug.Stack()))
 		}
@@ -201,7 +202,7 @@ func (s *serving) load(old *plan) (next *plan, err error) {
 	return next, err
 }
 
-// read parses a file.
+// read reads and parses a file.
 func read(name string) (*file, error) {
 	text, err := readFile(name, maxFile)
 	if err != nil {
@@ -241,7 +242,7 @@ func (s *serving) prepare(next *plan) {
 	}
 }
 
-// proxyProtocol returns c for hostproxy.
+// proxyProtocol converts c.
 func proxyProtocol(c *ProxyProtocol) *hostproxy.ProxyProtocol {
 	if c == nil {
 		return nil
@@ -249,7 +250,7 @@ func proxyProtocol(c *ProxyProtocol) *hostproxy.ProxyProtocol {
 	return &hostproxy.ProxyProtocol{From: c.From, Timeout: c.Timeout}
 }
 
-// limits sets the fields of s that can change while it serves.
+// limits sets those fields of s that may change while it serves.
 func limits(s *hostproxy.Server, from *plan) {
 	d, c := reflect.ValueOf(s).Elem(), reflect.ValueOf(&from.Server).Elem()
 	for i := range c.NumField() {
@@ -300,7 +301,7 @@ func (s *serving) listen(next *plan) (lns []hostproxy.Listener, err error) {
 	return lns, nil
 }
 
-// listenTCP opens a TCP listener, and says what to do where that is not
+// listenTCP opens a TCP listener. Its error says what to do if the port is not
 // allowed.
 func listenTCP(addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
@@ -310,8 +311,8 @@ func listenTCP(addr string) (net.Listener, error) {
 	return ln, err
 }
 
-// Addrs returns the addresses of the TCP listeners and inherited sockets, in
-// the order of the file; nil before they are open.
+// Addrs returns the addresses of the TCP listeners and inherited sockets in the
+// file's order. It returns nil before they are open.
 func (p *Proxy) Addrs() []net.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -321,7 +322,7 @@ func (p *Proxy) Addrs() []net.Addr {
 	return p.serving.addrs
 }
 
-// Reload reads the file now and puts it in force, or changes nothing and
+// Reload reads the file now. It puts the file in force, or changes nothing and
 // returns all its Faults. The result is logged. Reload may be called
 // concurrently.
 func (p *Proxy) Reload() error {
@@ -333,7 +334,7 @@ func (p *Proxy) Reload() error {
 	return p.serving.reload()
 }
 
-// reload is Reload, with the mutex held.
+// reload is Reload with the mutex held.
 func (s *serving) reload() error {
 	old := s.now.Load()
 	next, err := s.load(old)
@@ -384,7 +385,7 @@ func (s *serving) swap(old, next *plan) error {
 	return nil
 }
 
-// limit changes the limits of the Server from those of old to those of next.
+// limit changes the Server's limits from those of old to those of next.
 func (s *serving) limit(old, next *plan) error {
 	if old.Server == next.Server || len(changed(&old.Server, &next.Server)) == 0 {
 		return nil
@@ -392,8 +393,8 @@ func (s *serving) limit(old, next *plan) error {
 	return s.server.Reload(func(s *hostproxy.Server) { limits(s, next) })
 }
 
-// settle changes what stays in use: targets, canaries and pages of kept
-// upstreams, and hosts' TLS. It returns the upstreams that keep an old setting.
+// settle changes the targets, canaries and pages of kept upstreams, and the TLS
+// of hosts. It returns the upstreams that keep an old setting.
 func (s *serving) settle(old, next *plan) (kept []string) {
 	for place, u := range next.upstreams {
 		if was := old.upstreams[place]; was != nil && was.Upstream == u.Upstream {
@@ -425,8 +426,8 @@ func merged(a, b map[string]*hostTLS) map[string]*hostTLS {
 	return all
 }
 
-// serves reports whether a route has the host pattern, or a certificate on
-// demand may.
+// serves reports whether a route has this host pattern, or hosts of this
+// pattern can get certificates on demand.
 func (n *plan) serves(pattern string) bool {
 	for p := range n.routes {
 		if host, _, _ := strings.Cut(p, "/"); canonical(host) == pattern {
@@ -436,7 +437,7 @@ func (n *plan) serves(pattern string) bool {
 	return n.onDemand(pattern)
 }
 
-// adopt notes that next is in force.
+// adopt records that next is in force.
 func (s *serving) adopt(next *plan) {
 	s.now.Store(next)
 	now := time.Now()
@@ -444,14 +445,14 @@ func (s *serving) adopt(next *plan) {
 	s.refused.Store(nil)
 }
 
-// logFault returns err about the log's output as a fault.
+// logFault turns err, about the log's output, into a fault.
 func (f *file) logFault(err error) error {
 	at := f.locate("log", "output")
 	at.Rule = err.Error() + ": want a file that this process may write"
 	return Faults{at}
 }
 
-// report logs why a file was refused, in one line.
+// report logs in one line why a file was refused.
 func (s *serving) report(err error) {
 	n := 1
 	var faults Faults
@@ -463,7 +464,8 @@ func (s *serving) report(err error) {
 	s.logs.logger.Error("configuration refused; the old one stays in force", "file", s.p.File, "faults", n, "error", err)
 }
 
-// serveStatus serves s.status, which is made after the routes that lead to it.
+// serveStatus calls s.status, which is created after the routes that lead to
+// it.
 func (s *serving) serveStatus(w http.ResponseWriter, q *http.Request) { s.status.ServeHTTP(w, q) }
 
 // serveConfig writes the configuration in force.

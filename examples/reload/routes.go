@@ -17,7 +17,7 @@ import (
 func (b *planner) route(pattern string, c *Route) {
 	inner := b.inner(pattern, c)
 	if inner == nil {
-		return // with faults
+		return // the route has faults
 	}
 	own := *c
 	own.Inline = Upstream{}
@@ -35,7 +35,7 @@ func (b *planner) route(pattern string, c *Route) {
 	b.built[pattern], b.routes[pattern] = k, k.outer
 }
 
-// inner returns the innermost handler of a route, or nil with a fault.
+// inner returns the innermost handler of a route. It returns nil after a fault.
 func (b *planner) inner(pattern string, c *Route) http.Handler {
 	var given []string
 	add := func(key string, is bool) {
@@ -73,7 +73,7 @@ func (b *planner) inner(pattern string, c *Route) http.Handler {
 	return leaf.outer
 }
 
-// handlerOf returns u as a handler, which is nil if u is.
+// handlerOf returns u as a handler, or nil if u is nil.
 func handlerOf(u *upstream) http.Handler {
 	if u == nil {
 		return nil
@@ -100,7 +100,7 @@ func (b *planner) leaf(c *Route, at ...string) http.Handler {
 	return b.handler(c.Handler, append(at, "handler")...)
 }
 
-// redirect returns the handler for a host, or the rule that the host breaks.
+// redirect returns a redirect to a host, or the rule that the host breaks.
 func redirect(host string) (h http.Handler, rule string) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -110,7 +110,7 @@ func redirect(host string) (h http.Handler, rule string) {
 	return hostproxy.Redirect(host), ""
 }
 
-// handler returns the handler with a name.
+// handler returns the handler of this name.
 func (b *planner) handler(name string, at ...string) http.Handler {
 	h := b.named[name]
 	if h == nil {
@@ -124,7 +124,7 @@ func (b *planner) handler(name string, at ...string) http.Handler {
 	return h
 }
 
-// wrap returns the handler of a route, around the innermost one.
+// wrap puts the route's middleware around its innermost handler h.
 func (b *planner) wrap(pattern string, c *Route, h http.Handler) http.Handler {
 	at := []string{"routes", pattern}
 	if a := c.ForwardAuth; a != nil {
@@ -150,8 +150,8 @@ func (b *planner) wrap(pattern string, c *Route, h http.Handler) http.Handler {
 	return h
 }
 
-// check adds the faults of h that hostproxy finds, unless h already has some:
-// those in it would be found twice.
+// check adds hostproxy's faults in h, unless h already has faults: these would
+// be found twice.
 func (b *planner) check(h http.Handler, v any, at ...string) {
 	if n := len(b.faults); n > 0 && b.faults[n-1].Line == b.locate(at...).Line {
 		return
@@ -183,7 +183,7 @@ func (b *planner) users(name File, pattern string) map[string]string {
 	return users
 }
 
-// page returns a handler that writes c. status is that of a Page without one.
+// page returns a handler that writes c. status is the default of Page.Status.
 func (b *planner) page(c *Page, status int, at ...string) *page {
 	p := &page{Page: b.hostPage(c, at...)}
 	if p.Status == 0 {
@@ -195,7 +195,7 @@ func (b *planner) page(c *Page, status int, at ...string) *page {
 	return p
 }
 
-// hostPage returns c as the Page of hostproxy.
+// hostPage converts c into a hostproxy.Page.
 func (b *planner) hostPage(c *Page, at ...string) hostproxy.Page {
 	p := hostproxy.Page{Status: c.Status, ContentType: c.ContentType, RetryAfter: c.RetryAfter, Body: []byte(c.Body)}
 	if c.BodyFile != "" {
@@ -231,8 +231,8 @@ func (p *page) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// allowed refuses a list that looks as if it let nobody pass, and lets
-// everybody.
+// allowed refuses an empty list: it looks as if it admits no address, but it
+// admits every address.
 func (b *planner) allowed(list []netip.Prefix, at ...string) {
 	if list != nil && len(list) == 0 {
 		b.fault(at, "the list is empty, which allows every address: name those that may pass, or remove it")

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A buffer is a log.
+// A buffer is a log that can be read while it is written.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -41,29 +41,29 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// A running is a proxy under test.
+// A running is a proxy in a test.
 type running struct {
 	*reload.Proxy
 	t        *testing.T
 	log      *buffer
 	reloaded chan error
-	addr     string // of the first listener
+	addr     string // address of the first listener
 	cancel   context.CancelFunc
 	done     chan struct{}
 	err      error
 }
 
-// plain is a listener for routes without TLS.
+// plain configures one listener, without TLS.
 const plain = "listeners: [{addr: \"127.0.0.1:0\", role: plain}]\n"
 
-// write writes a file of the test by rename, as editors do.
+// write replaces a file by rename, as editors do.
 func write(t *testing.T, file, text string, args ...any) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(file+".new", fmt.Appendf(nil, text, args...), 0o600))
 	require.NoError(t, os.Rename(file+".new", file))
 }
 
-// start runs p, whose file it writes if there is a text.
+// start runs p. If there is a text, it writes it to p's file first.
 func start(t *testing.T, p *reload.Proxy, text string, args ...any) *running {
 	t.Helper()
 	if p.File == "" {
@@ -107,7 +107,7 @@ func (r *running) stop() error {
 	return err
 }
 
-// next waits for the result of a reload.
+// next returns the result of the next reload.
 func (r *running) next() error {
 	r.t.Helper()
 	timer := time.NewTimer(2 * proxytest.Patience)
@@ -121,7 +121,7 @@ func (r *running) next() error {
 	}
 }
 
-// get returns status and body of a route.
+// get returns the status and body of a GET for a host.
 func (r *running) get(host string) string {
 	r.t.Helper()
 	return get(r.t, proxytest.HTTPClient(r.t, r.addr, nil, "h1"), "http://"+host+"/")
@@ -184,7 +184,7 @@ func TestABrokenFileLaterChangesNothingAndNoRequestFails(t *testing.T) {
 		assert.Contains(t, line, strings.ReplaceAll(f.Error(), `"`, `\"`))
 	}
 	assert.Contains(t, r.get("b.localhost"), "404 ")
-	for i := range 5 { // right and broken ones in turn
+	for i := range 5 { // right and broken files in turn
 		write(t, r.File, plain+"routes: {app.localhost: %s, n%d.localhost: localhost:1}", b, i)
 		require.NoError(t, r.next())
 		write(t, r.File, plain+"routes: {app.localhost: {targets: %s, dial_timeout: %ds}}", a, i+1)
@@ -200,7 +200,8 @@ func lastLine(b *buffer) string {
 	return lines[len(lines)-1]
 }
 
-// A load asks app.localhost until its end, and counts failures.
+// A load sends requests to app.localhost until end is called, and counts
+// failures.
 type load struct {
 	stop          atomic.Bool
 	count, failed atomic.Int64
@@ -238,7 +239,7 @@ func (l *load) end(t *testing.T) {
 	assert.Zero(t, l.failed.Load(), "of %d requests", l.count.Load())
 }
 
-func TestAFileThatIsDeletedChangesNothingAndMayComeBack(t *testing.T) {
+func TestADeletedFileChangesNothingAndMayComeBack(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	r := start(t, &reload.Proxy{}, plain+"routes: {app.localhost: %s}", a)
 	require.NoError(t, os.Remove(r.File))
@@ -258,13 +259,13 @@ func TestADirectoryThatIsDeletedAndComesBackIsWatchedAgain(t *testing.T) {
 	require.Error(t, r.next())
 	require.NoError(t, os.MkdirAll(dir, 0o700))
 	write(t, r.File, plain+"routes: {app.localhost: %s}", b)
-	for r.next() != nil { // it may be looked at before it is there
+	for r.next() != nil { // a reload may find it missing at first
 	}
 	assert.Equal(t, "200 b", r.get("app.localhost"))
 }
 
-// Kubernetes swaps the link ..data to another directory, and the file is a link
-// through it.
+// Kubernetes swaps the link ..data to another directory. The file is a link
+// through ..data.
 func TestASwappedLinkOfAConfigMapIsNoticed(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	dir := t.TempDir()
@@ -277,7 +278,7 @@ func TestASwappedLinkOfAConfigMapIsNoticed(t *testing.T) {
 	version("..1", a)
 	file := filepath.Join(dir, "proxy.yaml")
 	require.NoError(t, os.Symlink(filepath.Join("..data", "proxy.yaml"), file))
-	outer := filepath.Join(t.TempDir(), "current") // and the directory is behind a link too
+	outer := filepath.Join(t.TempDir(), "current") // the directory is behind another link
 	require.NoError(t, os.Symlink(dir, outer))
 	r := start(t, &reload.Proxy{File: filepath.Join(outer, "proxy.yaml")}, "")
 	assert.Equal(t, "200 a", r.get("app.localhost"))
@@ -294,7 +295,7 @@ func TestASwappedLinkOfAConfigMapIsNoticed(t *testing.T) {
 	assert.Equal(t, "200 a", r.get("app.localhost"))
 }
 
-func TestABurstOfWritesIsOneReload(t *testing.T) {
+func TestABurstOfWritesCausesOneReload(t *testing.T) {
 	a, b := named(t, "a"), named(t, "b")
 	r := start(t, &reload.Proxy{Settle: 500 * time.Millisecond}, plain+"routes: {app.localhost: %s}", a)
 	f, err := os.Create(r.File) // half-written, in place
@@ -313,7 +314,7 @@ func TestABurstOfWritesIsOneReload(t *testing.T) {
 	assert.Empty(t, r.reloaded)
 }
 
-func TestAHalfWrittenFileThatStaysIsRefused(t *testing.T) {
+func TestAFileThatStaysHalfWrittenIsRefused(t *testing.T) {
 	a := named(t, "a")
 	r := start(t, &reload.Proxy{}, plain+"routes: {app.localhost: %s}", a)
 	for _, text := range []string{"", plain, plain + "routes:", plain + "routes:\n  app.localhost:", plain + "routes: {app.localh", "\x00\x00\x00"} {
@@ -359,7 +360,7 @@ func TestLimitsAndLoggingChangeAtOnce(t *testing.T) {
 	proxytest.Eventually(t, "the access log", func() bool { return strings.Contains(text(), `"path":"/x"`) })
 	assert.NotContains(t, text(), "secret")
 
-	require.NoError(t, os.Rename(log, log+".1")) // rotated: SIGHUP opens it again
+	require.NoError(t, os.Rename(log, log+".1")) // rotated: SIGHUP opens a new file
 	require.NoError(t, r.Reload())
 	assert.Contains(t, text(), "configuration in force")
 	write(t, r.File, plain+"log: {output: no/such/directory}\nroutes: {app.localhost: %s}", a)
@@ -376,7 +377,7 @@ func TestAFileThatCannotBeReadIsRefused(t *testing.T) {
 	assert.ErrorContains(t, (&reload.Proxy{File: file}).Run(context.Background()), "more than 16777216 bytes")
 }
 
-func TestAFileOfTenMegabytesIsReadAndAnotherOneRefused(t *testing.T) {
+func TestAValidFileOfTenMegabytesIsReadAndAnInvalidOneRefused(t *testing.T) {
 	a := named(t, "a")
 	var text strings.Builder
 	text.WriteString(plain + "routes:\n")
@@ -396,7 +397,7 @@ func TestAFileOfTenMegabytesIsReadAndAnotherOneRefused(t *testing.T) {
 	assert.Less(t, len(lastLine(r.log)), 20<<10)
 }
 
-func TestASecretThatChangesCountsAtOnceAndAWebSocketStays(t *testing.T) {
+func TestAChangedSecretIsInForceAtOnceAndAWebSocketStays(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n") == nil {
 			_, _ = io.Copy(c, c)
@@ -428,7 +429,7 @@ func TestASecretThatChangesCountsAtOnceAndAWebSocketStays(t *testing.T) {
 		stays()
 		assert.Equal(t, 401, proxytest.Dial(t, r.addr).Do(upgrade).StatusCode)
 	}
-	write(t, users, "ben:%s\n", hash) // watched too
+	write(t, users, "ben:%s\n", hash) // the users file is watched too
 	require.NoError(t, r.next())
 	stays()
 	write(t, users, "ben:plain\n")
@@ -437,7 +438,7 @@ func TestASecretThatChangesCountsAtOnceAndAWebSocketStays(t *testing.T) {
 	write(t, users, "ben:%s\n", hash)
 	require.NoError(t, r.next())
 	stays()
-	write(t, r.File, plain+"routes: {app.localhost: %s}", other) // its target has gone
+	write(t, r.File, plain+"routes: {app.localhost: %s}", other) // the old target is gone
 	require.NoError(t, r.next())
 	require.NoError(t, c.Reset())
 	assert.Equal(t, "200 other", r.get("app.localhost"))

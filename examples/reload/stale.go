@@ -11,7 +11,7 @@ import (
 )
 
 // startFiles returns the files that are read only at the start, with the
-// setting that names each: their contents may change while no setting does.
+// setting that names each. Their contents can change although no setting does.
 func (n *plan) startFiles() map[string]string {
 	all := map[string]string{}
 	for setting, v := range map[string]any{
@@ -31,8 +31,8 @@ func (n *plan) startContents() map[string][]byte {
 	return all
 }
 
-// stale returns the files whose contents differ from those at the start, which
-// stay in force until the process is restarted.
+// stale returns the files whose contents have changed since the start. The old
+// contents stay in force until the process restarts.
 func (n *plan) stale(start map[string][]byte) (all []string) {
 	files := n.startFiles()
 	for _, path := range slices.Sorted(maps.Keys(files)) {
@@ -43,8 +43,8 @@ func (n *plan) stale(start map[string][]byte) (all []string) {
 	return all
 }
 
-// applied logs that next is in force in place of old, and what of it is not:
-// stale files, and upstreams that keep an old setting.
+// applied logs that next has replaced old, and what is not in force yet: stale
+// files, and upstreams that keep an old setting.
 func (s *serving) applied(old, next *plan, kept []string) {
 	d := compare(old, next, hostproxy.Changes{})
 	stale := strings.Join(append(kept, next.stale(s.atStart)...), "; ")

@@ -11,9 +11,9 @@ import (
 	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
-// The page for no route is read once. The log must not say that another one is
-// in force.
-func TestTheLogSaysWhatOfAFileIsNotInForceUntilARestart(t *testing.T) {
+// The not_found page is read only once. The log must not say that a changed
+// page is in force.
+func TestTheLogSaysWhatNeedsARestart(t *testing.T) {
 	a := named(t, "a")
 	dir := t.TempDir()
 	page := filepath.Join(dir, "404.html")
@@ -34,7 +34,7 @@ func TestTheLogSaysWhatOfAFileIsNotInForceUntilARestart(t *testing.T) {
 	require.NoError(t, r.next())
 	line = lastLine(r.log)
 	assert.Contains(t, line, `changes=1 first="routes[b.localhost].targets`)
-	assert.Contains(t, line, want, "still not in force")
+	assert.Contains(t, line, want, "the page is still not in force")
 	assert.Contains(t, r.get("config.localhost"), "# not in force until the process is restarted: "+want+"\n")
 
 	write(t, page, "old")

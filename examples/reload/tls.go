@@ -19,8 +19,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// checkRoutes adds the faults that hostproxy finds in the patterns and their
-// handlers together.
+// checkRoutes adds hostproxy's faults in the combination of patterns and
+// handlers.
 func (b *planner) checkRoutes() {
 	_, err := new(hostproxy.Router).CheckReplace(b.routes)
 	if len(b.faults) == 0 && err == nil {
@@ -30,7 +30,7 @@ func (b *planner) checkRoutes() {
 	for _, pattern := range slices.Sorted(maps.Keys(b.Routes)) {
 		h := b.routes[pattern]
 		if h == nil || before > 0 {
-			h = new(page) // its own faults are known
+			h = new(page) // stands for a handler whose faults are known
 		}
 		_, err := new(hostproxy.Router).CheckReplace(map[string]http.Handler{pattern: h})
 		b.library(err, *b.Routes[pattern], "routes", pattern)
@@ -38,7 +38,8 @@ func (b *planner) checkRoutes() {
 	if len(b.faults) > 0 {
 		return
 	}
-	for _, err := range split(err) { // about several: two spellings of a pattern
+	// the rest concerns several routes, such as two spellings of a pattern
+	for _, err := range split(err) {
 		at := []string{"routes"}
 		for _, pattern := range slices.Sorted(maps.Keys(b.routes)) {
 			if strings.Contains(err.Error(), strconv.Quote(pattern)) {
@@ -49,11 +50,11 @@ func (b *planner) checkRoutes() {
 	}
 }
 
-// checkRouter adds the faults in the settings of the Router.
+// checkRouter adds the faults in the Router's settings.
 func (b *planner) checkRouter() {
 	b.planRouter()
 	r := b.router()
-	r.Logger = slog.New(slog.DiscardHandler) // the faults are returned too
+	r.Logger = slog.New(slog.DiscardHandler) // the faults are returned, so they need no log
 	b.library(r.Check(), b.Config)
 	if b.NotFound != nil {
 		b.page(b.NotFound, http.StatusNotFound, "not_found")
@@ -65,14 +66,13 @@ func (b *planner) checkRouter() {
 	}
 	defer os.RemoveAll(dir)
 	t := &hostproxy.Router{TLS: b.tls, Logger: r.Logger}
-	t.TLS.Storage = &certmagic.FileStorage{Path: dir} // nothing is ordered for no routes
+	t.TLS.Storage = &certmagic.FileStorage{Path: dir} // without routes, no certificate is ordered
 	_, err = t.TLSConfig()
 	b.library(err, b.TLS, "tls")
 	_ = t.Close()
 }
 
-// router returns a Router with the settings of the file, without routes and
-// hooks.
+// router returns a Router with the file's settings, without routes and hooks.
 func (b *plan) router() *hostproxy.Router {
 	return &hostproxy.Router{
 		TrustedProxies: b.TrustedProxies,
@@ -84,13 +84,13 @@ func (b *plan) router() *hostproxy.Router {
 	}
 }
 
-// planRouter plans what the Router cannot take from the file as it is.
+// planRouter builds the Router's settings that need more than a copy.
 func (b *planner) planRouter() {
 	b.tls = b.planTLS()
 	b.edit = b.headerEdit(b.ResponseHeader, "response_header")
 }
 
-// planTLS returns the settings of the file for Router.TLS, without hooks.
+// planTLS returns the file's settings for Router.TLS, without hooks.
 func (b *planner) planTLS() (t hostproxy.TLS) {
 	c := &b.TLS
 	fill(reflect.ValueOf(&t), reflect.ValueOf(c))
@@ -120,7 +120,7 @@ func (b *planner) planTLS() (t hostproxy.TLS) {
 	return t
 }
 
-// serverTLS returns the settings for connections of clients.
+// serverTLS returns the TLS settings for client connections.
 func (b *planner) serverTLS(c *ServerTLS) *tls.Config {
 	conf := &tls.Config{MinVersion: max(tlsVersion(c.MinVersion), tls.VersionTLS12), SessionTicketsDisabled: c.SessionTicketsDisabled}
 	for i, name := range c.CipherSuites {
@@ -144,7 +144,7 @@ func (b *planner) serverTLS(c *ServerTLS) *tls.Config {
 	return conf
 }
 
-// certFile returns f with the paths of its files.
+// certFile returns f with resolved paths.
 func (b *planner) certFile(f CertFile, at ...string) hostproxy.CertFile {
 	if f.CertFile == "" || f.KeyFile == "" {
 		b.fault(at, "want cert_file and key_file")
@@ -172,7 +172,7 @@ func (b *planner) issuer(c *Issuer, at ...string) certmagic.Issuer {
 	return hostproxy.Issuer{Issuer: i, KeyType: certmagic.KeyType(c.KeyType)}
 }
 
-// checkHosts makes the settings of hosts, and adds their faults.
+// checkHosts builds the settings of hosts, and adds their faults.
 func (b *planner) checkHosts() {
 	hosts := map[string]bool{}
 	wild := false
@@ -192,7 +192,7 @@ func (b *planner) checkHosts() {
 		c := b.TLS.Hosts[spelling]
 		h := &hostTLS{b.host(pattern, c, at...), b.key(c)}
 		if old := b.old.hosts[pattern]; old != nil && old.key == h.key {
-			h = old // with the same pools of CAs: another pool is another issuer
+			h = old // keeps the same pools of CAs: a new pool would count as a change
 		}
 		b.hosts[pattern] = h
 	}
@@ -215,8 +215,8 @@ func (f *file) onDemand(host string) bool {
 	return slices.Contains(f.TLS.HostPolicy, host) || slices.Contains(f.TLS.HostPolicy, "*."+parent)
 }
 
-// canonical returns a host pattern as a Router has it, or what it was given if
-// it is invalid.
+// canonical returns the Router's spelling of a host pattern. It returns an
+// invalid one unchanged.
 func canonical(host string) string {
 	var r hostproxy.Router
 	if err := r.Set(host, new(page)); err != nil {
@@ -228,7 +228,7 @@ func canonical(host string) string {
 	return host
 }
 
-// A hostTLS is the settings of a host, and a text that is the same for the same
+// A hostTLS has the settings of a host, and a key that is equal for equal
 // settings.
 type hostTLS struct {
 	hostproxy.HostTLS
@@ -270,7 +270,7 @@ func (b *planner) host(pattern string, c *HostTLS, at ...string) hostproxy.HostT
 	return h
 }
 
-// covers adds a fault if the files are no certificate for the pattern.
+// covers adds a fault if the files are not a certificate for the pattern.
 func (b *planner) covers(pattern string, f hostproxy.CertFile, at ...string) {
 	pair, err := tls.LoadX509KeyPair(f.CertFile, f.KeyFile)
 	if err != nil {
@@ -343,8 +343,8 @@ func (b *planner) proxyProtocol(p *ProxyProtocol, at ...string) {
 	}
 }
 
-// sameAddr reports whether an earlier listener has the address or the socket of
-// listener i.
+// sameAddr reports whether an earlier listener has the same address or socket
+// as listener i.
 func (b *planner) sameAddr(i int) bool {
 	l := b.Listeners[i]
 	return slices.ContainsFunc(b.Listeners[:i], func(o Listener) bool {

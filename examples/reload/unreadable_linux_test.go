@@ -13,14 +13,14 @@ import (
 	"github.com/hostproxy/hostproxy/examples/reload"
 )
 
-// Also where the tests run as root, which may read all: the thread then looks
-// at files as another user.
+// Works for root too, which may read all files: a thread checks the files as
+// another user.
 func TestAFileWithoutPermissionIsRefused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "proxy.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("routes: {a.localhost: localhost:1}"), 0))
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and it ends with the goroutine
+		runtime.LockOSThread() // the thread ends with the goroutine
 		if os.Getuid() == 0 {
 			_ = syscall.Setfsuid(65534)
 		}
@@ -32,7 +32,7 @@ func TestAFileWithoutPermissionIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "permission denied: let the user of this process read it (chmod, chown)")
 }
 
-func TestANamedPipeThatNobodyReadsIsNoLog(t *testing.T) {
+func TestANamedPipeWithoutAReaderIsRefusedAsALog(t *testing.T) {
 	r := start(t, &reload.Proxy{}, plain+"routes: {a.localhost: localhost:1}\n")
 	require.NoError(t, syscall.Mkfifo(filepath.Join(filepath.Dir(r.File), "pipe"), 0o600))
 	write(t, r.File, "%s", plain+"log: {output: pipe}\nroutes: {a.localhost: localhost:1}\n")
@@ -41,7 +41,7 @@ func TestANamedPipeThatNobodyReadsIsNoLog(t *testing.T) {
 	assert.NoError(t, r.next())
 }
 
-// as runs do as another user, in a thread that ends with it.
+// as runs do as another user, in a thread that ends afterwards.
 func as(uid uintptr, do func()) {
 	done := make(chan struct{})
 	go func() {
@@ -56,7 +56,8 @@ func as(uid uintptr, do func()) {
 }
 
 func TestCheckRefusesALogThatThisUserMayNotWrite(t *testing.T) {
-	dir, err := os.MkdirTemp("", "log") // t.TempDir is within one that only its owner may search
+	// t.TempDir is in a directory that only its owner may search
+	dir, err := os.MkdirTemp("", "log")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, os.Chmod(dir, 0o555))

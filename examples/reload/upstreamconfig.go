@@ -6,12 +6,12 @@ import (
 )
 
 // An Upstream has the settings of hostproxy.Upstream. A list of targets may
-// stand for the whole.
+// replace the whole section.
 //
-// An Upstream whose settings stay the same is kept in a reload, with its
-// connections, health and counters. Targets, Canary, Mirror and Maintenance
-// change without that; Targets not together with Weights, Discover or the
-// policy first_available.
+// A reload keeps an Upstream whose settings stay the same, with its
+// connections, health and counters. Targets, Canary, Mirror and Maintenance can
+// change without losing these. For Targets this does not hold together with
+// Weights, Discover or the policy first_available.
 type Upstream struct {
 	Targets  []string
 	Discover *Discover
@@ -25,7 +25,7 @@ type Upstream struct {
 	TLS           *ClientTLS
 
 	StripPrefix, AddPrefix        string
-	Pages                         map[int]*Page // Status of such a Page must be left out
+	Pages                         map[int]*Page // leave out Status in these
 	RequestHeader, ResponseHeader *HeaderEdit
 	HSTS                          *HSTS
 	TargetHost                    bool
@@ -56,11 +56,11 @@ type Upstream struct {
 	StreamTimeout         time.Duration
 
 	Canary, Mirror *Share // hostproxy.Upstream.Canary and Mirror
-	Maintenance    *Page  // answers all requests while it is there: hostproxy.Upstream.Maintain
+	Maintenance    *Page  // while set, answers all requests; see hostproxy.Upstream.Maintain
 }
 
-// A Share is a share of the clients or requests, above 0 and at most 1, for
-// another upstream.
+// A Share sends a share of the clients or requests to another upstream. It is
+// above 0 and at most 1.
 type Share struct {
 	Upstream string // name in Config.Upstreams
 	Share    float64
@@ -96,20 +96,20 @@ type HashKey struct {
 type Sticky struct {
 	Cookie  string
 	MaxAge  time.Duration
-	KeyFile File // holds the key; "" means a random key
+	KeyFile File // file of the key; "" means a random key
 }
 
 // A ClientTLS has settings of tls.Config, for connections to targets.
 type ClientTLS struct {
-	CAFiles            []File // nil means the roots of the system
+	CAFiles            []File // nil means the system's roots
 	CertFile, KeyFile  File   // client certificate
 	ServerName         string
 	MinVersion         string `one:"1.2 1.3"`
-	InsecureSkipVerify bool   // accepts any certificate, also an attacker's
+	InsecureSkipVerify bool   // accepts any certificate, even an attacker's
 }
 
-// A HeaderEdit has the settings of hostproxy.HeaderEdit. SetFiles is Set with
-// values from files.
+// A HeaderEdit has the settings of hostproxy.HeaderEdit. SetFiles is like Set,
+// but the values are read from files.
 type HeaderEdit struct {
 	Remove   []string
 	Set, Add map[string][]string
@@ -123,8 +123,8 @@ type HSTS struct {
 	Preload           bool
 }
 
-// A HealthCheck has the settings of hostproxy.HealthCheck. HeaderFiles is
-// Header with values from files.
+// A HealthCheck has the settings of hostproxy.HealthCheck. HeaderFiles is like
+// Header, but the values are read from files.
 type HealthCheck struct {
 	Path        string
 	Host        string

@@ -15,23 +15,23 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// An upstream is one of the plan.
+// An upstream is an upstream of the plan.
 type upstream struct {
 	*hostproxy.Upstream
-	key string // of all settings but those below
+	key string // of all settings except the fields below
 
-	targets        []string // of an upstream whose targets can change
+	targets        []string // set if the targets can change while the upstream stays
 	canary, mirror *share
 	maintenance    *hostproxy.Page
 }
 
-// A share is a Share with its upstream.
+// A share is a Share with a resolved upstream.
 type share struct {
 	to    *hostproxy.Upstream
 	share float64
 }
 
-// upstream builds an upstream of the plan, or keeps that of the old one.
+// upstream builds an upstream of the plan, or keeps the one of the old plan.
 func (b *planner) upstream(c *Upstream, at ...string) *upstream {
 	before := len(b.faults)
 	u := &upstream{Upstream: b.fresh(c, at...)}
@@ -40,7 +40,7 @@ func (b *planner) upstream(c *Upstream, at ...string) *upstream {
 		u.maintenance = &p
 	}
 	if len(b.faults) > before {
-		u.Upstream = new(hostproxy.Upstream) // stands for it in what else is checked
+		u.Upstream = new(hostproxy.Upstream) // a stand-in for further checks
 		return b.add(u, at...)
 	}
 	b.check(u.Upstream, *c, at...)
@@ -48,7 +48,7 @@ func (b *planner) upstream(c *Upstream, at ...string) *upstream {
 	same.Canary, same.Mirror, same.Maintenance = nil, nil, nil
 	if liveTargets(c) {
 		same.Targets = nil
-		for _, t := range u.Targets { // in one spelling each
+		for _, t := range u.Targets { // so each target has one spelling
 			u.targets = append(u.targets, t.String())
 		}
 	}
@@ -66,18 +66,19 @@ func (b *planner) add(u *upstream, at ...string) *upstream {
 
 func place(at []string) string { return strings.Join(at, "\x00") }
 
-// liveTargets reports whether an upstream keeps its Upstream when its targets
-// change.
+// liveTargets reports whether an upstream can keep its Upstream when its
+// targets change.
 func liveTargets(c *Upstream) bool {
 	return len(c.Weights) == 0 && c.Discover == nil && c.Policy != "first_available"
 }
 
-// reference returns the upstream with a name, or nil with a fault.
+// reference returns the upstream of this name. It adds a fault and returns nil
+// if there is none.
 func (b *planner) reference(name string, at ...string) *upstream {
 	b.used[name] = true
 	u := b.upstreams[place([]string{"upstreams", name})]
 	if u == nil {
-		// 10,000 routes with the fault must not name 10,000 each
+		// 10,000 routes with this fault must not list 10,000 names each
 		names := slices.Sorted(maps.Keys(b.Upstreams))
 		if n := len(names) - 20; n > 0 {
 			names = append(names[:20], fmt.Sprintf("and %d more", n))
@@ -87,14 +88,14 @@ func (b *planner) reference(name string, at ...string) *upstream {
 	return u
 }
 
-// shares finds the upstreams of Canary and Mirror of those with a name.
+// shares resolves Canary and Mirror of the named upstreams.
 func (b *planner) shares() {
 	for _, name := range slices.Sorted(maps.Keys(b.Upstreams)) {
 		b.besides(b.upstreams[place([]string{"upstreams", name})], b.Upstreams[name], "upstreams", name)
 	}
 }
 
-// besides sets the canary and the mirror of u.
+// besides resolves the canary and the mirror of u.
 func (b *planner) besides(u *upstream, c *Upstream, at ...string) *upstream {
 	u.canary, u.mirror = b.share(c.Canary, append(at, "canary")...), b.share(c.Mirror, append(at, "mirror")...)
 	return u
@@ -146,7 +147,7 @@ func (b *planner) fresh(c *Upstream, at ...string) *hostproxy.Upstream {
 	return u
 }
 
-// policies returns the names of the policies, by number.
+// policies returns the names of the policies, indexed by their numbers.
 func policies() []string {
 	f, _ := reflect.TypeFor[Upstream]().FieldByName("Policy")
 	return strings.Fields(f.Tag.Get("one"))
@@ -212,7 +213,7 @@ func (b *planner) interval(d time.Duration, at ...string) {
 	}
 }
 
-// clientTLS returns the settings for connections to targets.
+// clientTLS returns the TLS settings for connections to targets.
 func (b *planner) clientTLS(c *ClientTLS, at ...string) *tls.Config {
 	conf := &tls.Config{ServerName: c.ServerName, InsecureSkipVerify: c.InsecureSkipVerify, MinVersion: tlsVersion(c.MinVersion)}
 	if len(c.CAFiles) > 0 {
@@ -235,8 +236,8 @@ func (b *planner) clientTLS(c *ClientTLS, at ...string) *tls.Config {
 	return conf
 }
 
-// encrypted adds a fault if no target of u can be an https one. It says nothing
-// about targets that could not be read.
+// encrypted adds a fault if no target of u can be an https target. It adds none
+// if targets could not be read.
 func (b *planner) encrypted(u *hostproxy.Upstream, c *Upstream, at ...string) {
 	var schemes []string
 	for _, t := range u.Targets {
@@ -248,7 +249,7 @@ func (b *planner) encrypted(u *hostproxy.Upstream, c *Upstream, at ...string) {
 	case d != nil && d.SRV != nil:
 		schemes = append(schemes, d.SRV.Scheme)
 	case d != nil:
-		one, _ := hostproxy.NewUpstream(d.DNS.Target) // u.Discover is there: it can be read
+		one, _ := hostproxy.NewUpstream(d.DNS.Target) // cannot fail: u.Discover was made from it
 		schemes = append(schemes, one.Targets[0].Scheme)
 	}
 	if !slices.Contains(schemes, "https") {
@@ -256,7 +257,7 @@ func (b *planner) encrypted(u *hostproxy.Upstream, c *Upstream, at ...string) {
 	}
 }
 
-// tlsVersion returns the number of a version, 0 for "".
+// tlsVersion returns the number of a version, or 0 for "".
 func tlsVersion(s string) uint16 {
 	return map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}[s]
 }
@@ -281,7 +282,7 @@ func (b *planner) headerEdit(c *HeaderEdit, at ...string) (h hostproxy.HeaderEdi
 	return h
 }
 
-// header returns the headers in fields, and the headers with values from files.
+// header returns the headers in fields, and those whose values are in files.
 func (b *planner) header(fields map[string][]string, files map[string]File, at ...string) http.Header {
 	if len(fields)+len(files) == 0 {
 		return nil
@@ -304,7 +305,7 @@ func (b *planner) header(fields map[string][]string, files map[string]File, at .
 	return h
 }
 
-// rateLimit returns c for hostproxy.
+// rateLimit converts c.
 func rateLimit(c *RateLimit) *hostproxy.RateLimit {
 	if c == nil {
 		return nil
@@ -314,9 +315,9 @@ func rateLimit(c *RateLimit) *hostproxy.RateLimit {
 	return l
 }
 
-// fill sets the fields of the structure that dst points to, to those of src
-// with the same name and kind. Other fields, such as those that name files, are
-// left to the caller.
+// fill copies the fields of src to those of the structure dst points to, by
+// name and kind. Other fields, such as those with file names, are left to the
+// caller.
 func fill(dst, src reflect.Value) {
 	d, s := reflect.Indirect(dst), reflect.Indirect(src)
 	for i := range s.NumField() {
@@ -344,8 +345,8 @@ func assign(d, s reflect.Value) {
 // ours reports whether t is a structure of hostproxy.
 func ours(t reflect.Type) bool { return t.PkgPath() == reflect.TypeFor[hostproxy.Upstream]().PkgPath() }
 
-// apply puts the settings in force that a kept Upstream can change. old is how
-// it was before, nil if it is new.
+// apply puts those settings in force that a kept Upstream can change. old is
+// its previous state; nil if it is new.
 func (u *upstream) apply(old *upstream) (errs []error) {
 	if old != nil && old.Upstream != u.Upstream {
 		old = nil
@@ -382,8 +383,8 @@ func swap(old, next *share, do func(*hostproxy.Upstream, float64) error) error {
 	return do(next.to, next.share)
 }
 
-// difference returns the targets that are only in next, and those that are only
-// in old.
+// difference returns the targets that are only in next, and the targets that
+// are only in old.
 func difference(old, next []string) (add, gone []string) {
 	for _, t := range next {
 		if !slices.Contains(old, t) {

@@ -13,15 +13,15 @@ import (
 	"unicode"
 )
 
-// A field is a key of a structure, with the field that it sets.
+// A field is a key and the field that it sets.
 type field struct {
 	key   string
 	index []int
 	tag   reflect.StructTag
 }
 
-// fieldsOf returns the fields of t in their order. Those of an inline structure
-// are t's own.
+// fieldsOf returns the fields of t in order. Fields of an inline structure
+// count as fields of t.
 func fieldsOf(t reflect.Type) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -40,7 +40,7 @@ func fieldsOf(t reflect.Type) (all []field) {
 	return all
 }
 
-// snake returns the key of a field by its name: MaxConnsPerClient is
+// snake turns a field's name into its key: MaxConnsPerClient is
 // max_conns_per_client, CAFiles is ca_files.
 func snake(name string) string {
 	var b strings.Builder
@@ -55,7 +55,7 @@ func snake(name string) string {
 	return b.String()
 }
 
-// A kind is how a value is written.
+// A kind is a way to write a value.
 type kind int
 
 const (
@@ -80,7 +80,7 @@ func kindOf(v reflect.Value) kind {
 	return scalar
 }
 
-// readScalar sets v to what s says. It returns the rule that s breaks, or "".
+// readScalar sets v from s. It returns the rule that s breaks, or "".
 func readScalar(s string, v reflect.Value, tag reflect.StructTag) (rule string) {
 	switch x := v.Addr().Interface().(type) {
 	case *netip.Prefix:
@@ -112,8 +112,8 @@ func readScalar(s string, v reflect.Value, tag reflect.StructTag) (rule string) 
 	return readNumber(s, v, tag.Get("is"))
 }
 
-// readString sets v to s, which must be one of the words, if there are any. The
-// first word is the default, and sets "".
+// readString sets v to s. If there are words, s must be one of them. The first
+// word is the default and sets "".
 func readString(s string, v reflect.Value, words string) string {
 	one := strings.Fields(words)
 	for i, w := range one {
@@ -134,7 +134,7 @@ func readString(s string, v reflect.Value, words string) string {
 	return ""
 }
 
-// prefix reads an address range. An address stands for itself.
+// prefix parses an address prefix. An address alone is a prefix too.
 func prefix(s string) (netip.Prefix, string) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		if p != p.Masked() {
@@ -149,8 +149,8 @@ func prefix(s string) (netip.Prefix, string) {
 	return netip.PrefixFrom(a, a.BitLen()), ""
 }
 
-// readNumber sets v to a number, a duration or a size. is says which values
-// make sense:
+// readNumber sets v to a number, a duration or a size. is says which values are
+// accepted:
 //
 //	""        0 and up; 0 means none
 //	positive  above 0
@@ -192,7 +192,7 @@ func readNumber(s string, v reflect.Value, is string) string {
 		if err != nil || math.IsNaN(x) || math.IsInf(x, 0) {
 			return "want " + want
 		}
-		v.SetFloat(x + 0) // -0 is 0
+		v.SetFloat(x + 0) // turns -0 into 0
 		n = x
 	default:
 		i, err := strconv.ParseInt(s, 10, 32)
@@ -221,7 +221,7 @@ func outside(n float64, want, is string) string {
 	return ""
 }
 
-// duration reads a duration, or a number of days such as 90d.
+// duration parses a duration, or a number of days such as 90d.
 func duration(s string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
@@ -233,13 +233,14 @@ func duration(s string) (time.Duration, error) {
 	return time.ParseDuration(s)
 }
 
-// units are the units of sizes, the ones with a common end last. Read-only.
+// units are the units of sizes. A unit that is the end of another one comes
+// later. Read-only.
 var units = []struct {
 	name string
 	size Size
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}}
 
-// size reads a size, at most 1 TiB.
+// size parses a size of at most 1 TiB.
 func size(s string) (Size, bool) {
 	if s == "0" {
 		return 0, true

@@ -13,13 +13,14 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// maxSettle is how many times Settle a file that keeps changing is waited for.
+// maxSettle limits the wait for a file that keeps changing, in multiples of
+// Settle.
 const maxSettle = 10
 
-// A fingerprint is how files looked; nil for one that could not be found.
+// A fingerprint has the state of files; nil for a missing one.
 type fingerprint map[string]fs.FileInfo
 
-// stamp returns how the file looks now, behind symbolic links.
+// stamp returns the current state of the file, following symbolic links.
 func stamp(path string) fs.FileInfo {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -28,7 +29,7 @@ func stamp(path string) fs.FileInfo {
 	return info
 }
 
-// same reports whether the files look as they did.
+// same reports whether the files have not changed.
 func (f fingerprint) same() bool {
 	for path, was := range f {
 		now := stamp(path)
@@ -42,9 +43,9 @@ func (f fingerprint) same() bool {
 	return true
 }
 
-// dirs returns the directories in which a change can change the files: those of
-// the files, and those of each symbolic link on the way to them. Editors and
-// Kubernetes replace a file or a link, which the file itself does not tell.
+// dirs returns the directories to watch: those of the files, and those of each
+// symbolic link on the way to them. Editors and Kubernetes replace a file or a
+// link, which a watch on the file itself does not show.
 func (f fingerprint) dirs() map[string]bool {
 	all := map[string]bool{}
 	for path := range f {
@@ -55,8 +56,8 @@ func (f fingerprint) dirs() map[string]bool {
 	return all
 }
 
-// chain adds the directories on the way to an absolute path that matter. It
-// follows at most n links.
+// chain adds the directories to watch for an absolute path. It follows at most
+// n links.
 func chain(path string, all map[string]bool, n int) {
 	dir := string(filepath.Separator)
 	if v := filepath.VolumeName(path); v != "" {
@@ -86,7 +87,7 @@ func chain(path string, all map[string]bool, n int) {
 		case rest == "":
 			all[dir] = true
 		default:
-			if _, err := os.Stat(next); err != nil { // the directory has gone, and may come back
+			if _, err := os.Stat(next); err != nil { // the directory is gone, but may come back
 				all[dir] = true
 				return
 			}
@@ -107,15 +108,15 @@ func indexSeparator(s string) int {
 // A watcher waits for changes of files.
 type watcher struct {
 	*serving
-	system  *fsnotify.Watcher // nil if the system reports no changes
+	system  *fsnotify.Watcher // nil if the system does not report changes
 	watched map[string]bool
 	settle  *time.Timer
 	waiting bool
-	since   time.Time // begin of the burst that settle waits for
+	since   time.Time // begin of the burst that settle is for
 }
 
-// watch reloads the file when it has changed, and at each signal of hup, until
-// ctx is done.
+// watch reloads the file when it has changed, and at each signal from hup,
+// until ctx is done.
 func (s *serving) watch(ctx context.Context, hup <-chan os.Signal) {
 	w := &watcher{serving: s, watched: map[string]bool{}, settle: time.NewTimer(time.Hour)}
 	defer w.settle.Stop()
@@ -129,7 +130,7 @@ func (s *serving) watch(ctx context.Context, hup <-chan os.Signal) {
 		w.system, events, errs = system, system.Events, system.Errors
 	}
 	w.polled()
-	w.changed() // it may have, before
+	w.changed() // it may have changed before
 	poll := time.NewTicker(s.p.poll())
 	defer poll.Stop()
 	for {
@@ -152,7 +153,7 @@ func (s *serving) watch(ctx context.Context, hup <-chan os.Signal) {
 	}
 }
 
-// changed begins or prolongs the wait for the end of a burst.
+// changed starts or extends the wait for the end of a burst.
 func (w *watcher) changed() {
 	if !w.waiting {
 		w.waiting, w.since = true, time.Now()
@@ -162,7 +163,7 @@ func (w *watcher) changed() {
 	}
 }
 
-// polled looks at what the system may not have reported.
+// polled checks for changes that the system has not reported.
 func (w *watcher) polled() {
 	w.p.mu.Lock()
 	w.follow()
@@ -173,17 +174,17 @@ func (w *watcher) polled() {
 	}
 }
 
-// look reloads the file if one of the files has changed.
+// look reloads the configuration if one of the files has changed.
 func (w *watcher) look() {
 	w.p.mu.Lock()
 	defer w.p.mu.Unlock()
 	if !w.looked.same() {
-		_ = w.reload() // logged
+		_ = w.reload() // reload logs its error
 		w.follow()
 	}
 }
 
-// signaled reloads the file whether it has changed or not, and tells the
+// signaled reloads the file even if it has not changed, and reports this to the
 // service manager.
 func (w *watcher) signaled() {
 	w.p.mu.Lock()
@@ -199,8 +200,8 @@ func (w *watcher) signaled() {
 	w.follow()
 }
 
-// follow watches the directories that matter now. One that cannot be watched is
-// left to the poll.
+// follow watches the current set of directories. The poll covers those that
+// cannot be watched.
 func (w *watcher) follow() {
 	if w.system == nil {
 		return
@@ -208,12 +209,13 @@ func (w *watcher) follow() {
 	dirs := w.looked.dirs()
 	for dir := range w.watched {
 		if !dirs[dir] {
-			_ = w.system.Remove(dir) // fails if the directory has gone
+			_ = w.system.Remove(dir) // fails if the directory is gone
 			delete(w.watched, dir)
 		}
 	}
 	for dir := range dirs {
-		if err := w.system.Add(dir); err == nil { // again too: it may be another directory by now
+		// repeated, since it may be another directory by now
+		if err := w.system.Add(dir); err == nil {
 			w.watched[dir] = true
 		}
 	}

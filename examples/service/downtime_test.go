@@ -30,8 +30,8 @@ var (
 // frame is an empty WebSocket frame of a client.
 const frame = "\x81\x80\x00\x00\x00\x00"
 
-// echo answers requests with the length of their body, and echoes what comes on
-// WebSockets.
+// echo answers requests with the length of their body, and echoes WebSocket
+// frames.
 func echo(t *testing.T) *proxytest.Server {
 	return proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.Header.Get("Upgrade") == "" {
@@ -46,7 +46,7 @@ func echo(t *testing.T) *proxytest.Server {
 		defer c.Close()
 		fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", proxytest.Accept(q.Header))
 		got := make([]byte, len(frame))
-		for err == nil && got[0] != '\x88' { // a Close would come back as the client's
+		for err == nil && got[0] != '\x88' { // an echoed Close would look like the client's own
 			if _, err = io.ReadFull(b, got); err == nil && got[0] != '\x88' {
 				_, err = c.Write(got)
 			}
@@ -55,15 +55,15 @@ func echo(t *testing.T) *proxytest.Server {
 	}))
 }
 
-// A load is what asks a unit, until it is stopped.
+// A load sends requests to a unit until it is stopped.
 type load struct {
 	stop   atomic.Bool
 	count  atomic.Int64
-	failed sync.Map // errors, as text, with when they came
+	failed sync.Map // key: error text; value: when it came
 	work   sync.WaitGroup
 }
 
-// run asks again and again.
+// run calls ask again and again.
 func (l *load) run(ask func() error) {
 	l.work.Go(func() {
 		for !l.stop.Load() {
@@ -75,7 +75,7 @@ func (l *load) run(ask func() error) {
 	})
 }
 
-// asks returns what posts bodies with the client, each from body.
+// asks returns a function that posts a body from body with the client.
 func asks(c *http.Client, body func() io.Reader) func() error {
 	return func() error {
 		p, err := c.Post("https://app.localhost/", "text/plain", body())
@@ -91,16 +91,16 @@ func asks(c *http.Client, body func() io.Reader) func() error {
 	}
 }
 
-// once returns a body that cannot be sent a second time, so that net/http does
-// not try.
+// once returns a body that net/http cannot send a second time: it does not
+// retry the request.
 func once() io.Reader { return io.MultiReader(again()) }
 
-// again returns a body that can be: over HTTP/2, net/http fails with others
-// also if it has not sent the request yet when it hears of a GOAWAY.
+// again returns a body that net/http can send again. Over HTTP/2, net/http
+// fails with other bodies if a GOAWAY arrives before it has sent the request.
 func again() io.Reader { return strings.NewReader("0123456789") }
 
-// asksAnew returns what makes a connection for each request. It sends the
-// request at some time after.
+// asksAnew returns a function that opens a connection for each request and
+// sends the request 5 ms later.
 func asksAnew(addr string, conf *tls.Config) func() error {
 	pause := time.NewTimer(0)
 	return func() error {
@@ -123,7 +123,7 @@ func asksAnew(addr string, conf *tls.Config) func() error {
 	}
 }
 
-// A webSocket is one that echoes.
+// A webSocket is a connection to the echo target.
 type webSocket struct {
 	net.Conn
 	r *bufio.Reader
@@ -166,7 +166,7 @@ func (w *webSocket) echoes() error {
 	return nil
 }
 
-// many calls do for each number below n, a few at a time.
+// many calls do with each number below n, a few at a time.
 func many(t *testing.T, n int, do func(i int) error) {
 	t.Helper()
 	var next atomic.Int64
@@ -185,9 +185,9 @@ func many(t *testing.T, n int, do func(i int) error) {
 	}
 }
 
-// Processes take over from each other while clients ask over HTTP/1.1 and
-// HTTP/2, on connections that stay and on new ones, and WebSockets are open at
-// each. Nothing fails, and each process ends when its last WebSocket does.
+// Processes take over from each other under load: HTTP/1.1 and HTTP/2 requests
+// on kept and on new connections, and open WebSockets at each process. Nothing
+// fails. Each process ends with its last WebSocket.
 func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 	u := activate(t, echo(t).Addr())
 	roots := u.roots(t)
@@ -231,11 +231,11 @@ func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 	echoAll()
 	first := make(chan error, 1)
 	go func() { first <- u.first.Wait() }()
-	assert.Empty(t, first, "the old process lives for its WebSockets")
+	assert.Empty(t, first, "the old process stays for its WebSockets")
 	for _, w := range sockets {
 		w.Close()
 	}
-	assert.NoError(t, <-first, "and ends with them")
+	assert.NoError(t, <-first, "the old process ends with its WebSockets")
 	h2.CloseIdleConnections()
 	u.end(t, pid)
 	assert.NotContains(t, u.log.String(), "level=ERROR")
@@ -248,7 +248,7 @@ func TestWebSocketsEndWhenTheDrainOfAnOldProcessDoes(t *testing.T) {
 	require.NoError(t, err)
 	defer w.Close()
 	pid := u.reload(t, u.first.Process.Pid)
-	require.NoError(t, w.echoes(), "it goes on")
+	require.NoError(t, w.echoes(), "the WebSocket stays open")
 	got, err := io.ReadAll(io.LimitReader(w.r, 4))
 	require.NoError(t, err)
 	assert.Equal(t, "\x88\x02\x03\xe9", string(got), "Close, 1001 (Going Away)")

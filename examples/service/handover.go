@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// route adds the routes, each a word such as blog.example.com=localhost:4006.
+// route adds a route for each word, such as blog.example.com=localhost:4006.
 func route(r *hostproxy.Router, words []string) error {
 	if len(words) == 0 {
 		return fmt.Errorf("no routes: want one or more words such as blog.example.com=localhost:4006")
@@ -31,8 +31,8 @@ func route(r *hostproxy.Router, words []string) error {
 	return nil
 }
 
-// handOver hands s over at each signal, until that has succeeded. Serve then
-// returns when the connections have ended.
+// handOver hands s over at each signal until a hand-over succeeds. Serve then
+// returns once its connections have ended.
 func handOver(s *hostproxy.Server, hup <-chan os.Signal) {
 	for range hup {
 		err := s.HandOver(context.Background(), nil)
@@ -40,6 +40,6 @@ func handOver(s *hostproxy.Server, hup <-chan os.Signal) {
 			log.Print("handed over; open connections go on")
 			return
 		}
-		log.Print(err) // this process goes on
+		log.Print(err) // this process continues to serve
 	}
 }

@@ -1,8 +1,8 @@
-// Command service is a proxy as a service of systemd. It takes its sockets from
-// hostproxy-https.socket and hostproxy-http.socket, and opens them itself
-// without these. It says when it is ready, and feeds the watchdog. On SIGHUP it
-// hands over to a new process, of the program that is installed by then: no
-// connection is lost.
+// Command service runs a proxy as a systemd service. It takes its sockets from
+// hostproxy-https.socket and hostproxy-http.socket, and opens them itself if
+// there are none. It reports when it is ready, and feeds the watchdog. On
+// SIGHUP it hands over to a new process, which runs the program that is
+// installed at that time. No connection is lost.
 //
 //	go build -o /usr/local/bin/hostproxy ./examples/service
 //	cp examples/service/*.service examples/service/*.socket /etc/systemd/system/
@@ -11,8 +11,8 @@
 //	go build -o hostproxy.new ./examples/service && mv hostproxy.new /usr/local/bin/hostproxy
 //	systemctl reload hostproxy
 //
-// hostproxy.service has the routes, as arguments. They are those of the running
-// service until it restarts.
+// The routes are arguments in hostproxy.service. A changed route counts only
+// after a restart of the service.
 package main
 
 import (

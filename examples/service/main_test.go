@@ -24,12 +24,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in a process that is the program.
+// programEnv is set in a process that runs the program.
 const programEnv = "HOSTPROXY_TEST_SERVICE"
 
 func TestMain(m *testing.M) {
 	if _, ok := os.LookupEnv(programEnv); ok {
-		// a number that a service manager knows, and a test does not
+		// a service manager knows the process ID in advance; a test does not
 		if os.Getenv("LISTEN_PID") == "mine" {
 			os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 		}
@@ -39,11 +39,11 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// A unit is the program with two sockets, and a service manager that listens.
-// It serves app.localhost.
+// A unit is the program with two sockets, and the service manager's notify
+// socket. It serves app.localhost.
 type unit struct {
 	https, plain string
-	data         string // directory of its files
+	data         string // directory of the program's files
 	first        *exec.Cmd
 	manager      *net.UnixConn
 	log          *lockedBuffer
@@ -89,7 +89,7 @@ func activate(t *testing.T, target string, args ...string) *unit {
 		f, err := ln.(*net.TCPListener).File()
 		require.NoError(t, err)
 		u.first.ExtraFiles = append(u.first.ExtraFiles, f)
-		defer f.Close() // from then on, the sockets are the program's alone
+		defer f.Close() // afterwards, only the program holds the sockets
 		defer ln.Close()
 	}
 	r, w, err := os.Pipe()
@@ -100,7 +100,7 @@ func activate(t *testing.T, target string, args ...string) *unit {
 	go func() {
 		defer close(u.over)
 		defer r.Close()
-		_, _ = r.WriteTo(u.log) // all processes have it
+		_, _ = r.WriteTo(u.log) // all processes share the pipe
 	}()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -114,7 +114,8 @@ func activate(t *testing.T, target string, args ...string) *unit {
 // program returns where the program is installed.
 func (u *unit) program() string { return filepath.Join(u.data, "hostproxy") }
 
-// await returns the state that holds the text, and passes over signs of life.
+// await returns the first state that contains text. It skips watchdog and
+// reload messages.
 func (u *unit) await(t *testing.T, text string) string {
 	t.Helper()
 	b := make([]byte, 4096)
@@ -130,7 +131,7 @@ func (u *unit) await(t *testing.T, text string) string {
 	}
 }
 
-// reload makes pid hand over, and returns the new process.
+// reload makes process pid hand over, and returns the new process's ID.
 func (u *unit) reload(t *testing.T, pid int) int {
 	t.Helper()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGHUP))
@@ -141,13 +142,14 @@ func (u *unit) reload(t *testing.T, pid int) int {
 		select {
 		case <-u.over:
 		default:
-			_ = syscall.Kill(next, syscall.SIGKILL) // started by this test, and still there
+			_ = syscall.Kill(next, syscall.SIGKILL) // started by this test, and still running
 		}
 	})
 	return next
 }
 
-// roots returns the root of the program's own authority, once there is one.
+// roots returns the root of the program's own authority. It waits until there
+// is one.
 func (u *unit) roots(t *testing.T) *x509.CertPool {
 	t.Helper()
 	pool := x509.NewCertPool()
@@ -185,7 +187,7 @@ func TestTheServiceIsActivatedByItsSockets(t *testing.T) {
 	assert.NoError(t, u.first.Wait())
 }
 
-func TestAHandOverThatFailsIsLoggedAndTold(t *testing.T) {
+func TestAFailedHandOverIsLoggedAndReportedToSystemd(t *testing.T) {
 	u := activate(t, proxytest.NewServer(t, nil).Addr())
 	require.NoError(t, os.Remove(u.program()))
 	require.NoError(t, os.WriteFile(u.program(), []byte("#!/bin/sh\nexit 1\n"), 0o700))
@@ -196,7 +198,7 @@ func TestAHandOverThatFailsIsLoggedAndTold(t *testing.T) {
 	assert.Contains(t, u.log.String(), "hostproxy: HandOver: the new process has ended before it was ready: exit status 1")
 }
 
-func TestRoutesAreWords(t *testing.T) {
+func TestRoutesAreReadFromArguments(t *testing.T) {
 	for word, want := range map[string]string{
 		"":                      "no routes: want one or more words",
 		"app.localhost":         `route "app.localhost": want host=target`,

@@ -15,11 +15,11 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// mostExposed is the exposure level that systemd-analyze security may find,
-// times ten: 2 of 10.
+// mostExposed is the highest exposure level accepted from systemd-analyze
+// security, times ten: 2 of 10.
 const mostExposed = "20"
 
-// units returns copies of the unit files, with a program that exists.
+// units returns copies of the unit files that name an existing program.
 func units(t *testing.T) (service string, all []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -33,8 +33,8 @@ func units(t *testing.T) (service string, all []string) {
 	return all[0], all
 }
 
-// analyze runs systemd-analyze, which must find nothing, and returns what it
-// prints.
+// analyze runs systemd-analyze, requires that it succeeds, and returns its
+// output.
 func analyze(t *testing.T, args ...string) string {
 	t.Helper()
 	tool, err := exec.LookPath("systemd-analyze")
@@ -49,7 +49,7 @@ func analyze(t *testing.T, args ...string) string {
 func TestSystemdAcceptsTheUnits(t *testing.T) {
 	_, all := units(t)
 	for line := range strings.Lines(analyze(t, append([]string{"verify", "--man=no"}, all...)...)) {
-		assert.NotContains(t, line, "hostproxy") // nor is it about units that they name
+		assert.NotContains(t, line, "hostproxy") // it may complain about other units
 	}
 }
 
@@ -59,7 +59,7 @@ func TestTheServiceIsHardened(t *testing.T) {
 	t.Log(out[strings.LastIndex(out, "\n")+1:])
 }
 
-// What the service manager itself passes on, as far as that runs without it.
+// Covers as much of socket activation as can run without systemd as process 1.
 func TestTheServiceTakesSocketsOfSystemd(t *testing.T) {
 	tool, err := exec.LookPath("systemd-socket-activate")
 	if err != nil {
@@ -80,7 +80,7 @@ func TestTheServiceTakesSocketsOfSystemd(t *testing.T) {
 		}
 	})
 	proxytest.Eventually(t, "the sockets", func() bool { return strings.Count(log.String(), "Listening on") == 2 })
-	// it starts then
+	// the first connection starts the program
 	p := proxytest.Dial(t, plain).Do("GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n")
 	assert.Equal(t, 308, p.StatusCode, "%s", log)
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))

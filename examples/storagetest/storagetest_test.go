@@ -36,7 +36,7 @@ func TestFileStorageHasEveryProperty(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) certmagic.Storage { return &certmagic.FileStorage{Path: dir} })
 }
 
-func TestAKilledHolderIsMissed(t *testing.T) {
+func TestAKilledHolderLosesItsLock(t *testing.T) {
 	t.Parallel()
 	start := func(t *testing.T) string { return t.TempDir() }
 	open := func(_ *testing.T, dir string) certmagic.Storage { return &certmagic.FileStorage{Path: dir} }
@@ -152,7 +152,7 @@ func (s *broken) Unlock(ctx context.Context, name string) error {
 	return s.FileStorage.Unlock(ctx, name)
 }
 
-func TestEachCheckBites(t *testing.T) {
+func TestEachCheckFindsABrokenStorage(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context() // outlives the subtests
 	free := func(context.Context, string) error { return nil }

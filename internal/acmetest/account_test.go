@@ -87,7 +87,7 @@ func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
 }
 
 // The program provides the key, so no other account can be used.
-func TestADeactivatedAccountWithAKeyOfTheProgramIsSaidToBeSo(t *testing.T) {
+func TestADeactivatedAccountWithTheProgramsKeyIsReported(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	der, err := x509.MarshalECPrivateKey(key)
@@ -109,5 +109,5 @@ func TestADeactivatedAccountWithAKeyOfTheProgramIsSaidToBeSo(t *testing.T) {
 		require.ErrorContains(t, p.status("a.example.com").Err, "set AccountKeyPEM to the key of another account")
 	}
 	_, err = p.shake("a.example.com")
-	require.NoError(t, err, "what there is, is served")
+	require.NoError(t, err, "the existing certificate is served")
 }

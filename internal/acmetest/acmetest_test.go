@@ -157,7 +157,7 @@ func TestEveryChallengeTypeGetsACertificate(t *testing.T) {
 	}
 }
 
-func TestWildcardByDNS(t *testing.T) {
+func TestAWildcardGetsACertificateByDNS(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 1}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		issuer := ca.Issuer()
 		issuer.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{
@@ -181,7 +181,7 @@ func TestAnAddressGetsACertificate(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestExternalAccountBinding(t *testing.T) {
+func TestAnExternalAccountCanBeBound(t *testing.T) {
 	const id, key = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	p := run(t, acmetest.Options{EAB: map[string]string{id: key}}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		issuer := ca.Issuer()
@@ -193,7 +193,7 @@ func TestExternalAccountBinding(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestOnDemandUnderAWildcard(t *testing.T) {
+func TestOnDemandCertificatesAreIssuedUnderAWildcard(t *testing.T) {
 	var mu sync.Mutex
 	asked := make(map[string]int)
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, _ *acmetest.CA, _ acmetest.Options) {
@@ -260,7 +260,7 @@ func TestACAThatIsDownAtStartDelaysNothingAndIsAskedAgain(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAProfileIsAskedFor(t *testing.T) {
+func TestAProfileIsRequested(t *testing.T) {
 	with := func(profile string) func(*hostproxy.Router, *acmetest.CA, acmetest.Options) {
 		return func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 			issuer := ca.Issuer()
@@ -283,12 +283,12 @@ func TestNoConnectionToTheCAOutlivesTheServer(t *testing.T) {
 	proxytest.Eventually(t, "the connections to be closed", func() bool { return p.ca.Conns() == 0 })
 }
 
-func TestBadNoncesAreNoReasonToFail(t *testing.T) {
+func TestBadNoncesFailNoOrder(t *testing.T) {
 	p := run(t, acmetest.Options{BadNonces: "40"}, nil, "a.example.com", "b.example.com")
 	p.await(t)
 }
 
-func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
+func TestARestartWithKeptStorageOrdersNothing(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
 	first, err := p.shake("a.example.com")
@@ -304,7 +304,7 @@ func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
 
 // certmagic fills zero fields from variables that any package may change, and
 // an issuer without an e-mail adopts the first one that the process has used.
-func TestGlobalsOfCertmagicAndOtherIssuersDoNotReachUs(t *testing.T) {
+func TestGlobalsOfCertmagicAndOtherIssuersHaveNoEffect(t *testing.T) {
 	defaults := certmagic.DefaultACME
 	storage := certmagic.Default.Storage
 	t.Cleanup(func() { certmagic.DefaultACME, certmagic.Default.Storage = defaults, storage })
@@ -390,7 +390,7 @@ func (p *proxy) expireRenewalInfo(t testing.TB) {
 }
 
 // No handshake fails while certificates are renewed under load.
-func TestRenewalUnderLoad(t *testing.T) {
+func TestRenewalsUnderLoadFailNoHandshake(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes about 40 s")
 	}

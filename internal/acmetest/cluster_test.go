@@ -77,7 +77,7 @@ func (c *nodeConfig) serve() error {
 	return s.Serve(context.Background(), https, plain)
 }
 
-// A node is a proxy in a process of its own.
+// A node is a running proxy in a process of its own.
 type node struct {
 	proxy
 	cmd *exec.Cmd
@@ -163,7 +163,7 @@ func pair(t *testing.T, host string, set ...func(*acmetest.Options)) (ca *acmete
 
 // certificates.md, 17: proxies with the same storage place one order, and each
 // one answers for the others.
-func TestOneOrderAndAnyProxyAnswersForIt(t *testing.T) {
+func TestThereIsOneOrderAndAnyProxyAnswersItsChallenge(t *testing.T) {
 	const host = "a.example.com"
 	ca, here, there := pair(t, host)
 	release := ca.Hold("/order-plz")

@@ -25,7 +25,7 @@ func (c *nodeConfig) handOver(s *hostproxy.Server) {
 	signal.Notify(hup, syscall.SIGHUP)
 	<-hup
 	cmd := exec.Command(os.Args[0])
-	log, err := os.Create(c.Heir + ".log") // standard error would make the test wait
+	log, err := os.Create(c.Heir + ".log") // inherited standard error would make the test wait
 	if err != nil {
 		panic(err)
 	}
@@ -41,7 +41,7 @@ func (c *nodeConfig) handOver(s *hostproxy.Server) {
 // An order continues while its process hands over: the new process answers the
 // challenge, and a handshake that waits in the old process gets the
 // certificate.
-func TestAnOrderGoesOnOverAHandOver(t *testing.T) {
+func TestAnOrderContinuesDuringAHandOver(t *testing.T) {
 	const host = "a.example.com"
 	ca, _, c := pair(t, host)
 	c.Heir = filepath.Join(t.TempDir(), "heir")
@@ -70,7 +70,7 @@ func TestAnOrderGoesOnOverAHandOver(t *testing.T) {
 	release()
 	require.NoError(t, <-waiting, "in the old process")
 	conn.Close()
-	assert.NoError(t, old.cmd.Wait(), "which ends then")
+	assert.NoError(t, old.cmd.Wait(), "the old process then ends")
 	leaf := old.leaf(t, host)
 	assert.Equal(t, []string{host}, leaf.DNSNames, "in the new process")
 	assert.Equal(t, client.ConnectionState().PeerCertificates[0].SerialNumber, leaf.SerialNumber)

@@ -77,8 +77,8 @@ func (p *proxy) renewed(t testing.TB, host string, old *x509.Certificate) (leaf 
 	return leaf
 }
 
-// TLS.Email may be set after the first run. The account is then another one,
-// and a CA refuses an order that replaces a certificate of the first account.
+// If TLS.Email is set after the first run, the account is another one. A CA
+// refuses an order of it that replaces a certificate of the first account.
 func TestAnEmailSetAfterTheFirstRunRenews(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
@@ -92,11 +92,11 @@ func TestAnEmailSetAfterTheFirstRunRenews(t *testing.T) {
 	orders := p.ca.Seen("/order-plz")
 	p.restart(t)
 	p.renewed(t, "a.example.com", first)
-	assert.Equal(t, 2, p.ca.Seen("/order-plz")-orders, "one that is refused, one without replaces")
+	assert.Equal(t, 2, p.ca.Seen("/order-plz")-orders, "one order that is refused, and one without replaces")
 }
 
 // A CA that was installed again knows neither the account nor the certificates.
-func TestAForgottenAccountIsMadeAnewOnce(t *testing.T) {
+func TestAForgottenAccountIsCreatedAgainOnce(t *testing.T) {
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com"}
 	p := run(t, acmetest.Options{}, nil, hosts...)
 	p.await(t)
@@ -121,7 +121,7 @@ func TestAForgottenAccountIsMadeAnewOnce(t *testing.T) {
 
 // Two processes find out at the same time that the CA has forgotten their
 // account.
-func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
+func TestAForgottenAccountIsCreatedAgainOnceInACluster(t *testing.T) {
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com", "e.example.com"}
 	p := run(t, acmetest.Options{}, nil, hosts...)
 	p.await(t)
@@ -133,7 +133,7 @@ func TestAForgottenAccountIsMadeAnewOnceByACluster(t *testing.T) {
 	accounts, orders := p.ca.Seen("/sign-me-up"), p.ca.Seen("/finalize-order")
 	q := &proxy{r: new(hostproxy.Router), ca: p.ca}
 	q.r.Logger, q.r.TLS = p.r.Logger, p.r.TLS
-	slices.Reverse(hosts) // the other process begins at the other end
+	slices.Reverse(hosts) // the other process starts with the last host
 	for _, host := range hosts {
 		q.r.Handle(host, http.NotFoundHandler())
 	}
@@ -178,7 +178,7 @@ func TestTwoTemplatesOfOneCAHaveAccountsOfTheirOwn(t *testing.T) {
 
 // Templates of the same CA may differ in any setting, and each is used for its
 // own hosts only.
-func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
+func TestTwoTemplatesOfOneCAKeepTheirOwnSettings(t *testing.T) {
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 0}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		byDNS := ca.Issuer()
 		byDNS.DNS01Solver = &certmagic.DNS01Solver{DNSManager: certmagic.DNSManager{
@@ -197,7 +197,7 @@ func TestTwoTemplatesOfOneCADifferInAllThatTheyAre(t *testing.T) {
 		_, err := p.shake(host)
 		require.NoError(t, err, host)
 	}
-	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"), "it is one account")
+	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"), "all templates use one account")
 }
 
 // One attempt is one order and one failed validation, whatever the CA offers.
@@ -241,7 +241,7 @@ func TestRetriesGoToTheStagingDirectory(t *testing.T) {
 	const host = "a.example.com"
 	p, staging := runUnseen(t, host)
 
-	for range 2 { // a restart does not change that
+	for range 2 { // a restart does not change this
 		p.stop()
 		orders := staging.Seen("/order-plz")
 		p.restart(t)
@@ -258,12 +258,12 @@ func TestRetriesGoToTheStagingDirectory(t *testing.T) {
 	_, err := p.shake(host)
 	require.NoError(t, err)
 	assert.Equal(t, 2, p.ca.Seen("/order-plz"))
-	assert.Len(t, p.files(t, "certificates/"), 3, "those of the probe are not kept")
+	assert.Len(t, p.files(t, "certificates/"), 3, "the files of the probe are not kept")
 }
 
 // The staging directory is optional. While it is down, orders go to the CA
 // itself.
-func TestAStagingDirectoryThatIsDownHoldsNothingUp(t *testing.T) {
+func TestAStagingDirectoryThatIsDownDelaysNoOrder(t *testing.T) {
 	const host = "a.example.com"
 	p, staging := runUnseen(t, host)
 	p.stop()
@@ -295,9 +295,9 @@ func TestAnAttemptAfterAFailedValidationTakesAnotherChallenge(t *testing.T) {
 	}
 }
 
-// Too many accounts were created from an address: one host finds out. Hosts
-// that have an account are not affected.
-func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
+// The CA refuses new accounts from this address. Only one host finds that out.
+// Hosts that have an account are not affected.
+func TestOnlyOneHostMeetsALimitOfRegistrations(t *testing.T) {
 	limit := acme.Problem{Status: http.StatusTooManyRequests, Type: acme.ProblemTypeRateLimited,
 		Detail: "too many new registrations (10) from this IP address in the last 3h0m0s, retry after " +
 			time.Now().Add(3*time.Hour).UTC().Format("2006-01-02 15:04:05 MST")}
@@ -311,7 +311,7 @@ func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
 	}
 	proxytest.Eventually(t, "a failure", func() bool { return failed() > 0 })
 	proxytest.Eventually(t, "the others to be held", func() bool { return len(p.locks(t)) == 0 })
-	assert.Equal(t, 1, failed(), "to be held is no attempt")
+	assert.Equal(t, 1, failed(), "a host that is held makes no attempt")
 	assert.Equal(t, 1, p.ca.Seen("/sign-me-up"))
 	assert.Zero(t, p.ca.Seen("/order-plz"))
 
@@ -322,7 +322,7 @@ func TestALimitOfRegistrationsIsMetOnce(t *testing.T) {
 	known.await(t, "b.example.com")
 }
 
-func TestWithoutRenewalInformationTheDatesCount(t *testing.T) {
+func TestWithoutRenewalInformationTheCertificatesDatesCount(t *testing.T) {
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, _ *acmetest.CA, _ acmetest.Options) { r.TLS.DisableARI = true }, "a.example.com")
 	p.await(t)
 	first, err := p.shake("a.example.com")

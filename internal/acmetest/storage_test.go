@@ -33,7 +33,7 @@ func (p *proxy) rewrite(t testing.TB, suffix string, by func([]byte) []byte) {
 
 // certificates.md, 27: if the intermediate is missing, the chain is ordered
 // again, once.
-func TestAChainThatIsCutOffIsOrderedAnew(t *testing.T) {
+func TestAnIncompleteChainIsOrderedAgain(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
 	first, err := p.shake("a.example.com")
@@ -57,9 +57,9 @@ func TestAChainThatIsCutOffIsOrderedAnew(t *testing.T) {
 	assert.Equal(t, orders+1, p.ca.Seen("/order-plz"))
 }
 
-// certificates.md, 27: damaged metadata costs no order. The repaired metadata
-// allows the CA to be asked when it wants the renewal, and certmagic to renew.
-func TestDamagedMetadataCostsNoOrderAndNoRenewal(t *testing.T) {
+// certificates.md, 27: damaged metadata causes no new order. Once it is
+// repaired, the CA can be asked for its renewal time, and certmagic can renew.
+func TestDamagedMetadataCausesNoOrderAndPreventsNoRenewal(t *testing.T) {
 	p := run(t, acmetest.Options{}, nil, "a.example.com")
 	p.await(t)
 	first, err := p.shake("a.example.com")

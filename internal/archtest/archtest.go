@@ -1,10 +1,10 @@
-// Package archtest is the part of the house style that a machine can check, as
-// a test over the whole repository: who may import whom, what must be
-// documented, how long things may grow, and what must not exist at all. It is
-// imported by tests only.
+// Package archtest checks the machine-checkable part of the house style, in a
+// test of the whole repository: which packages may import which, what must be
+// documented, how long files and functions may grow, and what must not exist at
+// all. Only tests import it.
 //
-// A rule reads syntax, not types. It names the file and line, and says what is
-// wanted instead.
+// A rule reads syntax, not types. Its message names the file and line, and says
+// how to keep the rule.
 package archtest
 
 import (
@@ -19,10 +19,10 @@ import (
 // ModulePath is the import path of the root package.
 const ModulePath = "github.com/hostproxy/hostproxy"
 
-// A Problem is one place where the source breaks a rule.
+// A Problem is a place where the source breaks a rule.
 type Problem struct {
 	Rule, File string
-	Line       int // 0 when it is about the file as a whole
+	Line       int // 0 for a problem of the whole file
 	Message    string
 }
 
@@ -33,13 +33,13 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s:%d: %s [%s]", p.File, p.Line, p.Message, p.Rule)
 }
 
-// A rule looks at the whole tree and reports what breaks it.
+// A rule checks the whole tree and reports the problems.
 type rule struct {
 	name  string
 	check func(*checker)
 }
 
-// rules is every rule, in the order of their explanation in the style.
+// rules lists all rules, in the order in which the style explains them.
 // Read-only.
 var rules = []rule{
 	{"root-files", (*checker).rootFiles},
@@ -63,8 +63,8 @@ var rules = []rule{
 	{"no-sleep-in-tests", (*checker).noSleepInTests},
 }
 
-// Check reads the repository in fsys and returns every problem, sorted by
-// place. The error is about reading or parsing.
+// Check reads the repository in fsys and returns all problems, sorted by place.
+// It returns an error if a file cannot be read or parsed.
 func Check(fsys fs.FS) ([]Problem, error) {
 	t, err := load(fsys)
 	if err != nil {
@@ -81,7 +81,7 @@ func Check(fsys fs.FS) ([]Problem, error) {
 	return c.problems, nil
 }
 
-// checker carries the tree past the rules and gathers what they report.
+// A checker passes the tree to the rules and collects their problems.
 type checker struct {
 	*tree
 	rule     string
@@ -99,7 +99,7 @@ func (c *checker) reportFile(file, format string, args ...any) {
 	c.problems = append(c.problems, Problem{c.rule, file, 0, fmt.Sprintf(format, args...)})
 }
 
-// source calls f for each file that is not a test.
+// source calls f for each non-test file.
 func (c *checker) source(f func(*file)) {
 	for _, g := range c.files {
 		if !g.test {
@@ -108,8 +108,7 @@ func (c *checker) source(f func(*file)) {
 	}
 }
 
-// functions calls f for each function and method declared in files that are not
-// tests.
+// functions calls f for each function and method in non-test files.
 func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
 	c.source(func(g *file) {
 		for _, d := range g.ast.Decls {
@@ -120,8 +119,8 @@ func (c *checker) functions(f func(*file, *ast.FuncDecl)) {
 	})
 }
 
-// declarations calls f for each declaration that is no function, in files that
-// are not tests.
+// declarations calls f for each declaration in non-test files, except
+// functions.
 func (c *checker) declarations(f func(*file, *ast.GenDecl)) {
 	c.source(func(g *file) {
 		for _, d := range g.ast.Decls {

@@ -23,8 +23,8 @@ func TestTheRepositoryKeepsTheHouseStyle(t *testing.T) {
 	}
 }
 
-// clean is a repository without a problem, to which each case of a test adds
-// one file.
+// clean returns a repository without problems. Each case of a test adds one
+// file to it.
 func clean() fstest.MapFS {
 	return files(map[string]string{
 		"go.mod":                   "module github.com/hostproxy/hostproxy\n\ngo 1.26.0\n\nrequire golang.org/x/net v0.59.0\n",
@@ -83,7 +83,7 @@ func TestBrokenSourceIsAnError(t *testing.T) {
 	assert.Error(t, err)
 }
 
-// long returns a function of the given number of lines, behind a comment.
+// long returns a function with this number of lines after a comment.
 func long(comment string, lines int) string {
 	text := "package pool\n\n" + comment + "\nfunc f() {\n"
 	for range lines - 2 {
@@ -101,7 +101,7 @@ func lined(n int) string {
 	return string(text)
 }
 
-func TestEachRuleBites(t *testing.T) {
+func TestEachRuleFindsAProblem(t *testing.T) {
 	const ours = archtest.ModulePath
 	tests := []struct {
 		about, file, text, rule string
@@ -186,11 +186,11 @@ func TestEachRuleBites(t *testing.T) {
 		})
 	}
 	for _, name := range archtest.RuleNames() {
-		assert.True(t, bitten[name], "no case shows that %s bites", name)
+		assert.True(t, bitten[name], "no case shows that %s finds a problem", name)
 	}
 }
 
-func TestNoRuleForbidsWhatIsWanted(t *testing.T) {
+func TestNoRuleForbidsGoodCode(t *testing.T) {
 	const ours = archtest.ModulePath
 	tests := []struct {
 		about, file, text string

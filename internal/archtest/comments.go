@@ -7,16 +7,15 @@ import (
 	"unicode/utf8"
 )
 
-// The last column of a comment on lines of its own, and of one behind code. A
-// tab is as wide as four letters.
+// The last column of a comment on its own lines, and of a comment after code. A
+// tab counts as four columns.
 const (
 	maxCommentWidth  = 80
 	maxTrailingWidth = 100
 )
 
-// unfolded are comments that another program reads, or that a reader copies:
-// directives, code and commands, the addresses of links. They may be wider.
-// Read-only.
+// unfolded matches comments that may be wider, since a program reads them or a
+// reader copies them: directives, code, commands and link addresses. Read-only.
 var unfolded = regexp.MustCompile(`^//([a-z]|\t| {2,}[^ \-]|\s*want | \[[^\]]+\]: )`)
 
 func (c *checker) commentWidth() {
@@ -38,15 +37,15 @@ func (c *checker) commentWidth() {
 	}
 }
 
-// isOutput reports whether m begins what an Example prints, each line of it a
-// line of the comment.
+// isOutput reports whether m begins the expected output of an Example. Its
+// lines must stay as they are.
 func isOutput(m *ast.Comment) bool {
 	text := strings.ToLower(m.Text)
 	return strings.HasPrefix(text, "// output:") || strings.HasPrefix(text, "// unordered output:")
 }
 
-// commentLines returns the number of lines of f, from the given one on, that
-// have a comment and no code.
+// commentLines returns how many lines of f, starting with line from, have a
+// comment and no code.
 func (c *checker) commentLines(f *file, from int) (n int) {
 	for _, g := range f.ast.Comments {
 		for _, m := range g.List {
@@ -59,7 +58,7 @@ func (c *checker) commentLines(f *file, from int) (n int) {
 	return n
 }
 
-// alone reports whether no code is before m on its line.
+// alone reports whether m has no code before it on its line.
 func (c *checker) alone(f *file, m *ast.Comment) bool {
 	at := c.fset.Position(m.Pos())
 	return strings.TrimSpace(f.lines[at.Line-1][:at.Column-1]) == ""

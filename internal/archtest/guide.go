@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// guideRow matches a row about a folder, guideName a name that it tells the
-// reader to start from. Read-only.
+// guideRow matches a row about a folder. guideName matches a name that the row
+// recommends as a start. Read-only.
 var (
 	guideRow  = regexp.MustCompile(`^\| \[(\w+)\]\(\w+\) \|(.*)\|$`)
 	guideName = regexp.MustCompile("`([A-Z]\\w*)`")
 )
 
-// mapOfInternal wants a row in the map for each folder of internal, a folder
-// for each row, and the names that a row tells the reader to start from.
+// mapOfInternal requires a row in the map for each folder of internal, a folder
+// for each row, and that the names in a row exist.
 func (c *checker) mapOfInternal() {
 	folders := map[string]bool{}
 	for _, f := range c.files {
@@ -34,7 +34,7 @@ func (c *checker) mapOfInternal() {
 			c.problems = append(c.problems, Problem{c.rule, guidePath, i + 1, "there is no folder " + folder})
 			continue
 		}
-		folders[folder] = false // on the map
+		folders[folder] = false // it is on the map
 		for _, name := range guideName.FindAllStringSubmatch(row[2], -1) {
 			if !c.declares(path.Join("internal", folder), name[1]) {
 				c.problems = append(c.problems, Problem{c.rule, guidePath, i + 1, folder + " has no " + name[1]})
@@ -49,7 +49,7 @@ func (c *checker) mapOfInternal() {
 }
 
 // declares reports whether the package in dir declares a function or type of
-// that name.
+// this name.
 func (c *checker) declares(dir, name string) bool {
 	found := false
 	c.functions(func(f *file, d *ast.FuncDecl) {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// levels places each package of the root module. Imports go to a lower level
-// only. Read-only.
+// levels gives each package of the root module a level. A package may only
+// import packages of lower levels. Read-only.
 var levels = map[string]int{
 	"": 6,
 
@@ -27,16 +27,16 @@ var levels = map[string]int{
 // kit lists the packages that only tests may import. Read-only.
 var kit = []string{"internal/proxytest", "internal/archtest", "examples/storagetest"}
 
-// rootNames lists what may be visible at the top. Read-only.
+// rootNames lists the names allowed at the top. Read-only.
 var rootNames = []string{
 	"proxy.go", "router.go", "upstream.go", "tls.go", "examples", "internal", "testdata", "go.mod", "go.sum", "LICENSE", "README.md",
 }
 
-// ignoredNames matches what a build or an editor leaves at the top and git
-// ignores. Read-only.
+// ignoredNames matches files at the top that builds or editors leave behind and
+// git ignores. Read-only.
 var ignoredNames = regexp.MustCompile(`^(bin|go\.work(\.sum)?|.*\.(test|prof|out))$`)
 
-// direct lists the modules that the root module may require by itself.
+// direct lists the modules that the root module may require directly.
 // Read-only.
 var direct = []string{
 	"github.com/caddyserver/certmagic", "github.com/mholt/acmez/v3", "github.com/stretchr/testify", "go.uber.org/zap",
@@ -44,10 +44,10 @@ var direct = []string{
 	"golang.org/x/net",
 }
 
-// owners lists the foreign packages that only some places may name: a
-// directory, or a file at the top. Read-only.
+// owners lists foreign packages that may be imported only in some places:
+// directories, or files at the top. Read-only.
 var owners = map[string][]string{
-	// storagetest is a check of certmagic's own Storage interface, for tests.
+	// storagetest checks certmagic's own Storage interface, for tests.
 	"github.com/caddyserver/certmagic": {"internal/certs", "examples/storagetest", "tls.go"},
 	"github.com/mholt/acmez":           {"internal/certs", "tls.go"},
 	"go.uber.org/zap":                  {"internal/certs"},
@@ -85,7 +85,7 @@ func (c *checker) directDependencies() {
 	}
 }
 
-// directive judges one entry of go.mod.
+// directive checks one entry of go.mod.
 func (c *checker) directive(line int, verb string, words []string) {
 	bad := ""
 	switch {
@@ -113,7 +113,7 @@ func (c *checker) importDirection() {
 		for p, spec := range f.imports() {
 			to, ours := ourPackage(p)
 			switch below, ok := levels[to]; {
-			case !ours || slices.Contains(kit, to): // kitInTestsOnly judges the latter
+			case !ours || slices.Contains(kit, to): // kitInTestsOnly checks the latter
 			case !placed:
 				c.report(spec.Pos(), "%s is a test kit and imports nothing of ours, not even %s", from, to)
 			case !ok || below > level || below == level:
@@ -151,8 +151,8 @@ func (c *checker) kitInTestsOnly() {
 	})
 }
 
-// ourPackage returns the directory of a package of this repository, "" for the
-// root's.
+// ourPackage returns the directory of a package of this repository. It returns
+// "" for the root package.
 func ourPackage(importPath string) (dir string, ours bool) {
 	rest, ours := strings.CutPrefix(importPath, ModulePath)
 	if ours && (rest == "" || rest[0] == '/') {

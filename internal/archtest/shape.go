@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// The bounds of the style: about 500 lines a file, 60 a function without a
-// reason, 60 an example.
+// The limits of the style: about 500 lines for a file, 60 for a function
+// without a reason, 60 for an example.
 const (
 	maxFileLines = 550
-	// without comments: the four public files have all of the API, and no more
-	// rooms
+	// without comments: the four public files have the whole API, and there are
+	// no further files for it
 	maxPublicLines   = 950
 	maxFunctionLines = 60
 	maxExampleLines  = 60
 )
 
-// obviousMethods are understood from their interface alone. Read-only.
+// obviousMethods need no comment: their interface explains them. Read-only.
 var obviousMethods = []string{"Error", "String", "Unwrap"}
 
 func (c *checker) packageComments() {
@@ -37,7 +37,7 @@ func (c *checker) packageComments() {
 	}
 }
 
-// packageComment wants one comment, in the file where a reader looks for it.
+// packageComment requires one comment, in the file where a reader expects it.
 func (c *checker) packageComment(name string, files []*file) {
 	home := path.Base(files[0].dir) + ".go"
 	switch {
@@ -63,8 +63,8 @@ func (c *checker) packageComment(name string, files []*file) {
 	}
 }
 
-// mapOfFiles wants the comment of a package with more than two files to name
-// each of them, so that a reader knows where to look.
+// mapOfFiles requires that the comment of a package with more than two files
+// names each of them, so that a reader knows where to look.
 func (c *checker) mapOfFiles() {
 	for _, files := range c.packages() {
 		home := ""
@@ -86,7 +86,7 @@ func (c *checker) mapOfFiles() {
 	}
 }
 
-// hasSource reports whether dir has Go files that are not tests.
+// hasSource reports whether dir has non-test Go files.
 func (c *checker) hasSource(dir string) bool {
 	for _, f := range c.files {
 		if f.dir == dir && !f.test {
@@ -132,15 +132,15 @@ func (c *checker) declDocumented(f *file, d *ast.GenDecl) {
 	}
 }
 
-// fieldsDocumented wants a comment at each exported field of a public struct,
-// one for a block of lines without a gap, or its name in the struct's own
-// comment, about.
+// fieldsDocumented requires that each exported field of a public struct is
+// documented: by a comment of its own, by one for a block of lines without a
+// gap, or by its name in about, the struct's own comment.
 func (c *checker) fieldsDocumented(f *file, s *ast.TypeSpec, about string) {
 	st, ok := s.Type.(*ast.StructType)
 	if !ok || f.dir != "." {
 		return
 	}
-	covered := 0 // the last line that a comment speaks for
+	covered := 0 // the last line that a comment covers
 	for _, field := range st.Fields.List {
 		start, end := c.fset.Position(field.Pos()).Line, c.fset.Position(field.End()).Line
 		switch documented := field.Doc != nil || field.Comment != nil; {
@@ -152,7 +152,7 @@ func (c *checker) fieldsDocumented(f *file, s *ast.TypeSpec, about string) {
 	}
 }
 
-// wantDoc wants doc to speak about name in its first sentence.
+// wantDoc requires that the first sentence of doc contains name.
 func (c *checker) wantDoc(name *ast.Ident, doc *ast.CommentGroup) {
 	if doc == nil {
 		c.report(name.Pos(), "%s is exported and not documented", name.Name)
@@ -164,7 +164,7 @@ func (c *checker) wantDoc(name *ast.Ident, doc *ast.CommentGroup) {
 	}
 }
 
-// names reports whether text has name as a word of its own.
+// names reports whether text contains name as a whole word.
 func names(text string, name *ast.Ident) bool {
 	return regexp.MustCompile(`\b` + name.Name + `\b`).MatchString(text)
 }
@@ -179,7 +179,7 @@ func exportedReceiver(d *ast.FuncDecl) bool {
 	return name != nil && name.IsExported()
 }
 
-// receiverType returns the name of the type whose method d is.
+// receiverType returns the name of the type that d is a method of.
 func receiverType(d *ast.FuncDecl) *ast.Ident {
 	expr := d.Recv.List[0].Type
 	for {
@@ -198,8 +198,8 @@ func receiverType(d *ast.FuncDecl) *ast.Ident {
 	}
 }
 
-// fileLength bounds files. The public ones are a given number, and more than
-// half of what they say is contracts: there the lines of comments do not count.
+// fileLength limits files. In public files, lines of comments do not count:
+// their number is fixed, and more than half of their lines are contracts.
 func (c *checker) fileLength() {
 	c.source(func(f *file) {
 		lines, most := len(f.lines), maxFileLines

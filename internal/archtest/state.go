@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// foreignGlobals matches, by import path, the names that are or change another
-// package's global state. Read-only.
+// foreignGlobals matches, by import path, names that are or change the global
+// state of another package. Read-only.
 var foreignGlobals = map[string]*regexp.Regexp{
 	"net/http":                         regexp.MustCompile(`^(Default(Transport|Client|ServeMux)|Handle|HandleFunc|Get|Post|PostForm|Head)$`),
 	"log/slog":                         regexp.MustCompile(`^SetDefault$`),
@@ -18,8 +18,7 @@ var foreignGlobals = map[string]*regexp.Regexp{
 	"github.com/caddyserver/certmagic": regexp.MustCompile(`^(Default.*|NewDefault|HTTPS|TLS|Listen|Manage(Sync|Async))$`),
 }
 
-// locks matches types whose package-level values are state by their nature.
-// Read-only.
+// locks matches types whose package-level values are always state. Read-only.
 var locks = regexp.MustCompile(`^(atomic\..*|sync\.(Mutex|RWMutex|Map|Once|WaitGroup|Cond))$`)
 
 // sentinel matches the names of error values. Read-only.
@@ -33,9 +32,9 @@ func (c *checker) noInit() {
 	})
 }
 
-// noMutableGlobals lets a package-level variable be an error sentinel, a
-// compiled expression, a pool, or a table that its comment calls read-only and
-// that nothing in the package assigns to.
+// noMutableGlobals allows a package-level variable only if it is an error
+// sentinel, a compiled expression, a pool, or a table whose comment calls it
+// read-only and that nothing in the package assigns to.
 func (c *checker) noMutableGlobals() {
 	written := map[string]bool{} // "dir name" of package-level variables that are assigned
 	c.source(func(f *file) { f.assignments(func(name string) { written[f.dir+" "+name] = true }) })
@@ -65,8 +64,8 @@ func (c *checker) global(f *file, d *ast.GenDecl, s *ast.ValueSpec, written map[
 	}
 }
 
-// typeOf returns what a variable is declared or initialised as, such as
-// sync.Pool or errors.New; "" for anything odd.
+// typeOf returns the type or constructor in a variable's declaration, such as
+// sync.Pool or errors.New. It returns "" for other forms.
 func typeOf(s *ast.ValueSpec) string {
 	expr := s.Type
 	if expr == nil && len(s.Values) > 0 {
@@ -100,8 +99,8 @@ func typeOf(s *ast.ValueSpec) string {
 }
 
 // assignments calls found with the name of each package-level variable that a
-// statement of the file assigns to, as a whole or in part. A name that is
-// declared anywhere in the same function counts as the function's own.
+// statement in the file assigns to, wholly or partly. A name declared anywhere
+// in the same function counts as local.
 func (f *file) assignments(found func(name string)) {
 	for _, d := range f.ast.Decls {
 		own := localNames(d)
@@ -116,7 +115,7 @@ func (f *file) assignments(found func(name string)) {
 	}
 }
 
-// assigned returns what the statement n, itself, changes.
+// assigned returns the expressions that the statement n itself changes.
 func assigned(n ast.Node) []ast.Expr {
 	switch n := n.(type) {
 	case *ast.AssignStmt:
@@ -137,8 +136,8 @@ func assigned(n ast.Node) []ast.Expr {
 	return nil
 }
 
-// localNames returns the names that a function declares: receiver, parameters,
-// results and variables.
+// localNames returns the names that a function declares: its receiver,
+// parameters, results and variables.
 func localNames(d ast.Decl) map[string]bool {
 	own := map[string]bool{}
 	add := func(exprs ...ast.Expr) {
@@ -176,7 +175,7 @@ func localNames(d ast.Decl) map[string]bool {
 	return own
 }
 
-// base returns the variable that an assignable expression is a part of.
+// base returns the variable that an assignable expression belongs to.
 func base(expr ast.Expr) *ast.Ident {
 	for {
 		switch e := expr.(type) {
@@ -206,7 +205,7 @@ func (c *checker) noForeignGlobals() {
 	})
 }
 
-// selectors calls found for each name that a file takes from the package at
+// selectors calls found for each name that a file uses from the package at
 // importPath.
 func (c *checker) selectors(f *file, importPath string, found func(*ast.SelectorExpr)) {
 	local := f.named(importPath)
@@ -223,8 +222,8 @@ func (c *checker) selectors(f *file, importPath string, found func(*ast.Selector
 	})
 }
 
-// implements matches the comment of a method whose signature an interface of
-// another package has given. Read-only.
+// implements matches the comment of a method whose signature comes from an
+// interface of another package. Read-only.
 var implements = regexp.MustCompile(`\bimplements [a-z]\w*\.[A-Z]`)
 
 func (c *checker) noBoolParameters() {
@@ -241,8 +240,8 @@ func (c *checker) noBoolParameters() {
 	})
 }
 
-// testsFromOutside wants tests in package foo_test. What they need from inside
-// goes into export_test.go.
+// testsFromOutside requires tests in package foo_test. Access to the inside
+// belongs in export_test.go.
 func (c *checker) testsFromOutside() {
 	for _, f := range c.files {
 		name := f.ast.Name.Name
@@ -252,7 +251,7 @@ func (c *checker) testsFromOutside() {
 	}
 }
 
-// noSleepInTests lets a test sleep only where the clock is synctest's.
+// noSleepInTests allows a test to sleep only with synctest's clock.
 func (c *checker) noSleepInTests() {
 	for _, f := range c.files {
 		bubbles := f.bubbles()
@@ -268,7 +267,8 @@ func (c *checker) noSleepInTests() {
 	}
 }
 
-// bubbles returns the calls of synctest.Test in f, function literals included.
+// bubbles returns the calls of synctest.Test in f, including their function
+// literals.
 func (f *file) bubbles() []ast.Node {
 	var all []ast.Node
 	local := f.named("testing/synctest")

@@ -14,18 +14,18 @@ import (
 // guidePath is the map of internal.
 const guidePath = "internal/README.md"
 
-// tree is the parsed repository.
+// A tree is the parsed repository.
 type tree struct {
 	fset  *token.FileSet
 	files []*file           // sorted by path
-	root  []string          // names at the top, without hidden ones
-	goMod map[string]string // text of each go.mod, by the directory it is in; "." is the root
+	root  []string          // names at the top, except hidden ones
+	goMod map[string]string // text of each go.mod by its directory; "." is the root
 	guide string            // text of internal/README.md
 }
 
-// file is one Go file.
+// A file is a Go file.
 type file struct {
-	path   string // slash-separated, from the top
+	path   string // slash-separated, relative to the top
 	dir    string // its directory, "." at the top
 	module string // the directory of its go.mod
 	test   bool   // *_test.go
@@ -47,8 +47,8 @@ func load(fsys fs.FS) (*tree, error) {
 	return t, err
 }
 
-// add takes one entry of the walk into the tree. Hidden entries and testdata
-// are skipped, as the go command does.
+// add adds one entry of the walk to the tree. It skips hidden entries and
+// testdata, as the go command does.
 func (t *tree) add(fsys fs.FS, p string, d fs.DirEntry) error {
 	name := d.Name()
 	if p != "." && strings.HasPrefix(name, ".") || d.IsDir() && name == "testdata" {
@@ -86,7 +86,7 @@ func (t *tree) add(fsys fs.FS, p string, d fs.DirEntry) error {
 	return nil
 }
 
-// moduleOf returns the nearest directory at or above dir that has a go.mod.
+// moduleOf returns the nearest directory with a go.mod, from dir upwards.
 func (t *tree) moduleOf(dir string) string {
 	for dir != "." {
 		if _, ok := t.goMod[dir]; ok {
@@ -97,14 +97,14 @@ func (t *tree) moduleOf(dir string) string {
 	return dir
 }
 
-// nested reports whether f belongs to a module below the root's, which has
-// dependencies and a layout of its own.
+// nested reports whether f belongs to a nested module, which has its own
+// dependencies and layout.
 func (f *file) nested() bool { return f.module != "." }
 
 // within reports whether f is in directory dir or below it.
 func (f *file) within(dir string) bool { return f.dir == dir || strings.HasPrefix(f.dir, dir+"/") }
 
-// imports returns the import paths of f, with the spec of each.
+// imports returns the import paths of f with their specs.
 func (f *file) imports() map[string]*ast.ImportSpec {
 	all := make(map[string]*ast.ImportSpec, len(f.ast.Imports))
 	for _, s := range f.ast.Imports {
@@ -116,7 +116,7 @@ func (f *file) imports() map[string]*ast.ImportSpec {
 }
 
 // named returns the name by which f refers to the package at importPath, or ""
-// when it does not import it.
+// if it does not import it.
 func (f *file) named(importPath string) string {
 	s, ok := f.imports()[importPath]
 	switch {
@@ -128,8 +128,8 @@ func (f *file) named(importPath string) string {
 	return path.Base(importPath)
 }
 
-// packages groups the files by directory and package name, test packages apart,
-// each group sorted by path.
+// packages groups the files by directory and package name, with test packages
+// apart. Each group is sorted by path.
 func (t *tree) packages() map[string][]*file {
 	all := map[string][]*file{}
 	for _, f := range t.files {

@@ -15,19 +15,20 @@ import (
 	"time"
 )
 
-// A backendKind is a server behind the proxies.
+// A backendKind selects a server behind the proxies.
 type backendKind int
 
 const (
-	// bodies from memory and files; goBackend where nginx is missing
+	// serves bodies from memory and files; goBackend replaces it if nginx is
+	// missing
 	nginxBackend backendKind = iota
-	goBackend                // whatever nginx cannot do: read uploads, wait, chunk, echo
+	goBackend                // does what nginx cannot: read uploads, wait, send chunks, echo
 )
 
-// smallBody is the 45 bytes of the small rows.
+// smallBody is the body of the small rows, 45 bytes.
 const smallBody = "a small body of exactly five and forty bytes."
 
-// files are the large bodies and their sizes.
+// files returns the large bodies' names and sizes.
 func files() map[string]int64 {
 	return map[string]int64{"16k": 16 << 10, "100k": 100_000, "1m": 1 << 20, "100m": 100 << 20}
 }
@@ -52,8 +53,8 @@ func startBackend(ctx context.Context, k backendKind, dir, self string, cpus []i
 	return p, addr, err
 }
 
-// writeFiles creates the large bodies. They are sparse: the page cache holds
-// their zeroes all the same.
+// writeFiles creates the large bodies. They are sparse, but the page cache
+// still holds their zeroes.
 func writeFiles(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -74,11 +75,12 @@ func writeFiles(dir string) error {
 	return nil
 }
 
-// backendHandler is the Go backend.
+// backendHandler returns the handler of the Go backend.
 func backendHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/small", func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, smallBody) })
-	mux.Handle(stripped+"/", http.StripPrefix(stripped, mux)) // for what does not strip it
+	// for peers that do not strip the prefix
+	mux.Handle(stripped+"/", http.StripPrefix(stripped, mux))
 	mux.HandleFunc("/slow", serveSlow)
 	mux.HandleFunc("/upload", serveUpload)
 	mux.HandleFunc("/chunked", serveChunked)
@@ -99,7 +101,7 @@ func serveSlow(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// serveUpload reads all and answers with what it has read.
+// serveUpload reads the whole body and answers with its length.
 func serveUpload(w http.ResponseWriter, q *http.Request) {
 	n, err := io.Copy(io.Discard, q.Body)
 	if err != nil {
@@ -109,7 +111,7 @@ func serveUpload(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprintf(w, "%s %d bytes\n", q.Method, n)
 }
 
-// serveChunked answers 16 KiB without a length, in four chunks.
+// serveChunked answers with 16 KiB in four chunks, without a length.
 func serveChunked(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain")
 	chunk := make([]byte, 4<<10)
@@ -118,11 +120,10 @@ func serveChunked(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// unaryPath is the method of a gRPC service that answers one message with
-// another.
+// unaryPath is a gRPC method that answers one message with another.
 const unaryPath = "/bench.Echo/Unary"
 
-// serveUnary answers with the message that it was sent.
+// serveUnary answers with the message that it receives.
 func serveUnary(w http.ResponseWriter, q *http.Request) {
 	message, err := io.ReadAll(q.Body)
 	if err != nil {
@@ -130,7 +131,7 @@ func serveUnary(w http.ResponseWriter, q *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/grpc")
 	w.Header().Set("Trailer", "Grpc-Status")
-	http.NewResponseController(w).Flush() // gRPC says no length
+	http.NewResponseController(w).Flush() // a gRPC response has no length
 	w.Write(message)
 	w.Header().Set("Grpc-Status", "0")
 }
@@ -148,16 +149,16 @@ func serveZeroes(w http.ResponseWriter, size int64) {
 	}
 }
 
-// serveEcho answers with the forwarding fields that arrived, as nginx does.
+// serveEcho answers with the forwarding headers that arrived, as nginx does.
 func serveEcho(w http.ResponseWriter, q *http.Request) {
 	get := func(name string) string { return strings.Join(q.Header.Values(name), ", ") }
 	fmt.Fprintf(w, "for=%s proto=%s host=%s real=%s via=%s\n", get("X-Forwarded-For"), get("X-Forwarded-Proto"),
 		get("X-Forwarded-Host"), get("X-Real-Ip"), get("Via"))
 }
 
-// serveWebSocket accepts any WebSocket and sends all its bytes back as they
-// are. Frames stay masked, which a WebSocket client would refuse; to a proxy
-// both are bytes.
+// serveWebSocket accepts any WebSocket and echoes its bytes unchanged. So
+// frames stay masked, which a WebSocket client would refuse. To a proxy, all of
+// them are just bytes.
 func serveWebSocket(w http.ResponseWriter, q *http.Request) {
 	if !strings.EqualFold(q.Header.Get("Upgrade"), "websocket") {
 		http.Error(w, "want Upgrade: websocket", http.StatusUpgradeRequired)
@@ -186,7 +187,8 @@ func serveWebSocket(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// acceptKey is Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455, 4.2.2).
+// acceptKey returns Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455,
+// 4.2.2).
 func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])

@@ -2,9 +2,8 @@ package main
 
 import "path/filepath"
 
-// caddyConf adds to Caddy's own forwarding fields those that the other peers
-// are told to set. It touches neither its certificate storage nor its admin
-// port.
+// caddyConf adds the forwarding headers that the other peers set to Caddy's
+// own. It does not use Caddy's certificate storage or admin port.
 const caddyConf = `
 {
 	admin off

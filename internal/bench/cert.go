@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// hostName is what clients ask for, in SNI and Host.
+// hostName is the host that clients use, in SNI and Host.
 const hostName = "localhost"
 
 // A keyPair names the PEM files of the certificate that all peers serve.
 type keyPair struct {
 	cert, key string
-	both      string // certificate and key in one file, as HAProxy wants it
+	both      string // certificate and key in one file, for HAProxy
 }
 
 // newKeyPair writes a self-signed P-256 certificate for hostName into dir.

@@ -7,10 +7,10 @@ import (
 	"math"
 )
 
-// A chart is a picture of horizontal bars in groups.
+// A chart is a picture of grouped horizontal bars.
 type chart struct {
 	file, title string
-	line        float64 // a value to draw a line at; 0 is none
+	line        float64 // value to draw a line at; 0 means no line
 	legend      []string
 	groups      []group
 }
@@ -18,28 +18,28 @@ type chart struct {
 // A group has one bar for each name in the legend.
 type group struct {
 	title string
-	bars  []float64 // NaN is no bar
+	bars  []float64 // NaN means no bar
 }
 
-// Sizes in user units of the picture.
+// Sizes in the picture's user units.
 const (
 	chartWidth  = 860
 	labelWidth  = 330
 	barHeight   = 11
 	groupGap    = 10
 	headHeight  = 62
-	valueMargin = 48 // right of the longest bar, for its number
-	charWidth   = 7  // of the legend's text, about
+	valueMargin = 48 // room for the number after the longest bar
+	charWidth   = 7  // approximate width of a character in the legend
 )
 
-// palette gives peers their colours, in the order of the legend. They differ in
-// lightness as well as in hue.
+// palette returns the colour of a peer by its place in the legend. The colours
+// differ in lightness as well as in hue.
 func palette(i int) string {
 	colours := []string{"#5b5b5b", "#a3a3a3", "#e0b13c", "#b9d3ea", "#6ba3d0", "#f29b70", "#c8441b"}
 	return colours[i%len(colours)]
 }
 
-// charts are the pictures of a report; base begins their file names.
+// charts returns the pictures of a report. Their file names begin with base.
 func (r *report) charts(base string) []chart {
 	kinds := []struct {
 		file, title string
@@ -80,7 +80,7 @@ func (r *rowResult) group(names []string, figure func(*peerResult) float64) grou
 	return g
 }
 
-// largest returns the largest bar's value, 0 if there are no bars.
+// largest returns the value of the largest bar, or 0 without bars.
 func (c *chart) largest() (most float64) {
 	for _, g := range c.groups {
 		for _, bar := range g.bars {
@@ -92,8 +92,8 @@ func (c *chart) largest() (most float64) {
 	return most
 }
 
-// write draws the chart as SVG, with a background of its own so that it reads
-// on dark pages too.
+// write draws the chart as SVG. It has its own background, so that it is
+// readable on dark pages too.
 func (c *chart) write(w io.Writer) {
 	groupHeight := barHeight*len(c.legend) + groupGap
 	height := headHeight + groupHeight*len(c.groups)

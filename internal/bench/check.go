@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// An answer is what must be the same whichever proxy it came through.
+// An answer is what must be the same through every proxy.
 type answer struct {
 	status int
 	kind   string // Content-Type
-	stated int64  // Content-Length, -1 if the body ended otherwise
+	stated int64  // Content-Length; -1 if something else ended the body
 	length int64  // of the body
 	sum    uint32 // of the body
 }
@@ -27,7 +27,7 @@ func (a answer) String() string {
 // direct returns the backend's own answer to the row's request.
 func direct(ctx context.Context, r *row, backend string) (answer, error) {
 	if r.kind == messages {
-		return answer{}, nil // what comes back is compared during the load
+		return answer{}, nil // messages are compared during the load
 	}
 	plain := *r
 	plain.proto = h1Plain
@@ -41,8 +41,9 @@ func direct(ctx context.Context, r *row, backend string) (answer, error) {
 	return a, nil
 }
 
-// checkAlike fails unless the proxy at l.addr gives the wanted answer to the
-// load's request and sends the backend true forwarding fields.
+// checkAlike returns an error unless the proxy at l.addr gives the wanted
+// answer to the load's request, and sends correct forwarding headers to the
+// backend.
 func checkAlike(ctx context.Context, l *load, want answer) error {
 	if err := checkForwarded(ctx, l); err != nil {
 		return err
@@ -60,8 +61,8 @@ func checkAlike(ctx context.Context, l *load, want answer) error {
 	return nil
 }
 
-// checkForwarded asks the backend which forwarding fields it saw. The client's
-// own must not be among them.
+// checkForwarded checks the forwarding headers that the backend saw. The
+// client's own must not be among them.
 func checkForwarded(ctx context.Context, l *load) error {
 	echo := *l.row
 	echo.method, echo.upload, echo.grpc = "", 0, false
@@ -90,10 +91,11 @@ func checkForwarded(ctx context.Context, l *load) error {
 	return nil
 }
 
-// fewerFields is what the backend sees of a peer that sets fewer fields.
+// fewerFields matches what the backend sees behind a peer that sets fewer
+// headers.
 var fewerFields = regexp.MustCompile(`^for=(.*, )?127\.0\.0\.1 proto=https host= real=.* via=\S`)
 
-// fetch sends one request in the load's protocol; text is the start of the
+// fetch sends one request in the load's protocol. text is the beginning of the
 // body.
 func fetch(ctx context.Context, l *load, path string) (a answer, text string, err error) {
 	t, end := l.roundTripper()

@@ -15,15 +15,16 @@ import (
 )
 
 // A client is one HTTP/1.1 connection of the in-tree load generator, used by
-// one goroutine. The generator is for what wrk cannot do: a fixed rate, one
-// connection per request, WebSocket messages, runs under a second.
+// one goroutine. The generator does what wrk cannot: a fixed rate, one
+// connection per request, WebSocket messages, and runs below a second.
 type client struct {
 	conn net.Conn
 	r    *bufio.Reader
 }
 
-// tlsConfig trusts any certificate. Key exchange and protocol are fixed, so
-// that every peer's handshake does the same work, whatever it prefers.
+// tlsConfig trusts any certificate. It fixes the key exchange and the protocol,
+// so that every peer's handshake does the same work regardless of its
+// preferences.
 func (l *load) tlsConfig() *tls.Config {
 	return &tls.Config{
 		ServerName:         hostName,
@@ -70,7 +71,8 @@ func newClient(conn net.Conn) *client {
 	return &client{conn: conn, r: bufio.NewReaderSize(conn, 16<<10)}
 }
 
-// requestBytes is the whole request for path, with fields as wrk sends them.
+// requestBytes returns the whole request for path, with the headers that wrk
+// sends.
 func (l *load) requestBytes(path string, fields ...string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s:%s\r\n", l.verb(), path, hostName, portOf(l.addr))
@@ -85,7 +87,7 @@ func (l *load) requestBytes(path string, fields ...string) []byte {
 	return b.Bytes()
 }
 
-// exchange sends the request and reads the answer; it must be a 200.
+// exchange sends the request and reads the response, which must be a 200.
 func (c *client) exchange(request []byte) error {
 	if _, err := c.conn.Write(request); err != nil {
 		return err
@@ -110,8 +112,8 @@ func (c *client) exchange(request []byte) error {
 	return nil
 }
 
-// streamBytes returns all that an HTTP/2 client sends to request l.path: the
-// preface, SETTINGS, and HEADERS without Huffman coding.
+// streamBytes returns everything that an HTTP/2 client sends to request l.path:
+// the preface, SETTINGS, and HEADERS without Huffman coding.
 func (l *load) streamBytes() []byte {
 	block := []byte{0x82, 0x87} // GET, https
 	block = append(append(block, 1, byte(len(hostName))), hostName...)
@@ -120,8 +122,8 @@ func (l *load) streamBytes() []byte {
 	return append(append(b, 0, 0, byte(len(block)), 1, 5, 0, 0, 0, 1), block...)
 }
 
-// exchange2 is exchange for the result of streamBytes. It acknowledges the
-// server's SETTINGS.
+// exchange2 is like exchange, for the bytes from streamBytes. It acknowledges
+// the server's SETTINGS.
 func (c *client) exchange2(request []byte) error {
 	if _, err := c.conn.Write(request); err != nil {
 		return err
@@ -148,7 +150,7 @@ func (c *client) exchange2(request []byte) error {
 	}
 }
 
-// readHead reads the head of a response; length is -1 for a chunked body.
+// readHead reads the head of a response. length is -1 for a chunked body.
 func (c *client) readHead() (status int, length int64, err error) {
 	line, err := c.r.ReadSlice('\n')
 	if err != nil {

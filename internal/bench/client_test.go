@@ -16,14 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// answering returns a client whose server has sent text and says no more.
+// answering returns a client whose server has sent text and sends no more.
 func answering(text string) *client {
 	near, far := net.Pipe()
 	go io.Copy(io.Discard, far)
 	return &client{conn: near, r: bufio.NewReader(strings.NewReader(text))}
 }
 
-func TestClientReadsOneAnswer(t *testing.T) {
+func TestAClientReadsExactlyOneResponse(t *testing.T) {
 	const next = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 	tests := []struct {
 		name, text, wantErr string
@@ -61,7 +61,7 @@ func TestClientReadsOneAnswer(t *testing.T) {
 	}
 }
 
-func TestPaceSpreadsRequestsAndBlamesOnlyTheServer(t *testing.T) {
+func TestAPaceSpreadsRequestsAndBlamesOnlyTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &load{row: &row{conns: 4}, rate: 400}
 		start := time.Now()
@@ -81,11 +81,11 @@ func TestPaceSpreadsRequestsAndBlamesOnlyTheServer(t *testing.T) {
 
 		time.Sleep(20 * time.Millisecond)
 		p.restart()
-		assert.Equal(t, 80*time.Millisecond, since(p.wait()), "a slow answer that was asked for holds nothing up")
+		assert.Equal(t, 80*time.Millisecond, since(p.wait()), "a slow answer that was requested delays nothing")
 	})
 }
 
-func TestPaceWithoutARateDoesNotWait(t *testing.T) {
+func TestAPaceWithoutARateDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(&load{row: &row{conns: 4}}, 3)
 		start := time.Now()
@@ -94,7 +94,7 @@ func TestPaceWithoutARateDoesNotWait(t *testing.T) {
 	})
 }
 
-func TestCheckTellsAnswersApart(t *testing.T) {
+func TestTheCheckDistinguishesAnswers(t *testing.T) {
 	backend := httptest.NewServer(backendHandler())
 	defer backend.Close()
 	target := backend.Listener.Addr().String()
@@ -154,7 +154,7 @@ func TestCheckTellsAnswersApart(t *testing.T) {
 	}
 }
 
-func TestLoadThatGetsNoAnswerIsAnError(t *testing.T) {
+func TestALoadWithoutAnyAnswerIsAnError(t *testing.T) {
 	addr, err := freeAddr()
 	require.NoError(t, err)
 	_, err = runClients(context.Background(), &load{row: &row{kind: requests, proto: h1Plain, path: "/", conns: 2}, addr: addr, duration: time.Millisecond})

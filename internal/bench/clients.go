@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// A tally is what one goroutine of the in-tree generator has done.
+// A tally is the result of one goroutine of the in-tree generator.
 type tally struct {
 	requests float64
 	errors   int64
 	times    []time.Duration
-	err      error // the last one
+	err      error // the last error
 }
 
-// add counts one answer that took d.
+// add counts one response that took d.
 func (t *tally) add(d time.Duration) {
 	t.requests++
 	t.times = append(t.times, d)
 }
 
-// runClients puts the load on with one goroutine per connection.
+// runClients runs the load with one goroutine per connection.
 func runClients(ctx context.Context, l *load) (*outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.duration+grace)
 	defer cancel()
@@ -54,7 +54,7 @@ func runClients(ctx context.Context, l *load) (*outcome, error) {
 	return sum(tallies, time.Since(start))
 }
 
-// sum adds up; no answer at all is an error.
+// sum adds up the tallies. It returns an error if there was no response at all.
 func sum(tallies []tally, elapsed time.Duration) (*outcome, error) {
 	o := &outcome{elapsed: elapsed}
 	err := errors.New("no answer in time")
@@ -74,10 +74,10 @@ func sum(tallies []tally, elapsed time.Duration) (*outcome, error) {
 	return o, nil
 }
 
-// slowEvery is the distance between slow requests on a connection.
+// slowEvery is how many requests of a connection there are per slow one.
 const slowEvery = 100
 
-// requestLoop sends requests on one connection until end, at the load's rate.
+// requestLoop sends requests on one connection until end at the load's rate.
 func (l *load) requestLoop(ctx context.Context, i int, end time.Time, t *tally) error {
 	c, err := dialClient(ctx, l)
 	if err != nil {
@@ -95,7 +95,8 @@ func (l *load) requestLoop(ctx context.Context, i int, end time.Time, t *tally) 
 			if err := c.exchange(slow); err != nil {
 				return err
 			}
-			// Not the proxy's delay: the next request counts from now.
+			// This delay is not the proxy's fault: the next request counts from
+			// now.
 			p.restart()
 			t.requests++
 			continue
@@ -109,12 +110,12 @@ func (l *load) requestLoop(ctx context.Context, i int, end time.Time, t *tally) 
 
 // A pace spreads one connection's requests over time.
 type pace struct {
-	interval time.Duration // 0 is no pause
+	interval time.Duration // 0 means no pause
 	due      time.Time
 }
 
-// newPace is the pace of connection i of l, so that all connections together
-// make the load's rate and do not send at the same time.
+// newPace returns the pace of connection i of l. Together, all connections make
+// the load's rate, but they do not send at the same time.
 func newPace(l *load, i int) *pace {
 	p := &pace{due: time.Now()}
 	if l.rate > 0 {
@@ -124,10 +125,11 @@ func newPace(l *load, i int) *pace {
 	return p
 }
 
-// wait sleeps until the next request is due and returns the moment from which
-// its latency counts. That is the due time where the answer before was late,
-// so that a stall counts for all requests it held up; it is the present where
-// the sleep was too long, which is the generator's fault.
+// wait sleeps until the next request is due. It returns the time from which the
+// request's latency counts. If the previous response was late, that is the due
+// time, so that a stall counts for all requests that it delayed. If wait has
+// slept, it is the present, since a sleep that takes too long is the
+// generator's fault.
 func (p *pace) wait() time.Time {
 	if p.interval == 0 {
 		return time.Now()
@@ -145,7 +147,7 @@ func (p *pace) wait() time.Time {
 func (p *pace) restart() { p.due = time.Now().Add(p.interval) }
 
 // handshakeLoop opens one connection after the other and sends one request on
-// each. The server closes first, which leaves the client's ports free.
+// each. The server closes first, so that the client's ports stay free.
 func (l *load) handshakeLoop(ctx context.Context, _ int, end time.Time, t *tally) error {
 	conf := l.tlsConfig()
 	if l.resume {
@@ -177,8 +179,8 @@ func (l *load) handshakeLoop(ctx context.Context, _ int, end time.Time, t *tally
 	}
 }
 
-// messageLoop sends WebSocket messages on one connection and waits for each to
-// come back.
+// messageLoop sends WebSocket messages on one connection, and waits for each
+// one to come back.
 func (l *load) messageLoop(ctx context.Context, _ int, end time.Time, t *tally) error {
 	c, err := dialClient(ctx, l)
 	if err != nil {
@@ -193,7 +195,7 @@ func (l *load) messageLoop(ctx context.Context, _ int, end time.Time, t *tally) 
 	if status, _, err := c.readHead(); err != nil || status != 101 {
 		return fmt.Errorf("status %d, %v", status, err)
 	}
-	// A final text frame of 32 bytes with a mask of zeroes (RFC 6455, 5.2).
+	// A final text frame of 32 bytes with a zero mask (RFC 6455, 5.2).
 	frame := append([]byte{0x81, 0x80 | 32, 0, 0, 0, 0}, bytes.Repeat([]byte("m"), 32)...)
 	back := make([]byte, len(frame))
 	for {
@@ -214,7 +216,7 @@ func (l *load) messageLoop(ctx context.Context, _ int, end time.Time, t *tally) 
 	}
 }
 
-// openIdle opens l.conns connections, uses each once and leaves them open.
+// openIdle opens l.conns connections, uses each once, and leaves them open.
 func openIdle(ctx context.Context, l *load) (open []*client, err error) {
 	request := l.requestBytes(l.path)
 	for range l.conns {
@@ -230,7 +232,7 @@ func openIdle(ctx context.Context, l *load) (open []*client, err error) {
 		if err := ask(request); err != nil {
 			return open, err
 		}
-		c.r = nil // only the proxy's memory is of interest
+		c.r = nil // frees memory: only the proxy's is of interest
 	}
 	return open, nil
 }

@@ -12,49 +12,50 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A feature is what an upstream can do besides forwarding. Each has a row of
-// its own, which compares the fast lane with it and without.
+// A feature is a capability of an upstream besides forwarding. Each has a row
+// of its own, which compares the fast lane with and without it.
 type feature struct {
 	name, title string
-	must        float64 // what a request with it may cost, as a multiple of one without
+	must        float64 // maximum cost of a request with it, relative to one without
 	use         func(r *hostproxy.Router, u *hostproxy.Upstream, backend string) error
 }
 
-// withPrefix names the peer of a feature's row that has it. The other is the
-// fast lane without.
+// withPrefix begins the name of the peer that has the feature. The other peer
+// is the fast lane without it.
 const withPrefix = "with "
 
-// stripped is the prefix of the row that strips one. The backend answers with
-// it and without.
+// stripped is the prefix that one row strips. The backend answers with and
+// without it.
 const stripped = "/p"
 
-// What features may cost.
+// Maximum costs of features.
 const (
 	dearest = 1.05
-	logged  = 1.25 // a line in a log: log/slog needs nearly all of it to format the line
-	// a span: OpenTelemetry's SDK needs nearly all of it, and garbage
-	// collections that others do without
+	logged  = 1.25 // a log line: log/slog needs nearly all of this for formatting
+	// a span: OpenTelemetry's SDK needs nearly all of this, and causes more
+	// garbage collections
 	traced = 1.5
 )
 
-// features are measured with two targets, which are one and the same backend.
+// features returns all features. They are measured with two targets, both of
+// which are the same backend.
 func features() []feature {
 	return slices.Concat(choosing(), limiting(), editing(), observing(), hookFeatures(), metricsFeatures())
 }
 
-// set is the use of a feature that is a field of the upstream.
+// set makes a feature from a change of the upstream.
 func set(f func(*hostproxy.Upstream)) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
 	return func(_ *hostproxy.Router, u *hostproxy.Upstream, _ string) error { f(u); return nil }
 }
 
-// beside is the use of a feature that sends requests to another upstream, too.
+// beside makes a feature that also sends requests to another upstream.
 func beside(f func(u, other *hostproxy.Upstream) error) func(*hostproxy.Router, *hostproxy.Upstream, string) error {
 	return func(_ *hostproxy.Router, u *hostproxy.Upstream, backend string) error {
 		return f(u, hostproxy.To(backend))
 	}
 }
 
-// choosing are the features that choose a target.
+// choosing returns the features that choose a target.
 func choosing() []feature {
 	return []feature{
 		{"round-robin", "round robin", dearest, set(func(u *hostproxy.Upstream) { u.Policy = hostproxy.RoundRobin })},
@@ -83,7 +84,7 @@ func choosing() []feature {
 	}
 }
 
-// limiting are the features that refuse requests.
+// limiting returns the features that refuse requests.
 func limiting() []feature {
 	return []feature{
 		{"bounds", "bounds of what is in flight, and a queue", dearest, set(func(u *hostproxy.Upstream) {
@@ -100,7 +101,7 @@ func limiting() []feature {
 	}
 }
 
-// editing are the features that change requests.
+// editing returns the features that change requests.
 func editing() []feature {
 	return []feature{
 		{"headers", "two header edits each way", dearest, set(func(u *hostproxy.Upstream) {
@@ -114,7 +115,7 @@ func editing() []feature {
 	}
 }
 
-// observing are the features in front of the lanes, and the access log.
+// observing returns the features that act before the lanes, and the access log.
 func observing() []feature {
 	return []feature{
 		{"access-log", "access log, as JSON that is written nowhere", logged, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
@@ -127,7 +128,7 @@ func observing() []feature {
 	}
 }
 
-// A companion is announced, and serves nothing.
+// A companion is announced but serves nothing.
 type companion struct{}
 
 // Serve implements hostproxy.Companion.
@@ -136,17 +137,17 @@ func (companion) Serve(ctx context.Context, _ http.Handler) error {
 	return nil
 }
 
-// AltSvc says where it would serve.
+// AltSvc returns the announcement.
 func (companion) AltSvc() string { return `h3=":443"; ma=86400` }
 
-// serverFeatures are what the features set of a Server with TLS.
+// serverFeatures returns the settings of a Server with TLS, by feature.
 func serverFeatures() map[string]func(*hostproxy.Server) {
 	return map[string]func(*hostproxy.Server){
 		"alt-svc": func(s *hostproxy.Server) { s.Companions = []hostproxy.Companion{companion{}} },
 	}
 }
 
-// featureRows are the rows of all features.
+// featureRows returns the rows of all features.
 func featureRows() (rows []*row) {
 	for _, f := range features() {
 		proto, path, backend := h1Plain, "/small", backendKind(0)
@@ -162,13 +163,13 @@ func featureRows() (rows []*row) {
 	return rows
 }
 
-// featurePeers are the peers of a feature's row. The first is what the other is
-// compared with.
+// featurePeers returns the peers of a feature's row. The second is compared
+// with the first.
 func featurePeers(name string) []*peer {
 	return []*peer{{name: fastLaneName, command: inTree}, {name: withPrefix + name, command: inTree}}
 }
 
-// featureOf returns the feature that a peer of that name has, nil without one.
+// featureOf returns the feature of the peer with this name, or nil.
 func featureOf(peer string) *feature {
 	for _, f := range features() {
 		if peer == withPrefix+f.name {

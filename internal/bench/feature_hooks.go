@@ -7,7 +7,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// hookFeatures are features that call funcs of the program's.
+// hookFeatures returns the features that call funcs of the program.
 func hookFeatures() []feature {
 	return []feature{
 		{"begin", "Begin, which sets a header", dearest, func(r *hostproxy.Router, _ *hostproxy.Upstream, _ string) error {
@@ -29,7 +29,8 @@ func hookFeatures() []feature {
 	}
 }
 
-// threeHooks is what an exchange may cost with all three hooks and two headers.
+// threeHooks is the maximum cost of an exchange with all three hooks and two
+// headers.
 const threeHooks = 1.10
 
 func setsIdentifier(b *hostproxy.Beginning) { b.SetHeader("X-Request-Id", "0123456789abcdef") }

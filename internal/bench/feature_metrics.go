@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/prometheus"
 )
 
-// metricsFeatures are features of the modules below examples that measure
+// metricsFeatures returns the features of the modules in examples that measure
 // exchanges.
 func metricsFeatures() []feature {
 	return []feature{
@@ -34,7 +34,7 @@ func metricsFeatures() []feature {
 	}
 }
 
-// nowhere is where spans go.
+// nowhere discards spans.
 type nowhere struct{}
 
 // ExportSpans implements trace.SpanExporter.

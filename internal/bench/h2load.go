@@ -19,7 +19,8 @@ func runH2load(ctx context.Context, l *load) (*outcome, error) {
 	}
 	span := []string{"-D", strconv.Itoa(int(l.duration.Round(time.Second) / time.Second))}
 	if l.duration < time.Second {
-		span = []string{"-n", strconv.Itoa(4 * l.conns)} // shorter than h2load's unit of time
+		// shorter than a second, h2load's unit of time
+		span = []string{"-n", strconv.Itoa(4 * l.conns)}
 	}
 	argv := append([]string{"h2load", "-t1", "-c", strconv.Itoa(l.conns), "-m", strconv.Itoa(l.streams), "--npn-list=h2",
 		"--log-file=" + log, "--connect-to=" + l.addr}, span...)
@@ -55,7 +56,7 @@ var (
 	h2loadElapsed  = regexp.MustCompile(`(?m)^finished in ([\d.]+)(us|ms|s|m)`)
 )
 
-// parseH2load reads h2load's summary.
+// parseH2load parses h2load's summary.
 func parseH2load(r *row, out []byte) (*outcome, error) {
 	counts, traffic, elapsed := h2loadRequests.FindSubmatch(out), h2loadTraffic.FindSubmatch(out), h2loadElapsed.FindSubmatch(out)
 	if counts == nil || traffic == nil || elapsed == nil {
@@ -72,8 +73,8 @@ func parseH2load(r *row, out []byte) (*outcome, error) {
 	return &o, nil
 }
 
-// parseH2loadLog returns the latencies of a log: start, status and duration in
-// microseconds, one request a line.
+// parseH2loadLog returns the latencies in a log. Each line has the start,
+// status and duration, in microseconds, of one request.
 func parseH2loadLog(text []byte) []time.Duration {
 	var all []time.Duration
 	for line := range bytes.Lines(text) {
@@ -84,7 +85,7 @@ func parseH2loadLog(text []byte) []time.Duration {
 	return all
 }
 
-// number reads digits that a pattern has matched.
+// number parses digits that a pattern has matched.
 func number(digits []byte) float64 {
 	n, _ := strconv.ParseFloat(string(digits), 64)
 	return n

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// h2oConf sets the forwarding fields that h2o can set: these are
-// X-Forwarded-For, X-Forwarded-Proto and Via.
+// h2oConf sets the forwarding headers that h2o can set: X-Forwarded-For,
+// X-Forwarded-Proto and Via.
 const h2oConf = `
 {{if .Root}}user: root{{end}}
 num-threads: {{.Cores}}
@@ -30,8 +30,8 @@ hosts:
         proxy.timeout.keepalive: 3600000
 `
 
-// h2oTLS is a configuration of OpenSSL, since h2o has no setting for the cipher
-// suites of TLS 1.3.
+// h2oTLS is an OpenSSL configuration, since h2o has no setting for the TLS 1.3
+// cipher suites.
 const h2oTLS = `
 openssl_conf = all
 [all]

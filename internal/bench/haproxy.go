@@ -2,7 +2,7 @@ package main
 
 import "path/filepath"
 
-// haproxyConf sets the same forwarding fields and TLS suite as nginxProxyConf.
+// haproxyConf sets the same forwarding headers and TLS suite as nginxProxyConf.
 const haproxyConf = `
 global
 	nbthread {{.Cores}}

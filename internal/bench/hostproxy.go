@@ -9,8 +9,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// serveHostproxy serves one route for every host: by the library's own server,
-// with middleware or without, or by its Router under net/http's.
+// serveHostproxy serves one route for all hosts: by the library's own server,
+// with or without middleware, or by its Router in a net/http server.
 func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	certs, err := s.certificates()
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *server) serveHostproxy(ctx context.Context, l net.Listener) error {
 	}
 	front := &hostproxy.Server{Router: &r}
 	if s.as == handlerName {
-		// all that middleware has to be for the handler lane
+		// any middleware leads to the handler lane
 		front.Handler = http.HandlerFunc(r.ServeHTTP)
 	}
 	if s.as == h3Name {

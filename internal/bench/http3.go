@@ -16,20 +16,20 @@ import (
 	"github.com/hostproxy/hostproxy/examples/http3"
 )
 
-// h3Name is the peer that serves HTTP/3, by examples/http3. Its requests go by
+// h3Name is the peer that serves HTTP/3, with examples/http3. Its requests take
 // the handler lane.
 const h3Name = "hostproxy h3"
 
 // A row of HTTP/3 compares our HTTP/3 with our HTTP/2 on both lanes. Go's
-// clients put the load on all of them, each with its connections and
-// goroutines: h2load on this machine speaks no HTTP/3, and a faster client
-// would find other batches to answer.
+// clients make the load for all of them, with equal numbers of connections and
+// goroutines: h2load on this machine has no HTTP/3, and a faster client would
+// lead to other batches of requests.
 const (
 	h3QUIC protocol = "h3"
 	h2Go   protocol = "h2 TLS, by Go's client"
 )
 
-// h3Rows are the rows of HTTP/3.
+// h3Rows returns the rows of HTTP/3.
 func h3Rows() []*row {
 	against := func(must, aim float64) []target {
 		return []target{{peer: h3Name, of: handlerName, must: must, aim: aim}, {peer: h3Name, of: fastLaneName, must: 1.2 * must}}
@@ -40,7 +40,7 @@ func h3Rows() []*row {
 	}
 }
 
-// servedTo returns r as it is measured on p.
+// servedTo returns r as p is measured on it.
 func (r *row) servedTo(p *peer) *row {
 	if r.proto != h3QUIC || p.name == h3Name {
 		return r
@@ -61,11 +61,11 @@ func (p *peer) takesPart(r *row) bool {
 	return (!p.h2Only || r.proto == h2TLS) && !(p.h1Back && r.grpc)
 }
 
-// companionAt is what serves HTTP/3 on an address.
+// companionAt returns the companion that serves HTTP/3 on an address.
 func companionAt(addr string) *http3.Server { return &http3.Server{Addr: addr} }
 
-// roundTripper returns a client with one connection to l.addr, and what closes
-// it.
+// roundTripper returns a client with one connection to l.addr, and a func that
+// closes it.
 func (l *load) roundTripper() (http.RoundTripper, func()) {
 	if l.proto == h3QUIC {
 		t := &h3.Transport{
@@ -85,13 +85,13 @@ func (l *load) roundTripper() (http.RoundTripper, func()) {
 			return new(net.Dialer).DialContext(ctx, network, l.addr)
 		},
 	}
-	t.TLSClientConfig.NextProtos = nil // the transport's, by its protocols
+	t.TLSClientConfig.NextProtos = nil // the transport sets it by its protocols
 	t.Protocols.SetHTTP1(l.proto.name() != "h2")
 	t.Protocols.SetHTTP2(l.proto.name() == "h2")
 	return t, t.CloseIdleConnections
 }
 
-// runGo puts the load on with Go's clients.
+// runGo runs the load with Go's clients.
 func runGo(ctx context.Context, l *load) (*outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.duration+grace)
 	defer cancel()
@@ -101,7 +101,7 @@ func runGo(ctx context.Context, l *load) (*outcome, error) {
 	for i := range l.conns {
 		t, end := l.roundTripper()
 		defer end()
-		if err := l.ask(ctx, t); err != nil { // one connection, and not one for each stream
+		if err := l.ask(ctx, t); err != nil { // opens one connection, instead of one per stream
 			return nil, err
 		}
 		for j := range l.streams {
@@ -130,7 +130,7 @@ func (l *load) askUntil(ctx context.Context, c http.RoundTripper, end time.Time,
 	}
 }
 
-// ask sends a request and reads the answer; it must be a 200.
+// ask sends a request and reads the response, which must be a 200.
 func (l *load) ask(ctx context.Context, c http.RoundTripper) error {
 	q, err := http.NewRequestWithContext(ctx, l.verb(), fmt.Sprintf("https://%s:%s%s", hostName, portOf(l.addr), l.path), nil)
 	if err != nil {

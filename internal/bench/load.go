@@ -10,35 +10,35 @@ import (
 	"time"
 )
 
-// A load is what a load generator is to do to one server.
+// A load is the task of a load generator for one server.
 type load struct {
 	*row
 	addr     string
 	duration time.Duration
-	rate     float64 // requests per second over all connections; 0 is as fast as answers come
+	rate     float64 // requests per second over all connections; 0 means as fast as possible
 	dir      string  // for scratch files
 	fewer    bool    // see peer
 }
 
-// An outcome is what the load generator saw.
+// An outcome is the result of a load generator.
 type outcome struct {
-	requests       float64 // whole answers, or bytes divided by the size of one
-	errors         int64   // wrong status, cut connections, time-outs
+	requests       float64 // whole responses, or bytes divided by the size of one
+	errors         int64   // wrong status, cut connections, timeouts
 	elapsed        time.Duration
 	p50, p99, p999 time.Duration
 }
 
-// body is what each request uploads.
+// body returns the body that each request uploads.
 func (r *row) body() []byte {
 	b := bytes.Repeat([]byte("x"), r.upload)
-	if r.grpc { // one message: no compression, and its length
+	if r.grpc { // one message: the compression flag (off) and the length come first
 		b[0] = 0
 		binary.BigEndian.PutUint32(b[1:], uint32(r.upload-5))
 	}
 	return b
 }
 
-// fields are those that each request has of its own.
+// fields returns the additional headers of each request.
 func (r *row) fields() []field {
 	if r.grpc {
 		return []field{{"Content-Type", "application/grpc"}, {"TE", "trailers"}}
@@ -46,17 +46,17 @@ func (r *row) fields() []field {
 	return nil
 }
 
-// A field is one of a request's.
+// A field is a header of a request.
 type field struct{ name, value string }
 
-// rps is requests per second.
+// rps returns the requests per second.
 func (o *outcome) rps() float64 { return o.requests / o.elapsed.Seconds() }
 
 // generators are the load generators on PATH.
 type generators struct{ wrk, h2load bool }
 
-// findGenerators also returns a line for each missing one that says how to
-// install it.
+// findGenerators returns the generators on PATH, and a line for each missing
+// one that says how to install it.
 func findGenerators() (g generators, missing []string) {
 	has := func(binary string) bool {
 		_, err := exec.LookPath(binary)
@@ -71,10 +71,10 @@ func findGenerators() (g generators, missing []string) {
 	return g, missing
 }
 
-// shortestWrk is wrk's unit of time; shorter runs use the in-tree generator.
+// shortestWrk is wrk's unit of time. Shorter runs use the in-tree generator.
 const shortestWrk = time.Second
 
-// run puts the load on the server with the generator that fits.
+// run runs the load with the generator that suits it.
 func (g generators) run(ctx context.Context, l *load) (*outcome, error) {
 	switch {
 	case l.proto == h2TLS:
@@ -88,9 +88,9 @@ func (g generators) run(ctx context.Context, l *load) (*outcome, error) {
 	}
 }
 
-// answerBytes turns bytes read into answers, where the row counts so: at the
-// end of a run some answers are on their way, and of few large ones these are
-// a large part.
+// answerBytes returns the number of responses, from the bytes read if the row
+// counts bytes. At the end of a run some responses are incomplete; of few large
+// responses, these are a large part.
 func (r *row) answerBytes(whole, bytes float64) float64 {
 	if r.size == 0 {
 		return whole
@@ -98,14 +98,14 @@ func (r *row) answerBytes(whole, bytes float64) float64 {
 	return bytes / float64(r.size)
 }
 
-// setPercentiles sorts all and fills in the outcome's latencies.
+// setPercentiles sorts all and sets the latencies of the outcome.
 func (o *outcome) setPercentiles(all []time.Duration) {
 	slices.Sort(all)
 	o.p50, o.p99, o.p999 = percentile(all, 0.50), percentile(all, 0.99), percentile(all, 0.999)
 }
 
-// percentile returns the value below which the fraction q of sorted lies, or 0
-// if sorted is empty.
+// percentile returns the value below which the fraction q of sorted lies. It is
+// 0 if sorted is empty.
 func percentile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -113,7 +113,7 @@ func percentile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// command runs a load generator and returns what it prints.
+// command runs a load generator and returns its output.
 func command(ctx context.Context, limit time.Duration, argv ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -124,5 +124,5 @@ func command(ctx context.Context, limit time.Duration, argv ...string) ([]byte, 
 	return out, nil
 }
 
-// grace is how long a generator may take beyond its duration.
+// grace is how long a generator may run beyond its duration.
 const grace = 20 * time.Second

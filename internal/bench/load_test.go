@@ -30,7 +30,7 @@ time for request:      104us     15.91ms      1.57ms       901us    83.17%
 `
 )
 
-func TestWrkOutputIsRead(t *testing.T) {
+func TestTheOutputOfWrkIsParsed(t *testing.T) {
 	t.Run("whole answers", func(t *testing.T) {
 		o, err := parseWrk(&row{}, []byte(wrkOutput))
 		require.NoError(t, err)
@@ -54,7 +54,7 @@ func TestWrkOutputIsRead(t *testing.T) {
 	}
 }
 
-func TestH2loadOutputIsRead(t *testing.T) {
+func TestTheOutputOfH2loadIsParsed(t *testing.T) {
 	o, err := parseH2load(&row{}, []byte(h2loadOutput))
 	require.NoError(t, err)
 	assert.Equal(t, &outcome{requests: 80620, errors: 5, elapsed: 2010 * time.Millisecond}, o)
@@ -67,19 +67,19 @@ func TestH2loadOutputIsRead(t *testing.T) {
 	assert.Error(t, err)
 }
 
-func TestH2loadLogGivesPercentiles(t *testing.T) {
+func TestTheLogOfH2loadYieldsPercentiles(t *testing.T) {
 	var o outcome
 	o.setPercentiles(parseH2loadLog([]byte("1763870000000001\t200\t300\n1763870000000002\t200\t100\n\n1763870000000003\t200\t200\n")))
 	assert.Equal(t, outcome{p50: 200 * time.Microsecond, p99: 300 * time.Microsecond, p999: 300 * time.Microsecond}, o)
 }
 
-func TestPercentilesOfNothingAndOfOne(t *testing.T) {
+func TestPercentilesAreDefinedForZeroOrOneValue(t *testing.T) {
 	assert.Zero(t, percentile(nil, 0.99))
 	assert.Equal(t, time.Second, percentile([]time.Duration{time.Second}, 0))
 	assert.Equal(t, time.Second, percentile([]time.Duration{time.Second}, 1))
 }
 
-func TestPerfOutputIsRead(t *testing.T) {
+func TestTheOutputOfPerfIsParsed(t *testing.T) {
 	n, err := parsePerf("51234,,raw_syscalls:sys_enter,2001234567,100.00,,\n")
 	require.NoError(t, err)
 	assert.Equal(t, 51234.0, n)

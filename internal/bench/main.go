@@ -4,8 +4,8 @@
 //	go run -C internal/bench .
 //	go run -C internal/bench . -rows '^h1-64$|tls' -rounds 3 -o RESULTS.md
 //
-// It needs Linux. Peers and load generators that are not installed are left
-// out, with a line that says how to get them. RESULTS.md explains the method.
+// It needs Linux. Peers and load generators that are not installed are skipped,
+// with a line that says how to install them. RESULTS.md explains the method.
 package main
 
 import (
@@ -73,7 +73,8 @@ func parseOptions(args []string) (*options, error) {
 	return &o, nil
 }
 
-// quickDuration keeps a smoke test of all rows and peers under a minute.
+// quickDuration is the duration of a load in a smoke test. It keeps a test of
+// all rows and peers below a minute.
 const quickDuration = 100 * time.Millisecond
 
 func rowNames() string {
@@ -84,7 +85,7 @@ func rowNames() string {
 	return strings.Join(names, " ")
 }
 
-// compare is the whole run.
+// compare does a whole run.
 func compare(args []string) (err error) {
 	o, err := parseOptions(args)
 	if err != nil {
@@ -118,8 +119,8 @@ func compare(args []string) (err error) {
 	return errors.Join(err, r.publish(o), r.failures())
 }
 
-// measureAll measures the rows in turn. When the time is up it returns those
-// that it has, and the error.
+// measureAll measures the rows one after the other. On a timeout it returns the
+// results so far and the error.
 func (b *bench) measureAll(ctx context.Context, rows []*row) (results []*rowResult, err error) {
 	for _, row := range rows {
 		if row.proto == h2TLS && !b.tools.h2load {
@@ -127,7 +128,7 @@ func (b *bench) measureAll(ctx context.Context, rows []*row) (results []*rowResu
 		}
 		fmt.Fprintln(b.progress, row.title)
 		result, err := b.measure(ctx, row)
-		// once more: a busy machine lets a dial time out
+		// again: on a busy machine a dial may time out
 		if err == nil && b.quick && result.failed() {
 			result, err = b.measure(ctx, row)
 		}
@@ -139,7 +140,7 @@ func (b *bench) measureAll(ctx context.Context, rows []*row) (results []*rowResu
 	return results, nil
 }
 
-// publish writes the report where the flags say. A smoke test has none.
+// publish writes the report to where the flags say. A smoke test has no report.
 func (r *report) publish(o *options) error {
 	switch {
 	case o.quick:
@@ -194,7 +195,7 @@ func newBench(o *options) (*bench, error) {
 }
 
 // startBackends starts the Go backend, and nginx if it is installed, on the
-// cores of the load.
+// CPUs of the load.
 func (b *bench) startBackends(ctx context.Context) (end func(), err error) {
 	var started []*process
 	end = func() {
@@ -238,7 +239,7 @@ func (b *bench) versions() []string {
 	return all
 }
 
-// machine is what of the hardware matters for ratios.
+// machine describes the parts of the hardware that matter for ratios.
 func machine() string {
 	var kernel string
 	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {

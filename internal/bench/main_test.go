@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets the test binary be the servers that a run starts.
+// TestMain lets the test binary also act as the servers that a run starts.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		if err := serve(os.Args[2:]); err != nil {
@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestASmokeRunOfInTreePeersAnswersRight(t *testing.T) {
+func TestASmokeRunOfInTreePeersGetsTheRightAnswers(t *testing.T) {
 	err := compare([]string{"-quick", "-peers", "^httputil$", "-rows", "^(h1-post-16k|h1-chunked-16k|websocket|handshake-resumed|latency-slow|idle)$"})
 	require.NoError(t, err)
 }
@@ -46,7 +46,7 @@ func TestFlagsAreCheckedBeforeAnythingStarts(t *testing.T) {
 	}
 }
 
-func TestRowsAreNamedOnceAndComplete(t *testing.T) {
+func TestRowsHaveUniqueNamesAndAreComplete(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, r := range allRows() {
 		assert.False(t, seen[r.name], "two rows %q", r.name)
@@ -81,6 +81,6 @@ func TestRowsAreSelectedInOrder(t *testing.T) {
 	assert.Equal(t, []string{"h1-8", "idle", "idle-tls", "idle-h2"}, names)
 }
 
-func TestASmokeRunOfHTTP3AnswersRight(t *testing.T) {
+func TestASmokeRunOfHTTP3GetsTheRightAnswers(t *testing.T) {
 	require.NoError(t, compare([]string{"-quick", "-peers", "^hostproxy", "-rows", "^h3-"}))
 }

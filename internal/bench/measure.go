@@ -16,58 +16,60 @@ import (
 
 // A bench is one run: the peers, the backends behind them, and the rules.
 type bench struct {
-	dir      string // temporary
-	self     string // this program
+	dir      string // temporary directory
+	self     string // path of this program
 	keys     *keyPair
-	allowed  []int // CPUs
+	allowed  []int // CPUs that may be used
 	peers    []*peer
 	tools    generators
 	rounds   int
 	duration time.Duration // of one load
 	quick    bool
 	syscalls bool
-	profiles string // directory; "" is none
+	profiles string // directory for profiles; "" means none
 	progress io.Writer
 	backends map[backendKind]string // addresses
 }
 
 // A sample is one load on one peer.
 type sample struct {
-	value    float64 // of the row's unit
-	ratio    float64 // of value to nginx in the same round; 0 without nginx
+	value    float64 // in the row's unit
+	ratio    float64 // value relative to that of nginx in the same round; 0 without nginx
 	cpu      float64 // µs per request
 	switches float64 // context switches per request
 	rps      float64
-	busy     float64 // CPU time per time
-	// CPU time of others on the proxy's core, per time; 0 where it shares its
-	// cores
+	busy     float64 // CPU time per elapsed time
+	// other processes' CPU time on the proxy's core, per elapsed time; 0 if the
+	// proxy shares its cores
 	foreign        float64
 	p50, p99, p999 time.Duration
 }
 
-// A peerResult is what a row found out about one peer.
+// A peerResult is the result of one peer on a row.
 type peerResult struct {
 	name     string
-	failure  string // why the peer was not measured to the end; "" is none
+	failure  string // why the peer was not measured to the end; "" means it was
 	samples  []sample
 	rss      int64   // bytes after the last load
-	syscalls float64 // per request; 0 is not measured
+	syscalls float64 // per request; 0 means not measured
 }
 
 // A rowResult is one measured row.
 type rowResult struct {
-	row       *row
-	peers     []*peerResult // as peersOf has them
-	good      int           // rounds that count
-	discarded int           // rounds in which what others are compared with moved too much
+	row   *row
+	peers []*peerResult // in the order of peersOf
+	good  int           // number of rounds that count
+	// number of rounds in which the reference peer's values differed too much
+	discarded int
 }
 
-// settled is how far what others are compared with may move within a round, of
-// its lower value.
+// settled is how far the two values of the reference peer may differ within a
+// round, relative to the lower one.
 const settled = 0.10
 
-// cpus returns the CPUs of the proxy and those of load and backends: the first
-// one, and the others. With one CPU they share it.
+// cpus returns the CPUs for the proxy, and those for load and backends: the
+// first CPU, and the others. If the row has several cores, or if there is one
+// CPU, the load may use the proxy's too.
 func (b *bench) cpus(r *row) (proxy, load []int) {
 	all := b.allowed
 	if r != nil && r.cores > 1 {
@@ -76,15 +78,15 @@ func (b *bench) cpus(r *row) (proxy, load []int) {
 	return all[:1], all[min(1, len(all)-1):]
 }
 
-// A running is a peer that serves a row.
+// A running is a peer that is serving a row.
 type running struct {
 	*peerResult
 	proc *process
 	load *load
-	max  float64 // requests per second in a closed loop, latency rows only
+	max  float64 // maximum of requests per second in a closed loop, for latency rows only
 }
 
-// measure runs one row on all peers.
+// measure measures one row on all peers.
 func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
 	if b.quick {
 		r.shrink()
@@ -114,8 +116,8 @@ func (b *bench) measure(ctx context.Context, r *row) (*rowResult, error) {
 	return result, ctx.Err()
 }
 
-// startPeers starts, checks and warms up all peers; those that fail have said
-// so in the result and are not returned. stop ends them all.
+// startPeers starts, checks and warms up all peers. Peers that fail are noted
+// in the result and not returned. stop ends all of them.
 func (b *bench) startPeers(ctx context.Context, want answer, result *rowResult) (ready []*running, stop func()) {
 	peers := b.peersOf(result.row)
 	started := make([]*running, len(peers))
@@ -153,8 +155,8 @@ func (b *bench) peersOf(r *row) []*peer {
 	return slices.DeleteFunc(slices.Clone(b.peers), func(p *peer) bool { return !p.takesPart(r) })
 }
 
-// startTries bounds how often a peer is started: somebody else may be faster to
-// take its port.
+// startTries limits how often a peer is started: another process may take its
+// port first.
 const startTries = 3
 
 // startPeer starts one peer.
@@ -199,7 +201,7 @@ func (b *bench) backend(r *row) string {
 	return cmp.Or(b.backends[r.backend], b.backends[goBackend])
 }
 
-// warmUp is the load before the first that counts.
+// warmUp is the duration of the load before the first measurement.
 const warmUp = 500 * time.Millisecond
 
 // prepare checks the peer and warms it up.
@@ -210,7 +212,8 @@ func (b *bench) prepare(ctx context.Context, p *running, want answer) error {
 	first := *p.load
 	first.duration = min(warmUp, b.duration/2)
 	if first.kind == idle {
-		// Enough to grow what grows once, few enough to leave nothing to reuse.
+		// Enough connections to grow what grows once, but so few that they
+		// leave nothing to reuse.
 		idleRow := *first.row
 		idleRow.conns = min(idleRow.conns, 16)
 		first.row = &idleRow
@@ -227,7 +230,7 @@ func (b *bench) prepare(ctx context.Context, p *running, want answer) error {
 	return nil
 }
 
-// fail notes the first error, and what the peer had to say.
+// fail records the first error and the peer's output.
 func (p *running) fail(err error) {
 	if err == nil || p.failure != "" {
 		return
@@ -238,7 +241,8 @@ func (p *running) fail(err error) {
 	}
 }
 
-// measureRounds runs until enough rounds are good, at most twice as many.
+// measureRounds measures until enough rounds are good, but at most twice as
+// many.
 func (b *bench) measureRounds(ctx context.Context, peers []*running, result *rowResult) {
 	var last []sample
 	for try := 0; result.good < b.rounds && try < 2*b.rounds && ctx.Err() == nil; try++ {
@@ -252,7 +256,7 @@ func (b *bench) measureRounds(ctx context.Context, peers []*running, result *row
 		result.discarded++
 	}
 	if result.good == 0 && last != nil {
-		keep(peers, last) // better than nothing, and marked by good == 0
+		keep(peers, last) // better than nothing; good == 0 marks it
 	}
 }
 
@@ -264,9 +268,9 @@ func keep(peers []*running, samples []sample) {
 	}
 }
 
-// round measures each peer once, and the one that the others are compared with,
-// which comes first, once more at the end; steady tells whether both of its
-// values agree. The ratios are to their mean.
+// round measures each peer once. The first one is the reference: it is measured
+// again at the end, and steady reports whether both of its values agree. Ratios
+// are relative to their mean.
 func (b *bench) round(ctx context.Context, peers []*running) (samples []sample, steady bool) {
 	samples = make([]sample, len(peers))
 	for i, p := range peers {
@@ -286,7 +290,7 @@ func (b *bench) round(ctx context.Context, peers []*running) (samples []sample, 
 	return samples, moved <= settled
 }
 
-// once puts the load on a peer and counts what it costs.
+// once runs the load on a peer and measures the cost.
 func (b *bench) once(ctx context.Context, p *running) (s sample) {
 	if p.failure != "" || ctx.Err() != nil {
 		return s
@@ -310,10 +314,10 @@ func (b *bench) once(ctx context.Context, p *running) (s sample) {
 	return newSample(l.row, o, before, after)
 }
 
-// A reading is what a process and its CPUs have consumed so far.
+// A reading is what a process and its CPUs have consumed up to now.
 type reading struct {
 	usage
-	core time.Duration // by anybody; 0 if the proxy shares its CPUs
+	core time.Duration // by all processes; 0 if the proxy shares its CPUs
 }
 
 func (p *running) read(cpus []int) (r reading, err error) {
@@ -326,7 +330,7 @@ func (p *running) read(cpus []int) (r reading, err error) {
 	return r, err
 }
 
-// newSample relates what was consumed between two readings to what was done.
+// newSample divides the consumption between two readings by the work done.
 func newSample(r *row, o *outcome, before, after reading) sample {
 	cpu := after.cpu - before.cpu
 	s := sample{
@@ -344,8 +348,8 @@ func newSample(r *row, o *outcome, before, after reading) sample {
 	return s
 }
 
-// ofMaximum is the fixed rate of latency rows, of what the peer and the in-tree
-// generator reach together.
+// ofMaximum sets the fixed rate of latency rows, as a part of the maximum that
+// the peer and the in-tree generator reach together.
 const ofMaximum = 0.6
 
 // measureIdle opens the row's connections to each peer and compares its memory
@@ -356,7 +360,7 @@ func (b *bench) measureIdle(ctx context.Context, peers []*running) {
 	}
 }
 
-// restTime lets a garbage collector or a sweeper do what they do at rest.
+// restTime lets a garbage collector or a sweeper finish its work.
 const restTime = 500 * time.Millisecond
 
 func (p *running) idleCost(ctx context.Context, rest time.Duration) error {
@@ -383,7 +387,7 @@ func (p *running) idleCost(ctx context.Context, rest time.Duration) error {
 	return nil
 }
 
-// finish reads what is read once, after the last round.
+// finish takes the readings that are taken only once, after the last round.
 func (b *bench) finish(ctx context.Context, p *running) {
 	u, err := p.proc.usage()
 	p.fail(err)

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestSampleRelatesCostToRequests(t *testing.T) {
+func TestASampleDividesTheCostByTheRequests(t *testing.T) {
 	o := &outcome{requests: 20_000, elapsed: 2 * time.Second, p99: 3 * time.Millisecond}
 	before := reading{usage{cpu: time.Second, switches: 100}, 5 * time.Second}
 	after := reading{usage{cpu: 1200 * time.Millisecond, switches: 1100}, 5600 * time.Millisecond}
@@ -27,7 +27,7 @@ func TestSampleRelatesCostToRequests(t *testing.T) {
 	assert.Zero(t, s.foreign, "the core's time was not read")
 }
 
-func TestProxyAndLoadHaveCoresOfTheirOwn(t *testing.T) {
+func TestTheProxyAndTheLoadHaveTheirOwnCores(t *testing.T) {
 	tests := []struct {
 		name        string
 		allowed     []int

@@ -2,8 +2,8 @@ package main
 
 import "path/filepath"
 
-// nghttpxConf sets the forwarding fields that nghttpx can set: without a script
-// these are X-Forwarded-For, X-Forwarded-Proto and Via.
+// nghttpxConf sets the forwarding headers that nghttpx can set without a
+// script: X-Forwarded-For, X-Forwarded-Proto and Via.
 const nghttpxConf = `
 frontend={{.Host}},{{.Port}}{{if not .Cert}};no-tls{{end}}
 backend={{.BackendHost}},{{.BackendPort}};;proto={{.Proto}}

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 )
 
-// nginxCommon is what the proxy and the backend share: no logs, no detaching,
-// connections that stay open, scratch files in the instance's directory.
+// nginxCommon is the common part of proxy and backend: no logs, no daemon,
+// persistent connections, and scratch files in the instance's directory.
 const nginxCommon = `
 daemon off;
 {{if .Root}}user root;{{end}}
@@ -28,11 +28,11 @@ http {
 	scgi_temp_path {{.Dir}}/scgi;
 `
 
-// nginxProxyConf is the reverse proxy that the nginx documentation teaches,
-// with a pool of upstream connections. Buffers have their default sizes, but no
-// body goes to a temporary file (and none in two writes, of which Nagle's
-// algorithm would hold back the second), and the TLS suite is the one that Go
-// picks, so that all peers encrypt alike.
+// nginxProxyConf is the reverse proxy of the nginx documentation, with a pool
+// of upstream connections. Buffers have their default sizes, but no body goes
+// to a temporary file. No body is sent in two writes either: Nagle's algorithm
+// would delay the second one. The TLS suite is the one that Go prefers, so that
+// all peers use the same encryption.
 const nginxProxyConf = nginxCommon + `
 	map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
 	upstream target {
@@ -72,8 +72,8 @@ const nginxProxyConf = nginxCommon + `
 }
 `
 
-// nginxBackendConf answers the small body from memory, the large ones from
-// files, and /echo with the forwarding fields that it saw.
+// nginxBackendConf serves the small body from memory, the large ones from
+// files, and /echo with the forwarding headers that it received.
 const nginxBackendConf = nginxCommon + `
 	sendfile on;
 	open_file_cache max=100 inactive=1h;

@@ -10,24 +10,24 @@ import (
 	"text/template"
 )
 
-// A peer is a proxy that can be measured.
+// A peer is a proxy to measure.
 type peer struct {
 	name    string
-	binary  string // looked up on PATH; "" is this program
-	install string // how to get the binary
+	binary  string // looked up on PATH; "" means this program
+	install string // how to install the binary
 	version []string
 
-	h2Only bool // measured on rows of HTTP/2 alone
+	h2Only bool // measured only on rows of HTTP/2
 	fewer  bool // sets neither X-Forwarded-Host nor X-Real-IP, and appends to X-Forwarded-For
-	h1Back bool // speaks HTTP/1.1 alone to the backend
-	// command writes what configuration it needs into s.dir and returns the
-	// command that serves s.listen until it is told to end.
+	h1Back bool // uses only HTTP/1.1 to the backend
+	// command writes the configuration into s.dir. It returns the command that
+	// serves s.listen until it is told to end.
 	command func(s *site) ([]string, error)
 }
 
-// A site is one proxy instance to be: where it listens and what it forwards to.
+// A site is the address and the backend of one proxy instance.
 type site struct {
-	dir     string // its own, for configuration and scratch files
+	dir     string // the instance's directory, for configuration and scratch files
 	binary  string
 	listen  string // address
 	secure  bool   // TLS, with HTTP/2 and HTTP/1.1
@@ -35,13 +35,13 @@ type site struct {
 	keys    *keyPair
 	backend string // address
 	cores   int
-	profile string // file for a CPU profile; "" is none
+	profile string // file for a CPU profile; "" means none
 
 	twoTargets bool // forwards to the backend under two names
 }
 
-// allPeers is in the order of the report; nginx, which the others are compared
-// with, comes first.
+// allPeers returns all peers in the order of the report. nginx, the reference,
+// comes first.
 func allPeers() []*peer {
 	return []*peer{
 		{name: nginxName, binary: "nginx", install: "apt-get install nginx-light", version: []string{"-v"}, command: nginxProxy},
@@ -58,8 +58,8 @@ func allPeers() []*peer {
 	}
 }
 
-// selectPeers returns the peers whose name pattern matches and that are
-// installed, and for each missing one a line that says how to install it.
+// selectPeers returns the installed peers whose names match pattern. For each
+// missing one, it returns a line that says how to install it.
 func selectPeers(pattern string) (found []*peer, missing []string, err error) {
 	re, err := regexp.Compile(pattern)
 	if err != nil {
@@ -83,8 +83,8 @@ func selectPeers(pattern string) (found []*peer, missing []string, err error) {
 	return found, missing, nil
 }
 
-// describe returns the version as the binary reports it; in-tree peers are of
-// the commit and the Go version that the report names anyway.
+// describe returns the version that the binary reports. In-tree peers have the
+// commit and Go version of the report.
 func (p *peer) describe() string {
 	if p.binary == "" {
 		return "in-tree"
@@ -92,8 +92,8 @@ func (p *peer) describe() string {
 	return describeTool(p.binary, p.version...)
 }
 
-// describeTool returns the version number in the first line that the tool
-// prints.
+// describeTool returns the version number in the first line of the tool's
+// output.
 func describeTool(binary string, args ...string) string {
 	out, _ := exec.Command(binary, args...).CombinedOutput() // wrk exits with 1
 	line, _, _ := strings.Cut(string(out), "\n")
@@ -105,7 +105,8 @@ func describeTool(binary string, args ...string) string {
 
 var versionNumber = regexp.MustCompile(`\d+\.\d+(\.\d+)?`)
 
-// inTree serves with this very program; the peer's directory is named after it.
+// inTree returns the command that serves with this program. The peer's
+// directory has the peer's name.
 func inTree(s *site) ([]string, error) {
 	argv := []string{s.binary, serveCommand, "-as", filepath.Base(s.dir), "-listen", s.listen, "-backend", s.backend}
 	if s.secure {

@@ -20,32 +20,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process is a peer or backend that runs, with all its children.
+// A process is a running peer or backend with all its children.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
 	output *tail
-	done   chan struct{} // closed when the process has ended
-	stop   func()        // ends it; may be called again
+	done   chan struct{} // closed when the process ends
+	stop   func()        // ends the process; may be called repeatedly
 }
 
-// usage is what a process has consumed since it started, and holds now.
+// usage is what a process has consumed since its start, and what it holds now.
 type usage struct {
 	cpu      time.Duration
 	switches int64 // context switches, voluntary or not
 	rss      int64 // bytes
 }
 
-// startProcess starts argv on the given CPUs and waits until addr accepts
-// connections. The process ends with stop, or with this one.
+// startProcess starts argv on these CPUs and waits until addr accepts
+// connections. The process ends with stop, or with this process.
 func startProcess(ctx context.Context, name string, cpus []int, addr string, argv []string, env ...string) (*process, error) {
 	p := &process{name: name, output: new(tail), done: make(chan struct{})}
 	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.WaitDelay = time.Second // for the output of children that outlive it
-	// A group of its own, so that the terminal's Ctrl-C reaches only us and
-	// stop reaches all of its children.
+	p.cmd.WaitDelay = time.Second // for output of children that outlive the process
+	// A separate process group: the terminal's Ctrl-C reaches only this
+	// process, and stop reaches all children.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := startOn(cpus, p.cmd); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -59,7 +59,7 @@ func startProcess(ctx context.Context, name string, cpus []int, addr string, arg
 	return p, nil
 }
 
-// startOn starts cmd bound to the CPUs: a child inherits the affinity of the
+// startOn starts cmd on these CPUs: a child inherits the CPU affinity of the
 // thread that forks it.
 func startOn(cpus []int, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
@@ -76,8 +76,8 @@ func startOn(cpus []int, cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// pinSelf binds every thread of this process to the CPUs: the load generators
-// that run inside it must not touch the proxy's core.
+// pinSelf binds all threads of this process to these CPUs: the load generators
+// in it must not use the proxy's core.
 func pinSelf(cpus []int) error {
 	tasks, err := filepath.Glob("/proc/self/task/*")
 	if err != nil {
@@ -133,7 +133,7 @@ func (p *process) ready(ctx context.Context, addr string) error {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			c.Close()
-			if c.LocalAddr().String() != addr { // TCP lets a client connect to itself
+			if c.LocalAddr().String() != addr { // TCP allows a client to connect to itself
 				return nil
 			}
 		}
@@ -147,25 +147,25 @@ func (p *process) ready(ctx context.Context, addr string) error {
 	}
 }
 
-// end asks the process to end, and makes it after two seconds.
+// end asks the process to end, and kills it after two seconds.
 func (p *process) end() {
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.done:
 	case <-time.After(2 * time.Second):
 	}
-	// What is left of the group: a worker that outlived its master, or all of
-	// it.
+	// Kill the rest of the group: all of it, or a worker that outlived its
+	// master.
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
 
-// pids returns the process and its children: nginx works in a child.
+// pids returns the process and its children: nginx works in a child process.
 func (p *process) pids() []int {
 	pids := []int{p.cmd.Process.Pid}
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pids[0]))
 	for _, list := range lists {
-		text, _ := os.ReadFile(list) // gone: the thread has ended
+		text, _ := os.ReadFile(list) // missing if the thread has ended
 		for f := range strings.FieldsSeq(string(text)) {
 			if pid, err := strconv.Atoi(f); err == nil {
 				pids = append(pids, pid)
@@ -175,7 +175,7 @@ func (p *process) pids() []int {
 	return pids
 }
 
-// usage sums over the process and its children.
+// usage adds up the usage of the process and its children.
 func (p *process) usage() (u usage, err error) {
 	for _, pid := range p.pids() {
 		var t unix.Timespec
@@ -188,7 +188,7 @@ func (p *process) usage() (u usage, err error) {
 			return u, err
 		}
 		for _, file := range files {
-			text, _ := os.ReadFile(file) // gone: the thread has ended
+			text, _ := os.ReadFile(file) // missing if the thread has ended
 			s := parseStatus(text)
 			u.switches += s["voluntary_ctxt_switches"] + s["nonvoluntary_ctxt_switches"]
 		}
@@ -201,15 +201,15 @@ func (p *process) usage() (u usage, err error) {
 	return u, nil
 }
 
-// cpuClock is the id of the clock that counts the CPU time of a whole process,
-// ended threads included, in nanoseconds; /proc/PID/stat counts in ticks of
-// 10 ms. The encoding is the kernel's, see clock_getcpuclockid(3).
+// cpuClock returns the ID of the clock that counts the CPU time of a whole
+// process, ended threads included, in nanoseconds. (/proc/PID/stat counts in
+// ticks of 10 ms.) The encoding is the kernel's; see clock_getcpuclockid(3).
 func cpuClock(pid int) int32 {
 	const schedClock = 2
 	return int32(^pid)<<3 | schedClock
 }
 
-// parseStatus returns the numbers of a /proc/PID/status file by their names.
+// parseStatus returns the numbers in a /proc/PID/status file by their names.
 func parseStatus(text []byte) map[string]int64 {
 	numbers := make(map[string]int64)
 	for line := range bytes.Lines(text) {
@@ -225,8 +225,8 @@ func parseStatus(text []byte) map[string]int64 {
 	return numbers
 }
 
-// coreTime returns how long the CPUs have been busy, with whatever, or taken
-// away by a hypervisor. Its unit is coarse: 10 ms.
+// coreTime returns how long the CPUs have been busy with anything, or taken
+// away by a hypervisor. Its resolution is 10 ms.
 func coreTime(cpus []int) (time.Duration, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -236,9 +236,9 @@ func coreTime(cpus []int) (time.Duration, error) {
 }
 
 // parseCoreTime adds up the lines "cpuN user nice system idle iowait irq
-// softirq steal …" of the CPUs, except idle and iowait.
+// softirq steal …" of these CPUs, without idle and iowait.
 func parseCoreTime(text []byte, cpus []int) (sum time.Duration, err error) {
-	const perTick = 10 * time.Millisecond // USER_HZ is 100 on every platform of Go's
+	const perTick = 10 * time.Millisecond // USER_HZ is 100 on every platform that Go supports
 	for _, cpu := range cpus {
 		line, err := lineAfter(text, fmt.Sprintf("cpu%d ", cpu))
 		if err != nil {
@@ -257,10 +257,9 @@ func parseCoreTime(text []byte, cpus []int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// freeAddr returns an address of the loopback interface that nobody listens on.
-// Its port is none that the kernel gives to clients: a connection of the load
-// generators, or the one that asks whether the server is up, could take it
-// before the server does.
+// freeAddr returns a free loopback address. The kernel does not give its port
+// to clients: otherwise a connection of a load generator, or the one that
+// checks whether the server is up, could take the port before the server does.
 func freeAddr() (string, error) {
 	const lowest = 10_000
 	first, err := firstClientPort()
@@ -292,8 +291,7 @@ func firstClientPort() (int, error) {
 	return first, nil
 }
 
-// A tail keeps the last bytes written to it, for messages about a process that
-// did not do as expected.
+// A tail keeps the last bytes written to it, for errors about a process.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestStatusIsRead(t *testing.T) {
+func TestAStatusFileIsParsed(t *testing.T) {
 	s := parseStatus([]byte("Name:\tnginx: worker\nVmRSS:\t    4312 kB\nTgid:\t\nvoluntary_ctxt_switches:\t17\nnonvoluntary_ctxt_switches:\t3\n"))
 	assert.EqualValues(t, 4312, s["VmRSS"])
 	assert.EqualValues(t, 17, s["voluntary_ctxt_switches"])
@@ -22,7 +22,7 @@ func TestStatusIsRead(t *testing.T) {
 	assert.NotContains(t, s, "Name")
 }
 
-func TestCoreTimeLeavesIdlingOut(t *testing.T) {
+func TestCoreTimeExcludesIdleTime(t *testing.T) {
 	const stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 3 1000 1000 4 5 6 7 8\ncpu1 100 0 0 50 50 0 0 0 0 0\nintr 1\n"
 	sum, err := parseCoreTime([]byte(stat), []int{0})
 	require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestAProcessThatCannotServeSaysWhy(t *testing.T) {
 	assert.ErrorIs(t, err, exec.ErrNotFound)
 }
 
-func TestAddressesAreNoneThatClientsGet(t *testing.T) {
+func TestFreeAddressesAreNotGivenToClients(t *testing.T) {
 	first, err := firstClientPort()
 	require.NoError(t, err)
 	for range 50 {
@@ -101,9 +101,9 @@ func TestAddressesAreNoneThatClientsGet(t *testing.T) {
 	}
 }
 
-func TestAClientThatConnectedToItselfIsNoServer(t *testing.T) {
-	// Both ends of the connection are the one socket, bound to the port that it
-	// dials.
+func TestAClientThatConnectedToItselfIsNotTakenForAServer(t *testing.T) {
+	// Both ends of the connection are the same socket: it is bound to the port
+	// that it dials.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := ln.Addr().(*net.TCPAddr)
@@ -118,7 +118,7 @@ func TestAClientThatConnectedToItselfIsNoServer(t *testing.T) {
 	assert.Error(t, p.ready(ctx, addr.String()))
 }
 
-func TestTailKeepsTheEnd(t *testing.T) {
+func TestATailKeepsTheLastBytes(t *testing.T) {
 	out := new(tail)
 	for range tailSize {
 		out.Write([]byte("noise "))

@@ -7,13 +7,13 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// proxyProtocol is the feature of a Server that reads a header of the PROXY
-// protocol at the start of each connection.
+// proxyProtocol is the feature of a Server that reads a PROXY protocol header
+// on each connection.
 const proxyProtocol = "proxyprotocol"
 
-// behindBalancer lets s read headers, and returns l with connections that begin
-// with one, since load generators send none; its client is what the backend has
-// to see.
+// behindBalancer makes s read headers. It returns l with a header before the
+// data of each connection, since load generators send none. The client in the
+// header is the one that the backend must see.
 func behindBalancer(s *hostproxy.Server, l net.Listener) net.Listener {
 	s.ProxyProtocol = &hostproxy.ProxyProtocol{From: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	return introducing{l}
@@ -30,7 +30,7 @@ func (l introducing) Accept() (net.Conn, error) {
 	return &introduced{Conn: c, header: "PROXY TCP4 127.0.0.1 127.0.0.1 4321 80\r\n"}, nil
 }
 
-// An introduced connection is read behind its header.
+// An introduced connection first yields its header.
 type introduced struct {
 	net.Conn
 	header string

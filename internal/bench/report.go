@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A report is what a run says about itself and its rows.
+// A report has the results of a run and describes the run.
 type report struct {
 	date    time.Time
 	command string
@@ -23,8 +23,7 @@ type report struct {
 	rows    []*rowResult
 }
 
-// median returns the middle of what f takes from the samples, NaN if there are
-// none.
+// median returns the median of f over the samples, or NaN without samples.
 func median(samples []sample, f func(sample) float64) float64 {
 	if len(samples) == 0 {
 		return math.NaN()
@@ -41,7 +40,7 @@ func median(samples []sample, f func(sample) float64) float64 {
 func value(s sample) float64 { return s.value }
 func ratio(s sample) float64 { return s.ratio }
 
-// peer returns the result of the named peer, nil if it did not take part.
+// peer returns the result of the peer with this name, or nil.
 func (r *rowResult) peer(name string) *peerResult {
 	for _, p := range r.peers {
 		if p.name == name {
@@ -51,9 +50,9 @@ func (r *rowResult) peer(name string) *peerResult {
 	return nil
 }
 
-// figure returns what the target bounds: the median of the peer's values, or
-// of their quotients with the other peer's of the same round. It is NaN where
-// one of them was not measured.
+// figure returns the value that the target limits: the median of the peer's
+// values, or of their quotients with those of the other peer in the same round.
+// It is NaN if one of them was not measured.
 func (r *rowResult) figure(t target) float64 {
 	p := r.peer(t.peer)
 	if p == nil || p.failure != "" {
@@ -87,7 +86,7 @@ func (t target) verdict(figure float64) string {
 	}
 }
 
-// markdown writes the whole report; charts are the pictures to refer to.
+// markdown writes the whole report. It refers to the pictures in charts.
 func (r *report) markdown(to io.Writer, charts []chart) error {
 	w := new(strings.Builder)
 	fmt.Fprintf(w, "# Results\n\n%s, `%s`, on %s.\n%s.\n\n", r.date.Format(time.DateOnly), r.command, r.machine, strings.Join(r.tools, ", "))
@@ -105,7 +104,8 @@ func (r *report) markdown(to io.Writer, charts []chart) error {
 	return err
 }
 
-// foreign is the share of the proxy's core that others had, over all rows.
+// foreign returns the share of the proxy's core that other processes used, over
+// all rows.
 func (r *report) foreign() string {
 	var all []sample
 	for _, row := range r.rows {
@@ -127,7 +127,7 @@ A figure is the median of the rounds; a ratio is the median of the rounds' ratio
 
 `
 
-// writeTargets lists the bounds of performance.md and what was reached.
+// writeTargets lists the bounds of performance.md and the values reached.
 func (r *report) writeTargets(w *strings.Builder) {
 	w.WriteString("## Targets\n\n| workload | peer | figure | must | aim | |\n|---|---|---|---|---|---|\n")
 	for _, row := range r.rows {
@@ -144,14 +144,15 @@ func (r *report) writeTargets(w *strings.Builder) {
 	w.WriteString("\n")
 }
 
-// A table shows one quantity of the rows that want it, with a column a peer.
+// A table shows one quantity of the rows that have it, with one column per
+// peer.
 type table struct {
 	title string
 	want  func(*rowResult) bool
 	cell  func(*peerResult) string
 }
 
-// tables are those of a report, in order.
+// tables returns a report's tables in order.
 func tables() []table {
 	return []table{
 		{"CPU, µs per request, and the ratio to nginx", onCPU, func(p *peerResult) string {
@@ -179,7 +180,7 @@ func tables() []table {
 	}
 }
 
-// writeTable writes one table, unless no row wants it.
+// writeTable writes one table, unless no row has its quantity.
 func (r *report) writeTable(w *strings.Builder, t table) {
 	var rows []*rowResult
 	for _, row := range r.rows {
@@ -212,7 +213,7 @@ func counted(r *rowResult) bool {
 	return slices.ContainsFunc(r.peers, func(p *peerResult) bool { return p.syscalls > 0 })
 }
 
-// writeRemarks says which rounds were thrown away and which peers failed.
+// writeRemarks lists discarded rounds and failed peers.
 func (r *report) writeRemarks(w *strings.Builder) {
 	var b strings.Builder
 	for _, row := range r.rows {
@@ -243,8 +244,7 @@ func (r *rowResult) failed() bool {
 	return false
 }
 
-// failures returns an error that names every peer that failed on a row, and
-// why.
+// failures returns an error with every peer that failed on a row, and why.
 func (r *report) failures() error {
 	var all []error
 	for _, row := range r.rows {
@@ -257,8 +257,8 @@ func (r *report) failures() error {
 	return errors.Join(all...)
 }
 
-// notesMark begins the part of a results file that people write; a new report
-// keeps it.
+// notesMark begins the part of a results file that is written by hand. A new
+// report keeps that part.
 const notesMark = "<!-- Written by hand from here on; kept by the tool. -->"
 
 // save writes the report to the named file and its charts beside it.
@@ -287,7 +287,7 @@ func (r *report) save(name string) error {
 	return os.WriteFile(name, []byte(b.String()), 0o644)
 }
 
-// decimals shows x with three significant digits or so.
+// decimals formats x with about three significant digits.
 func decimals(x float64) string {
 	switch {
 	case x < 100:

@@ -20,7 +20,7 @@ const (
 	tick    = 5 * time.Millisecond
 )
 
-// samples makes one sample for each pair of value and ratio.
+// samples returns one sample for each pair of value and ratio.
 func samples(pairs ...float64) (all []sample) {
 	for i := 0; i < len(pairs); i += 2 {
 		all = append(all, sample{foreign: 0.25, value: pairs[i], ratio: pairs[i+1], rps: 1000, busy: 0.5, p50: time.Millisecond})
@@ -28,7 +28,7 @@ func samples(pairs ...float64) (all []sample) {
 	return all
 }
 
-// sampleReport has a row of each shape: measured, noisy, failed, idle.
+// sampleReport has a row of each kind: measured, noisy, failed, idle.
 func sampleReport() *report {
 	rows := allRows()
 	find := func(name string) *row {
@@ -62,13 +62,13 @@ func sampleReport() *report {
 	}
 }
 
-func TestMedianIsTheMiddle(t *testing.T) {
+func TestTheMedianIsTheMiddleValue(t *testing.T) {
 	assert.Equal(t, 3.0, median(samples(9, 0, 1, 0, 3, 0), value))
 	assert.Equal(t, 2.0, median(samples(9, 0, 1, 0, 3, 0, 1, 0), value), "of an even number, the mean of both in the middle")
 	assert.True(t, math.IsNaN(median(nil, value)))
 }
 
-func TestTargetsAreJudged(t *testing.T) {
+func TestFiguresAreComparedWithTheirTargets(t *testing.T) {
 	r := sampleReport()
 	small, large, idleRow := r.rows[0], r.rows[1], r.rows[2]
 	tests := []struct {
@@ -101,7 +101,7 @@ func TestTargetsAreJudged(t *testing.T) {
 	}
 }
 
-func TestReportShowsWhatWasMeasuredAndWhatWasNot(t *testing.T) {
+func TestAReportShowsWhatWasMeasuredAndWhatWasNot(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, sampleReport().markdown(&b, nil))
 	for _, line := range []string{
@@ -123,7 +123,7 @@ func TestReportShowsWhatWasMeasuredAndWhatWasNot(t *testing.T) {
 	assert.ErrorContains(t, sampleReport().failures(), "h1-1m: hostproxy: answer is <status 502>\nand more")
 }
 
-func TestSavedReportKeepsNotesAndRefersToItsCharts(t *testing.T) {
+func TestASavedReportKeepsNotesAndRefersToItsCharts(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "RESULTS.md")
 	r := sampleReport()
 	require.NoError(t, r.save(name))
@@ -146,7 +146,7 @@ func TestSavedReportKeepsNotesAndRefersToItsCharts(t *testing.T) {
 	}
 }
 
-// wellFormed fails unless text is XML.
+// wellFormed returns an error unless text is XML.
 func wellFormed(text string) error {
 	d := xml.NewDecoder(strings.NewReader(text))
 	for {
@@ -158,7 +158,7 @@ func wellFormed(text string) error {
 	}
 }
 
-func TestChartDrawsBarsToScale(t *testing.T) {
+func TestAChartDrawsBarsToScale(t *testing.T) {
 	c := chart{title: "a < b", line: 1, legend: []string{"one", "two"}, groups: []group{{title: "row", bars: []float64{2, math.NaN()}}, {title: "next", bars: []float64{1, 4}}}}
 	var b strings.Builder
 	c.write(&b)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A protocol is how the load generator talks to the proxy. The backend is
-// always spoken to in plain HTTP/1.1.
+// A protocol is the protocol between load generator and proxy. The backend
+// always gets plain HTTP/1.1, except for gRPC.
 type protocol string
 
 const (
@@ -31,21 +31,21 @@ func (p protocol) name() string {
 	return "http/1.1"
 }
 
-// A kind is what a row measures, and how.
+// A kind says what a row measures, and how.
 type kind string
 
 const (
 	requests   kind = "requests"   // closed loop: CPU per request
 	handshakes kind = "handshakes" // one connection per request: CPU per connection
-	messages   kind = "messages"   // WebSocket echo: CPU per message and back
+	messages   kind = "messages"   // WebSocket echo: CPU per message and its echo
 	latency    kind = "latency"    // fixed rate: p99 at 60 % of the peer's own maximum
 	idle       kind = "idle"       // memory per idle connection
 )
 
-// A row is one workload, measured on every peer.
+// A row is one workload. It is measured on every peer.
 type row struct {
 	name    string // for -rows and the names of profiles
-	title   string // for people
+	title   string // for readers
 	kind    kind
 	proto   protocol
 	backend backendKind
@@ -53,23 +53,25 @@ type row struct {
 	path    string
 	upload  int  // bytes of request body
 	grpc    bool // the body is a gRPC message, and the backend speaks HTTP/2 without TLS
-	// of a response so large that unfinished ones count, by their bytes; 0
-	// counts whole responses
+	// size of a response that is so large that unfinished ones count by their
+	// bytes; 0 counts whole responses
 	size    int64
 	conns   int
-	streams int    // per connection, HTTP/2 and HTTP/3 only
-	slow    string // path of every hundredth request of a latency row; not in its percentiles
+	streams int // per connection, HTTP/2 and HTTP/3 only
+	// path of every hundredth request of a latency row, which does not count in
+	// the percentiles
+	slow    string
 	resume  bool   // handshakes resume a session
-	feature string // compares the fast lane with it and without, instead of the peers
-	cores   int    // of the proxy; 0 means one, pinned and apart from the load
+	feature string // compares the fast lane with and without it, instead of the peers
+	cores   int    // number of the proxy's cores; 0 means one that is reserved for the proxy
 	targets []target
 }
 
-// A target is a bound that performance.md sets for a peer on a row: the row's
-// value divided by that of another peer, or alone if of is empty.
+// A target is a bound that performance.md sets for a peer on a row. It applies
+// to the row's value, or to its quotient with the value of the peer in of.
 type target struct {
 	peer, of  string
-	must, aim float64 // an aim of 0 is none
+	must, aim float64 // an aim of 0 means none
 }
 
 // unit is the unit of the row's value.
@@ -86,21 +88,21 @@ func (r *row) unit() string {
 
 func (r *row) verb() string { return cmp.Or(r.method, "GET") }
 
-// Names of the peers that targets speak of.
+// Names of the peers in targets.
 const (
 	nginxName    = "nginx"
 	pooledName   = "httputil+pool"
 	fastLaneName = "hostproxy"
-	fullLaneName = "hostproxy full"    // the Router under net/http
+	fullLaneName = "hostproxy full"    // the Router in a net/http server
 	handlerName  = "hostproxy handler" // middleware around the Router, in a Server
 )
 
-// fast is the pair of bounds that holds for small requests on the fast lane.
+// fast returns the bounds for small requests on the fast lane.
 func fast(must, aim float64) []target {
 	return []target{{peer: fastLaneName, of: nginxName, must: must, aim: aim}}
 }
 
-// allRows is performance.md's table and the extra rows of the issue.
+// allRows returns the rows in performance.md's table, and further ones.
 func allRows() []*row {
 	return append([]*row{
 		{name: "h1-64", title: "h1 plain, 45 B, 64 connections", kind: requests, proto: h1Plain, path: "/small", conns: 64,
@@ -160,7 +162,8 @@ func selectRows(pattern string) ([]*row, error) {
 	return chosen, nil
 }
 
-// shrink makes the row a smoke test: it touches all code and measures nothing.
+// shrink turns the row into a smoke test: it runs all code but measures
+// nothing.
 func (r *row) shrink() {
 	r.conns = min(r.conns, 8)
 	if r.size > 10<<20 {
@@ -168,5 +171,5 @@ func (r *row) shrink() {
 	}
 }
 
-// slowAnswer is how long the backend waits on /slow.
+// slowAnswer is the delay of the backend on /slow.
 const slowAnswer = 10 * time.Millisecond

@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	serveCommand = "serve" // the first argument that makes this program a server
+	serveCommand = "serve" // first argument that makes this program a server
 	backendName  = "backend"
 )
 
-// A server is what the serve command was asked to be.
+// A server has the arguments of the serve command.
 type server struct {
 	as, listen, backend, cert, key, profile string
 
@@ -74,7 +74,7 @@ func serve(args []string) error {
 	}
 }
 
-// startProfile begins a CPU profile if one is wanted; the result ends it.
+// startProfile starts a CPU profile if one is requested. end ends it.
 func (s *server) startProfile() (end func(), err error) {
 	if s.profile == "" {
 		return func() {}, nil
@@ -93,7 +93,7 @@ func (s *server) startProfile() (end func(), err error) {
 	}, nil
 }
 
-// certificates loads the certificate, if the server is to speak TLS.
+// certificates loads the certificate if the server must serve TLS.
 func (s *server) certificates() ([]tls.Certificate, error) {
 	if s.cert == "" {
 		return nil, nil
@@ -102,8 +102,8 @@ func (s *server) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, err
 }
 
-// serveHTTP serves h under net/http, with TLS and HTTP/2 if there is a
-// certificate.
+// serveHTTP serves h with net/http. If there is a certificate, it uses TLS and
+// HTTP/2.
 func (s *server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	certs, err := s.certificates()
 	if err != nil {
@@ -126,8 +126,8 @@ func (s *server) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 	return err
 }
 
-// reverseProxy is httputil's, with the idle connections it needs under load;
-// with the default of two per host it would measure the dialing.
+// reverseProxy returns httputil's proxy with enough idle connections for the
+// load. With the default of two per host, it would measure dialing.
 func (s *server) reverseProxy(buffers httputil.BufferPool) http.Handler {
 	target := &url.URL{Scheme: "http", Host: s.backend}
 	protocols := new(http.Protocols)
@@ -153,7 +153,7 @@ func (s *server) reverseProxy(buffers httputil.BufferPool) http.Handler {
 	}
 }
 
-// buffers is the httputil.BufferPool that its documentation suggests.
+// buffers is an httputil.BufferPool as its documentation suggests it.
 type buffers struct{ pool sync.Pool }
 
 func newBuffers() *buffers {

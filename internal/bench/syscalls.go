@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// countSyscalls puts the load on a peer once more and returns its system calls
-// per request. It is a run apart because counting costs CPU.
+// countSyscalls runs the load on a peer again and returns its system calls per
+// request. This is a separate run because counting costs CPU time.
 func (b *bench) countSyscalls(ctx context.Context, p *running) (float64, error) {
 	var pids []string
 	for _, pid := range p.proc.pids() {
@@ -27,7 +27,7 @@ func (b *bench) countSyscalls(ctx context.Context, p *running) (float64, error) 
 	l.rate = p.max * ofMaximum
 	o, err := b.tools.run(ctx, &l)
 	perf.Process.Signal(os.Interrupt)
-	perf.Wait() // its status is the signal's
+	perf.Wait() // its exit status is that of the signal
 	if err != nil {
 		return 0, err
 	}
@@ -37,7 +37,7 @@ func (b *bench) countSyscalls(ctx context.Context, p *running) (float64, error) 
 
 const syscallEvent = "raw_syscalls:sys_enter"
 
-// parsePerf reads the count from the line "count,unit,event,…" of perf stat -x.
+// parsePerf returns the count in the line "count,unit,event,…" of perf stat -x.
 func parsePerf(out string) (float64, error) {
 	for line := range strings.Lines(out) {
 		count, rest, _ := strings.Cut(line, ",")

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// wrkScript sets method and body and prints the result as one line of numbers:
-// wrk's own summary rounds them and has no p99.9.
+// wrkScript sets the method and body, and prints the result as one line of
+// numbers. wrk's own summary rounds them and has no p99.9.
 const wrkScript = `
 wrk.method = %q
 wrk.body = %s
@@ -44,7 +44,7 @@ func runWrk(ctx context.Context, l *load) (*outcome, error) {
 	return parseWrk(l.row, out)
 }
 
-// parseWrk reads the line that wrkScript prints.
+// parseWrk parses the line that wrkScript prints.
 func parseWrk(r *row, out []byte) (*outcome, error) {
 	var o outcome
 	var bytes, elapsed, p50, p99, p999 float64

@@ -21,8 +21,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// page does what browsers do with five sites, and reports what it saw to the
-// first one.
+// page does with five sites what browsers do, and reports what it saw to the
+// first site.
 const page = `<!doctype html><title>five sites</title><script>
 const seen = {sites: [], events: [], upload: "", progress: false, echoes: [], protocols: []};
 const port = location.port;
@@ -63,17 +63,17 @@ Promise.all([sites(), events(), upload(), echo()]).catch(e => seen.failure = Str
 });
 </script>`
 
-// A report is what the page saw.
+// A report is what the page reports.
 type report struct {
 	Sites, Events, Protocols []string
 	Upload, Failure          string
-	Progress                 bool // a part of the upload was seen
+	Progress                 bool // a part of the upload's progress was seen
 	Echoes                   []any
 }
 
-// browsed serves the page, and what it asks for, and sends on what it reports.
-// It reads the upload to its end once the page has seen a part of it go:
-// sockets and windows hold less than all.
+// browsed serves the page and its requests, and passes on its report. It reads
+// the rest of the upload only once the page has seen some progress: sockets and
+// windows cannot hold the whole upload.
 func browsed(reports chan<- report) http.HandlerFunc {
 	seen := make(chan struct{})
 	return func(w http.ResponseWriter, q *http.Request) {
@@ -92,7 +92,7 @@ func browsed(reports chan<- report) http.HandlerFunc {
 				fmt.Fprintf(w, "data: %d\n\n", i+1)
 				_ = http.NewResponseController(w).Flush()
 			}
-			<-q.Context().Done() // the page closes it
+			<-q.Context().Done() // until the page closes the stream
 		case "/upload":
 			part, _ := io.CopyN(io.Discard, q.Body, 1<<20)
 			<-seen
@@ -112,8 +112,8 @@ func browsed(reports chan<- report) http.HandlerFunc {
 	}
 }
 
-// A real browser gets five sites over HTTP/2, server-sent events, an upload
-// whose progress it shows, and a WebSocket in a stream (RFC 8441).
+// A real browser uses five sites over HTTP/2: server-sent events, an upload
+// with its progress, and a WebSocket in a stream (RFC 8441).
 func TestABrowserIsServedOverHTTP2(t *testing.T) {
 	chromium, err := exec.LookPath("chromium")
 	require.NoError(t, err, "chromium is not installed: apt-get install chromium")
@@ -135,7 +135,8 @@ func TestABrowserIsServedOverHTTP2(t *testing.T) {
 
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	// unlike t.TempDir, it may meet what the browser's helpers still write
+	// unlike t.TempDir, this tolerates files that the browser's helpers still
+	// write
 	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := command(t, time.Minute, chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--ignore-certificate-errors", "--remote-debugging-port=0", "https://one.localhost:"+port+"/")
@@ -154,7 +155,7 @@ func TestABrowserIsServedOverHTTP2(t *testing.T) {
 	assert.Equal(t, []string{"one", "two", "three", "four", "five"}, got.Sites)
 	assert.Equal(t, []string{"1", "2", "3"}, got.Events)
 	assert.Equal(t, "33554432 <nil>", got.Upload)
-	assert.True(t, got.Progress, "the upload's progress is seen while it goes on")
+	assert.True(t, got.Progress, "the upload's progress is seen during the upload")
 	assert.Equal(t, []any{"hello", 4000.0}, got.Echoes)
 	assert.Equal(t, []string{"h2"}, got.Protocols)
 	for {

@@ -1,8 +1,8 @@
-// Package conformance_test runs suites that others wrote through a real Server:
-// h2spec against its HTTP/2, the gRPC interoperability cases through TLS in
-// front and h2c behind, curl, and Chromium. It is a module of its own, because
-// the suites bring hundreds of packages that no user of hostproxy should have
-// to download.
+// Package conformance_test runs third-party test suites against a real Server:
+// h2spec for its HTTP/2, the gRPC interoperability cases with TLS in front and
+// h2c behind, curl, and Chromium. It is a separate module, because the suites
+// need hundreds of packages that users of hostproxy should not have to
+// download.
 package conformance_test
 
 import (
@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// front is a Server with one route for any host, and the file with the
+// A front is a Server with one route for all hosts, and the file of the
 // certificate to trust.
 type front struct {
 	*proxytest.Running
@@ -54,8 +54,7 @@ func build(t *testing.T, pkg string) string {
 	return program
 }
 
-// command returns a command that is killed when it takes longer than the given
-// time or the test ends.
+// command returns a command that is killed after limit, or when the test ends.
 func command(t *testing.T, limit time.Duration, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

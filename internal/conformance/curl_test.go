@@ -22,7 +22,7 @@ import (
 const wsHead = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 
-// curlBackend answers what the cases below ask for.
+// curlBackend answers the requests of the cases below.
 func curlBackend(w http.ResponseWriter, q *http.Request) {
 	switch q.URL.Path {
 	case "/sum":
@@ -43,7 +43,7 @@ func curlBackend(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-func TestCurl(t *testing.T) {
+func TestCurlIsServedOverAllItsProtocols(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Fatal("curl is not installed: apt-get install curl")
 	}
@@ -59,7 +59,7 @@ func TestCurl(t *testing.T) {
 	tests := []struct {
 		about, path string
 		args        []string
-		want        string // the status, the version and the body
+		want        string // status, version and body
 	}{
 		{"gets over HTTP/1.1", "/a%2Fb?c=d;e", h1, "200 1.1 GET /a%2Fb?c=d;e localhost"},
 		{"gets over HTTP/2", "/a%2Fb?c=d;e", h2, "200 2 GET /a%2Fb?c=d;e localhost"},
@@ -82,7 +82,7 @@ func TestCurl(t *testing.T) {
 	}
 }
 
-func TestCurlSeesAMissingBackend(t *testing.T) {
+func TestCurlGetsA502WithoutABackend(t *testing.T) {
 	proxy := newFront(t, hostproxy.To(proxytest.Refused(t)))
 	out, err := curl(t, proxy, "/", "-f")
 	var exit *exec.ExitError
@@ -91,7 +91,7 @@ func TestCurlSeesAMissingBackend(t *testing.T) {
 	assert.Contains(t, string(exit.Stderr)+string(out), "502")
 }
 
-// curl asks for path and returns the status, the HTTP version and the body.
+// curl requests path and returns the status, the HTTP version and the body.
 func curl(t *testing.T, proxy *front, path string, args ...string) ([]byte, error) {
 	t.Helper()
 	args = append(args, "-sS", "--cacert", proxy.caFile, "--connect-to", "localhost:443:"+proxy.HTTPS,

@@ -16,24 +16,25 @@ import (
 )
 
 // A tab is a page in a real browser, driven by the DevTools protocol. It is for
-// one goroutine.
+// one goroutine only.
 type tab struct {
 	t       *testing.T
 	ctx     context.Context
 	ws      *websocket.Conn
 	id      int
 	session string
-	faults  []string // of the console, of scripts and of the policy
+	faults  []string // faults of the console, of scripts and of the content security policy
 }
 
-// newTab starts a browser, which ends with the test.
+// newTab starts a browser. It ends with the test.
 func newTab(t *testing.T) *tab {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
 	require.NoError(t, err, "chromium is not installed: apt-get install chromium")
 	profile, err := os.MkdirTemp("", "browser")
 	require.NoError(t, err)
-	// unlike t.TempDir, it may meet what the browser's helpers still write
+	// unlike t.TempDir, this tolerates files that the browser's helpers still
+	// write
 	t.Cleanup(func() { _ = os.RemoveAll(profile) })
 	browser := command(t, time.Minute, chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--user-data-dir="+profile, "--remote-debugging-port=0", "about:blank")
@@ -68,7 +69,7 @@ func newTab(t *testing.T) *tab {
 	return b
 }
 
-// do calls a method, and notes the faults that the browser tells meanwhile.
+// do calls a method. It records the faults that the browser reports meanwhile.
 func (b *tab) do(method string, params, result any) {
 	b.t.Helper()
 	b.id++
@@ -110,8 +111,7 @@ func (b *tab) do(method string, params, result any) {
 	}
 }
 
-// eval runs a script, waits for the promise that it may be, and decodes its
-// value.
+// eval runs a script, waits if its value is a promise, and decodes the value.
 func (b *tab) eval(script string, value any) {
 	b.t.Helper()
 	var r struct {
@@ -125,7 +125,7 @@ func (b *tab) eval(script string, value any) {
 	}
 }
 
-// open shows a URL on a screen of that size, in a color scheme: light or dark.
+// open shows a URL on a screen of this size, in a color scheme: light or dark.
 func (b *tab) open(url, scheme string, width, height int) {
 	b.t.Helper()
 	b.do("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}, nil)

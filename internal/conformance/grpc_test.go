@@ -13,17 +13,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// interop is the list of cases that grpc-go runs itself in interop_test.sh.
-// Read-only.
+// interop lists the cases that grpc-go runs in its interop_test.sh. Read-only.
 var interop = strings.Fields(`
 	empty_unary large_unary client_streaming server_streaming ping_pong empty_stream timeout_on_sleeping_server
 	cancel_after_begin cancel_after_first_response status_code_and_message special_status_message custom_metadata
 	unimplemented_method unimplemented_service orca_per_rpc orca_oob rpc_soak channel_soak
 `)
 
-// TestGRPCInterop runs grpc-go's own client and server with the Server between
-// them.
-func TestGRPCInterop(t *testing.T) {
+// grpc-go's own client and server run with the Server between them.
+func TestGRPCInteroperabilityCasesPass(t *testing.T) {
 	require.Len(t, interop, 18)
 	client := build(t, "google.golang.org/grpc/interop/client")
 	backend := grpcServer(t, build(t, "google.golang.org/grpc/interop/server"))
@@ -43,8 +41,8 @@ func TestGRPCInterop(t *testing.T) {
 	}
 }
 
-// grpcServer starts the interop server on a free port and returns its address
-// once it accepts.
+// grpcServer starts the interop server on a free port. It returns its address
+// once the server accepts connections.
 func grpcServer(t *testing.T, program string) string {
 	t.Helper()
 	addr := proxytest.Free(t)

@@ -19,9 +19,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// watched returns the URL of the status page of a Router that has served good
-// and bad requests, has a target that is down, and has a certificate and a host
-// that waits for one.
+// watched returns the URL of a Router's status page. The Router has served good
+// and bad requests, has a target that is down, a certificate, and a host that
+// waits for one.
 func watched(t *testing.T) string {
 	t.Helper()
 	good := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -71,7 +71,7 @@ func watched(t *testing.T) string {
 	return "http://" + page.Addr().String() + "/"
 }
 
-// overflow returns how far the page is wider than the screen; dim lists texts
+// overflow returns how much wider the page is than the screen. dim lists texts
 // with a contrast below 4.5 to 1.
 const (
 	overflow = `document.documentElement.scrollWidth - innerWidth`
@@ -105,12 +105,12 @@ const (
 func TestABrowserShowsTheStatusPage(t *testing.T) {
 	url, b := watched(t), newTab(t)
 	t.Run("on each screen", func(t *testing.T) { showsOnEachScreen(t, b, url) })
-	t.Run("to a screen reader", func(t *testing.T) { isToldWhatThereIs(t, b, url) })
-	t.Run("and refreshes it, and leaves its reader alone", func(t *testing.T) { refreshes(t, b, url) })
+	t.Run("to a screen reader", func(t *testing.T) { isReadableByAScreenReader(t, b, url) })
+	t.Run("without disturbing its reader when it refreshes", func(t *testing.T) { refreshes(t, b, url) })
 	assert.Empty(t, b.faults)
 }
 
-// Set KEEP_SCREENSHOTS to a directory to look at the pages.
+// To look at the pages, set KEEP_SCREENSHOTS to a directory.
 func showsOnEachScreen(t *testing.T, b *tab, url string) {
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int{320, 390, 1280} {
@@ -141,7 +141,7 @@ func showsOnEachScreen(t *testing.T, b *tab, url string) {
 
 func refreshes(t *testing.T, b *tab, url string) {
 	b.open(url, "light", 390, 844)
-	// A refresh that came would replace what is marked.
+	// A refresh would replace the marked elements.
 	b.eval(`document.querySelector("[type=search]").value = "half a wo";
 		document.querySelector("[type=search]").focus();
 		scrollTo(0, 300);
@@ -166,8 +166,7 @@ func refreshes(t *testing.T, b *tab, url string) {
 	assert.True(t, after.Shows)
 }
 
-// A session that has ended, or a proxy that has, must not look like a page that
-// is live.
+// After the end of a session or of the proxy, the page must not look live.
 func TestAStatusPageThatIsNotRefreshedSaysWhy(t *testing.T) {
 	var r hostproxy.Router
 	page := hostproxy.StatusHandler(&r)
@@ -181,7 +180,7 @@ func TestAStatusPageThatIsNotRefreshedSaysWhy(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	b := newTab(t)
-	// not only every five seconds
+	// makes the page refresh every 50 ms instead of every five seconds
 	b.do("Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": "const real = setInterval; window.setInterval = f => real(f, 50)"}, nil)
 	b.open(s.URL+"/", "light", 390, 844)
 	for _, tt := range []struct {
@@ -202,7 +201,7 @@ func TestAStatusPageThatIsNotRefreshedSaysWhy(t *testing.T) {
 	}
 }
 
-func isToldWhatThereIs(t *testing.T, b *tab, url string) {
+func isReadableByAScreenReader(t *testing.T, b *tab, url string) {
 	b.open(url, "light", 390, 844)
 	var tree struct {
 		Nodes []struct {
@@ -226,5 +225,5 @@ func isToldWhatThereIs(t *testing.T, b *tab, url string) {
 	for _, role := range []string{"heading", "table", "columnheader", "row", "searchbox", "checkbox", "main", "search", "region", "list"} {
 		assert.Positive(t, roles[role], role)
 	}
-	assert.Zero(t, roles["image"], "a chart shows what is beside it in words")
+	assert.Zero(t, roles["image"], "a chart repeats the words beside it")
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// echo accepts a WebSocket and sends back what comes; "bye" makes it close with
-// 4000, "die" without a word.
+// echo accepts a WebSocket and echoes messages. "bye" makes it close with 4000;
+// "die" makes it break the connection.
 func echo(w http.ResponseWriter, q *http.Request) {
 	c, err := websocket.Accept(w, q, &websocket.AcceptOptions{
 		Subprotocols: []string{"echo"}, CompressionMode: websocket.CompressionContextTakeover, OriginPatterns: []string{"*"},
@@ -63,7 +63,7 @@ func connect(t *testing.T, proxy *front) (*websocket.Conn, context.Context) {
 	return c, ctx
 }
 
-func TestWebSocketLibrary(t *testing.T) {
+func TestAWebSocketLibraryWorksThroughTheProxy(t *testing.T) {
 	backend := proxytest.NewServer(t, http.HandlerFunc(echo))
 	proxy := newFront(t, hostproxy.To(backend.Addr()))
 
@@ -80,7 +80,7 @@ func TestWebSocketLibrary(t *testing.T) {
 	})
 	t.Run("pings are answered by the other end", func(t *testing.T) {
 		c, ctx := connect(t, proxy)
-		go func() { _, _, _ = c.Read(ctx) }() // answers come to a reader
+		go func() { _, _, _ = c.Read(ctx) }() // pongs need a reader
 		require.NoError(t, c.Ping(ctx))
 	})
 	t.Run("a close code comes through", func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestWebSocketLibrary(t *testing.T) {
 		_, _, err := c.Read(ctx)
 		assert.ErrorIs(t, err, io.EOF)
 	})
-	t.Run("the end of the server is told with 1001", func(t *testing.T) {
+	t.Run("the server's shutdown is announced with 1001", func(t *testing.T) {
 		c, ctx := connect(t, proxy)
 		proxy.Drain()
 		_, _, err := c.Read(ctx)

@@ -148,7 +148,7 @@ func TestALongBodyThatIsNotReadIsAnsweredAndClosed(t *testing.T) {
 	})
 }
 
-// tooLarge answers 413 when its body is too large.
+// tooLarge answers 413 if its body is too large.
 func tooLarge(w http.ResponseWriter, q *http.Request) {
 	body, err := io.ReadAll(q.Body)
 	if large := new(http.MaxBytesError); errors.As(err, &large) {
@@ -162,18 +162,18 @@ func TestMaxBytesHandlerRefusesLargeBodies(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.MaxBytesHandler(http.HandlerFunc(tooLarge), 10))
 		assert.Equal(t, "0123456789", s.do("POST", "/", strings.NewReader("0123456789")).body)
-		// in one write with the head: the server closes early
+		// head and body in one write, because the server closes early
 		for _, size := range []int{11, 2000} {
 			resp := s.do("POST", "/", strings.NewReader(strings.Repeat("x", size)))
 			assert.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
 			assert.Equal(t, "more than 10\n", resp.body)
-			// Over HTTP/2 it is a stream that ends.
+			// Over HTTP/2, only the stream ends.
 			assert.Equal(t, p.protocol != h2 && !p.deviates(maxBytesKeepsConnections), resp.Close)
 		}
 	})
 }
 
-func TestMaxBytesHandlerClosesBeforeALongRest(t *testing.T) {
+func TestMaxBytesHandlerClosesTheConnectionBeforeALongRest(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.MaxBytesHandler(http.HandlerFunc(tooLarge), 10))
 		c := s.dial()
@@ -213,7 +213,7 @@ func TestTheFilesOfAFormAreRemoved(t *testing.T) {
 				return
 			}
 			assert.NoError(t, q.ParseMultipartForm(1))
-			assert.Len(t, filesBelow(t, tmp), 1, "what is more than memory may hold is in a file")
+			assert.Len(t, filesBelow(t, tmp), 1, "the part beyond the memory limit is in a file")
 			f, header, err := q.FormFile("file")
 			assert.NoError(t, err)
 			_, onDisk := f.(*os.File)

@@ -19,7 +19,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A chiLog is a LogFormatter of chi's that hands each entry on.
+// A chiLog is a LogFormatter of chi that passes each entry to a channel.
 type chiLog chan string
 
 func (l chiLog) NewLogEntry(q *http.Request) chimw.LogEntry {
@@ -37,7 +37,7 @@ func (e chiEntry) Write(status, bytes int, _ http.Header, _ time.Duration, _ any
 
 func (e chiEntry) Panic(v any, _ []byte) { e.to <- fmt.Sprint("panic: ", v) }
 
-// proto is how the protocol of p reads in a request.
+// proto returns the protocol of p as it appears in a request.
 func (p place) proto() string {
 	if p.protocol == h2 {
 		return "HTTP/2.0"
@@ -45,7 +45,7 @@ func (p place) proto() string {
 	return "HTTP/1.1"
 }
 
-func TestChiRoutes(t *testing.T) {
+func TestChiRoutesRequests(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		mux := chi.NewRouter()
 		mux.Use(chimw.RequestID, chimw.CleanPath, chimw.GetHead, chimw.Heartbeat("/ping"))
@@ -128,7 +128,7 @@ func TestChiCompressesAndFlushes(t *testing.T) {
 		assert.Equal(t, "Accept-Encoding", slow.Header.Get("Vary"))
 		unzipped, err := gzip.NewReader(slow.Body)
 		require.NoError(t, err)
-		assert.Equal(t, "one", readString(t, unzipped, 3), "before the handler goes on")
+		assert.Equal(t, "one", readString(t, unzipped, 3), "before the handler continues")
 		close(next)
 		rest, err := io.ReadAll(unzipped)
 		require.NoError(t, err)
@@ -149,7 +149,7 @@ func TestChiEndsSlowHandlers(t *testing.T) {
 	})
 }
 
-func TestChiThrottles(t *testing.T) {
+func TestChiThrottlesRequests(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		arrived, next := make(chan struct{}, 2), make(chan struct{})
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -166,7 +166,7 @@ func TestChiThrottles(t *testing.T) {
 	})
 }
 
-func TestChiThrottleFreesTheTokenOfAClientThatLeaves(t *testing.T) {
+func TestChiThrottleFreesTheTokenOfAClientThatDisconnects(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		arrived, ended := make(chan struct{}, 1), make(chan struct{})
 		around := func(next http.Handler) http.Handler {
@@ -206,7 +206,7 @@ func TestChiRewritesRequests(t *testing.T) {
 	})
 }
 
-func TestChiAnswersWrongContentTypes(t *testing.T) {
+func TestChiRefusesWrongContentTypes(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			body, err := io.ReadAll(q.Body)
@@ -217,9 +217,8 @@ func TestChiAnswersWrongContentTypes(t *testing.T) {
 	})
 }
 
-// TestChiFindsWhatAWriterCan relies on how NewWrapResponseWriter chooses a
-// type: by the interfaces of the writer.
-func TestChiFindsWhatAWriterCan(t *testing.T) {
+// NewWrapResponseWriter chooses its type by the interfaces of the writer.
+func TestChiFindsTheInterfacesOfAWriter(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		can := func(w http.ResponseWriter) string {
 			_, flushes := w.(http.Flusher)
@@ -253,7 +252,7 @@ func TestChiLetsHandlersHijack(t *testing.T) {
 	})
 }
 
-func TestChiAroundUpstreams(t *testing.T) {
+func TestChiWorksAroundUpstreams(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
@@ -268,7 +267,7 @@ func TestChiAroundUpstreams(t *testing.T) {
 	})
 }
 
-// unzip returns the body of a response that is compressed by gzip.
+// unzip returns the decompressed body of a gzip response.
 func unzip(t testing.TB, resp answer) string {
 	t.Helper()
 	require.Equal(t, "gzip", resp.Header.Get("Content-Encoding"))

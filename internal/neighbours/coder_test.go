@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// coderServer accepts each request and runs serve, which the test awaits.
+// coderServer accepts each request and runs serve. served yields the result.
 func coderServer(t *testing.T, opts websocket.AcceptOptions, serve func(context.Context, *websocket.Conn) error) (h http.Handler, served <-chan error) {
 	done := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), proxytest.Patience)
@@ -134,7 +134,7 @@ func TestCoderReadsFramesRightBehindTheUpgrade(t *testing.T) {
 	})
 }
 
-func TestCoderReadsAFrameThatIsCutByTheUpgrade(t *testing.T) {
+func TestCoderReadsAFrameThatTheUpgradeSplits(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		h, _ := coderServer(t, websocket.AcceptOptions{}, coderEcho)
 		c := p.serve(t, h).dial()
@@ -144,7 +144,7 @@ func TestCoderReadsAFrameThatIsCutByTheUpgrade(t *testing.T) {
 	})
 }
 
-func TestCoderIsANetConn(t *testing.T) {
+func TestACoderConnectionWorksAsANetConn(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		h, served := coderServer(t, websocket.AcceptOptions{}, func(ctx context.Context, c *websocket.Conn) error {
 			nc := websocket.NetConn(ctx, c, websocket.MessageBinary)
@@ -162,11 +162,11 @@ func TestCoderIsANetConn(t *testing.T) {
 		assert.True(t, string(big) == readString(t, nc, len(big)))
 		require.NoError(t, await(t, "the write", sent))
 		require.NoError(t, nc.Close())
-		assert.NoError(t, await(t, "the handler", served), "a normal closure is the end of the copy")
+		assert.NoError(t, await(t, "the handler", served), "a normal closure ends the copy without an error")
 	})
 }
 
-func TestCoderNoticesAClientThatLeaves(t *testing.T) {
+func TestCoderNoticesAClientThatDisconnects(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		h, served := coderServer(t, websocket.AcceptOptions{}, func(ctx context.Context, c *websocket.Conn) error {
 			ctx = c.CloseRead(ctx)

@@ -16,8 +16,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// An unwrapper is a writer of middleware that an http.ResponseController looks
-// behind.
+// An unwrapper is a middleware's writer with an Unwrap method for
+// http.ResponseController.
 type unwrapper struct{ http.ResponseWriter }
 
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
@@ -26,11 +26,11 @@ func hidden(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { next.ServeHTTP(unwrapper{w}, q) })
 }
 
-func TestFullDuplexAnswersWhileTheRequestGoesOn(t *testing.T) {
+func TestFullDuplexAnswersWhileTheRequestContinues(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			rc := http.NewResponseController(w)
-			if p.protocol != h2 { // which needs no permission
+			if p.protocol != h2 { // HTTP/2 needs no permission
 				assert.NoError(t, rc.EnableFullDuplex())
 			}
 			p := make([]byte, 5)
@@ -75,7 +75,7 @@ func TestAReadDeadlineEndsAReadOfTheBody(t *testing.T) {
 	})
 }
 
-func TestAReadDeadlineThatIsTakenBackEndsNothing(t *testing.T) {
+func TestAReadDeadlineThatIsClearedEndsNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		reading := make(chan struct{})
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -97,10 +97,10 @@ func TestAReadDeadlineThatIsTakenBackEndsNothing(t *testing.T) {
 	})
 }
 
-func TestAWriteDeadlineEndsAWriteThatTheClientDoesNotTake(t *testing.T) {
+func TestAWriteDeadlineEndsAWriteThatTheClientDoesNotRead(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		if p == (place{netHTTP, overTLS}) {
-			return // it would try for five seconds to end TLS properly, within the write
+			return // it tries for five seconds, within the write, to end TLS properly
 		}
 		failed := make(chan error, 1)
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -191,7 +191,7 @@ func TestHijackClearsDeadlines(t *testing.T) {
 			}
 			defer c.Close()
 			_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
-			assert.NoError(t, err, "the deadline of before has gone")
+			assert.NoError(t, err, "the earlier deadline is cleared")
 
 			assert.NoError(t, c.SetReadDeadline(time.Now().Add(time.Millisecond)))
 			_, err = rw.ReadByte()
@@ -237,7 +237,7 @@ func TestAHijackedConnectionOutlivesItsHandler(t *testing.T) {
 	})
 }
 
-func TestHijackIsNotForHTTP2(t *testing.T) {
+func TestHijackFailsOverHTTP2(t *testing.T) {
 	at(t, []string{h2}, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _, err := http.NewResponseController(w).Hijack()
@@ -248,7 +248,7 @@ func TestHijackIsNotForHTTP2(t *testing.T) {
 	})
 }
 
-func TestAFlushSaysThatTheClientHasGone(t *testing.T) {
+func TestAFlushFailsAfterTheClientHasDisconnected(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		arrived, failed := make(chan struct{}), make(chan error, 1)
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -17,15 +17,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// wsRequest is the handshake of a raw client.
+// wsRequest is the handshake sent by a raw client.
 const wsRequest = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 
-// wsHello is the text "hello" as a client's frame, with a mask of zeros,
-// wsHelloBack as a server's.
+// wsHello is the text "hello" as a client's frame, with a mask of zeros.
+// wsHelloBack is the same text as a server's frame.
 const wsHello, wsHelloBack = "\x81\x85\x00\x00\x00\x00hello", "\x81\x05hello"
 
-// gorillaServer upgrades each request and runs serve, which the test awaits.
+// gorillaServer upgrades each request and runs serve. served yields the result.
 func gorillaServer(t *testing.T, upgrader websocket.Upgrader, serve func(*websocket.Conn) error) (h http.Handler, served <-chan error) {
 	done := make(chan error, 1)
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -65,7 +65,7 @@ func (s *site) gorilla(dialer websocket.Dialer) (*websocket.Conn, *http.Response
 	return c, resp
 }
 
-// gorillaSays sends a message and wants it back.
+// gorillaSays sends a message and requires its echo.
 func gorillaSays(t testing.TB, c *websocket.Conn, kind int, text string) {
 	t.Helper()
 	require.NoError(t, c.WriteMessage(kind, []byte(text)))
@@ -151,7 +151,7 @@ func TestGorillaPassesTheCloseCodeOfTheServer(t *testing.T) {
 	})
 }
 
-func TestGorillaHasDeadlinesOfItsOwn(t *testing.T) {
+func TestGorillaDeadlinesApply(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		h, served := gorillaServer(t, websocket.Upgrader{}, func(c *websocket.Conn) error {
 			if err := c.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {

@@ -18,8 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// zip is gzhttp's middleware with its defaults: what has 1 KiB or more is
-// compressed.
+// zip is gzhttp's middleware with its defaults: it compresses from 1 KiB.
 func zip(next http.Handler) http.Handler { return gzhttp.GzipHandler(next) }
 
 var prose = strings.Repeat("to be or not to be ", 1000) // read-only
@@ -67,7 +66,7 @@ func TestGzhttpFlushes(t *testing.T) {
 		resp := s.begin("GET", "/", nil, "Accept-Encoding", "gzip")
 		unzipped, err := gzip.NewReader(resp.Body)
 		require.NoError(t, err)
-		assert.True(t, prose == readString(t, unzipped, len(prose)), "before the handler goes on")
+		assert.True(t, prose == readString(t, unzipped, len(prose)), "before the handler continues")
 		close(next)
 		rest, err := io.ReadAll(unzipped)
 		require.NoError(t, err)
@@ -87,7 +86,7 @@ func TestGzhttpLeavesEncodedBodiesAlone(t *testing.T) {
 	})
 }
 
-func TestGzhttpAroundServeContent(t *testing.T) {
+func TestGzhttpWorksAroundServeContent(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Etag", `"a"`)
@@ -115,8 +114,8 @@ func TestGzhttpAroundServeContent(t *testing.T) {
 	})
 }
 
-// TestGzhttpKeepsConnections sends a HEAD and a 304 on a connection that goes
-// on: a byte of a body would be read as a response.
+// A HEAD and a 304 use a connection that stays open: any byte of a body would
+// be read as the next response.
 func TestGzhttpKeepsConnections(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -145,7 +144,7 @@ func TestGzhttpLetsWebSocketsPass(t *testing.T) {
 	})
 }
 
-func TestGzhttpAroundUpstreams(t *testing.T) {
+func TestGzhttpWorksAroundUpstreams(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")

@@ -42,7 +42,7 @@ func TestTimeoutHandlerAnswersForSlowHandlers(t *testing.T) {
 	})
 }
 
-func TestTimeoutHandlerPassesOnWhatIsInTime(t *testing.T) {
+func TestTimeoutHandlerPassesOnResponsesThatAreInTime(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			if q.URL.Path == "/panic" {
@@ -123,7 +123,7 @@ func TestFileServerServesRanges(t *testing.T) {
 	})
 }
 
-// rangesOf returns the parts of a response to a request for several ranges.
+// rangesOf returns the parts of a multi-range response.
 func rangesOf(t testing.TB, resp answer) []string {
 	t.Helper()
 	require.Equal(t, http.StatusPartialContent, resp.StatusCode)
@@ -161,8 +161,7 @@ func TestFileServerAnswersConditions(t *testing.T) {
 	})
 }
 
-// TestFileServerKeepsConnections mixes answers with and without a body on one
-// connection.
+// Responses with and without a body follow each other on one connection.
 func TestFileServerKeepsConnections(t *testing.T) {
 	dir := newFiles(t)
 	overHTTP1(t, func(t *testing.T, p place) {
@@ -186,7 +185,7 @@ func TestStripPrefixKeepsEscapes(t *testing.T) {
 	})
 }
 
-func TestAllowQuerySemicolons(t *testing.T) {
+func TestAllowQuerySemicolonsWorks(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			fmt.Fprint(w, q.FormValue("a"), " ", q.FormValue("b"), " ", q.URL.RawQuery)
@@ -196,7 +195,7 @@ func TestAllowQuerySemicolons(t *testing.T) {
 	})
 }
 
-func TestAServeMuxRoutesBehindIt(t *testing.T) {
+func TestAServeMuxRoutesBehindTheServer(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		var mux http.ServeMux
 		mux.HandleFunc("GET localhost/users/{id}", func(w http.ResponseWriter, q *http.Request) {
@@ -243,10 +242,10 @@ func TestExpvarAndProfilesAreServed(t *testing.T) {
 	})
 }
 
-// TestProfilesEndWithTheirClient asks for a profile of an hour. net/http/pprof
-// looks up the http.Server of the request, to compare its WriteTimeout, and
-// waits for the end of the request.
-func TestProfilesEndWithTheirClient(t *testing.T) {
+// The profile would take an hour. net/http/pprof looks up the request's
+// http.Server, to compare its WriteTimeout, and waits for the end of the
+// request.
+func TestAProfileEndsWhenItsClientDisconnects(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		arrived, ended := make(chan struct{}), make(chan struct{})
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

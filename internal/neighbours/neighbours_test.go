@@ -1,10 +1,10 @@
-// Package neighbours_test runs handlers and middleware that others wrote behind
-// a Server: httputil.ReverseProxy, the handlers of net/http, chi, gzhttp,
-// otelhttp, and the WebSocket libraries of gorilla and coder. Each test runs
-// behind net/http's own server too, with the same assertions, so that a failure
-// says which of the two differs. Where they may differ, deviations_test.go says
-// so. It is a module of its own, so that these libraries are dependencies of
-// nothing else.
+// Package neighbours_test runs third-party handlers and middleware behind a
+// Server: httputil.ReverseProxy, the handlers of net/http, chi, gzhttp,
+// otelhttp, and the WebSocket libraries of gorilla and coder. Each test also
+// runs behind net/http's own server, with the same assertions, so that a
+// failure shows which of the two differs. deviations_test.go lists the
+// differences that are allowed. It is a separate module, so that nothing else
+// depends on these libraries.
 package neighbours_test
 
 import (
@@ -33,15 +33,15 @@ func TestMain(m *testing.M) { proxytest.Main(m) }
 // The servers behind which each test runs. The first is the oracle.
 const (
 	netHTTP = "net/http" // an http.Server
-	// a hostproxy.Server: middleware around its Router, or a handler instead of
-	// it
+	// a hostproxy.Server with middleware around its Router, or with a handler
+	// instead of it
 	inFront = "Server.Handler"
-	// a hostproxy.Server: a handler, in its middleware, is a route of the
-	// Router
+	// a hostproxy.Server whose Router has a route to the handler in its
+	// middleware
 	aRoute = "route"
 )
 
-// The protocols that clients speak.
+// The protocols that clients use.
 const (
 	plain   = "plain"
 	overTLS = "TLS"
@@ -57,7 +57,7 @@ func everywhere(t *testing.T, test func(t *testing.T, p place)) {
 	at(t, []string{plain, overTLS, h2}, test)
 }
 
-// overHTTP1 runs a test at each place that speaks HTTP/1.1.
+// overHTTP1 runs a test at each place that uses HTTP/1.1.
 func overHTTP1(t *testing.T, test func(t *testing.T, p place)) {
 	t.Helper()
 	at(t, []string{plain, overTLS}, test)
@@ -72,21 +72,21 @@ func at(t *testing.T, protocols []string, test func(t *testing.T, p place)) {
 	}
 }
 
-// A middleware is what all libraries mean by it.
+// A middleware is middleware in the form that all libraries share.
 type middleware = func(http.Handler) http.Handler
 
-// A site is a handler that is served at a place.
+// A site is a handler served at a place.
 type site struct {
 	place
 	t      testing.TB
 	addr   string
 	roots  *x509.CertPool
 	client *http.Client
-	log    *lockedBuffer // what the server logs
+	log    *lockedBuffer // log of the server
 }
 
-// serve starts the server of p with h in its middleware, the first of it
-// outermost.
+// serve starts the server of p with h behind its middleware. The first
+// middleware is the outermost one.
 func (p place) serve(t testing.TB, h http.Handler, around ...middleware) *site {
 	t.Helper()
 	s := &site{place: p, t: t, log: new(lockedBuffer)}
@@ -171,8 +171,8 @@ func (s *site) dial() *proxytest.Client {
 	return proxytest.DialTLS(s.t, s.addr, &tls.Config{RootCAs: s.roots, ServerName: "localhost"})
 }
 
-// dialContext is for the dialers of libraries: it connects to the site whatever
-// the address is.
+// dialContext is for the dialers of libraries. It connects to the site
+// regardless of the address.
 func (s *site) dialContext(ctx context.Context, _, _ string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", s.addr)
 }
@@ -183,8 +183,8 @@ type answer struct {
 	body string
 }
 
-// begin sends a request and returns once the head of the response is there.
-// Fields are names and values in turn.
+// begin sends a request and returns when the head of the response arrives.
+// fields are names and values in turn.
 func (s *site) begin(method, path string, body io.Reader, fields ...string) *http.Response {
 	s.t.Helper()
 	p, err := s.client.Do(s.request(method, path, body, fields...))
@@ -219,8 +219,8 @@ func (s *site) get(path string, fields ...string) answer {
 	return s.do(http.MethodGet, path, nil, fields...)
 }
 
-// fails sends a GET whose response does not arrive whole, and returns the part
-// of the body that does.
+// fails sends a GET whose response must arrive incomplete. It returns the part
+// of the body that arrives.
 func (s *site) fails(path string) string {
 	s.t.Helper()
 	p, err := s.client.Do(s.request(http.MethodGet, path, nil))
@@ -245,7 +245,8 @@ func await[T any](t testing.TB, what string, ch <-chan T) T {
 	}
 }
 
-// hold makes a handler wait until the test lets it go on, or has ended.
+// hold makes a handler wait until the test lets it continue, or the request
+// ends.
 func hold(q *http.Request, next <-chan struct{}) {
 	select {
 	case <-next:
@@ -262,7 +263,7 @@ func readString(t testing.TB, r io.Reader, n int) string {
 	return string(p)
 }
 
-// pattern returns n bytes in which no two stretches of a few KiB are alike.
+// pattern returns n bytes. Any two ranges of a few KiB differ.
 func pattern(n int) []byte {
 	p := make([]byte, n)
 	for i := range p {

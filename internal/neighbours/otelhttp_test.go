@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// traced returns otelhttp's middleware, and where its spans end up.
+// traced returns otelhttp's middleware, and the exporter that keeps its spans.
 func traced(t *testing.T) (middleware, *tracetest.InMemoryExporter) {
 	t.Helper()
 	spans := tracetest.NewInMemoryExporter()
@@ -73,7 +73,7 @@ func TestOtelhttpRecordsImplicitStatuses(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		around, spans := traced(t)
 		s := p.serve(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
-			if q.ProtoMajor == 1 { // over HTTP/2 a Body without bytes is another type
+			if q.ProtoMajor == 1 { // over HTTP/2, an empty Body has another type
 				assert.Equal(t, http.NoBody, q.Body, "otelhttp keeps the body of a request without one")
 			}
 		}), around)
@@ -96,7 +96,7 @@ func TestOtelhttpKeepsFlusherAndHijacker(t *testing.T) {
 			hold(q, next)
 		}), around)
 		resp := s.begin("GET", "/", nil)
-		assert.Equal(t, "one", readString(t, resp.Body, 3), "before the handler goes on")
+		assert.Equal(t, "one", readString(t, resp.Body, 3), "before the handler continues")
 		close(next)
 	})
 }
@@ -127,7 +127,7 @@ func TestOtelhttpEndsTheSpanOfAnAbortedExchange(t *testing.T) {
 	})
 }
 
-func TestOtelhttpAroundUpstreams(t *testing.T) {
+func TestOtelhttpWorksAroundUpstreams(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		around, spans := traced(t)
 		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

@@ -154,7 +154,7 @@ func TestReverseProxyCutsOffATruncatedResponse(t *testing.T) {
 	}
 }
 
-func TestReverseProxyCancelsTheRequestOfAClientThatLeaves(t *testing.T) {
+func TestReverseProxyCancelsTheRequestOfAClientThatDisconnects(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		t.Run(method, func(t *testing.T) {
 			everywhere(t, func(t *testing.T, p place) {
@@ -237,7 +237,7 @@ func TestReverseProxyLetsTheBackendDecideAboutExpect(t *testing.T) {
 	})
 }
 
-func TestReverseProxyDropsWhatConnectionNames(t *testing.T) {
+func TestReverseProxyDropsTheHeadersThatConnectionNames(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		backend := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Connection", "X-Internal")
@@ -256,7 +256,7 @@ func TestReverseProxyDropsWhatConnectionNames(t *testing.T) {
 	})
 }
 
-func TestReverseProxyTellsTheBackendWhoTheClientIs(t *testing.T) {
+func TestReverseProxyForwardsTheClientAddress(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		backend := proxytest.NewServer(t, nil)
 		s := p.serve(t, newReverseProxy(t, backend.Addr()))
@@ -298,7 +298,7 @@ func TestReverseProxyKeepsResponsesWithoutABody(t *testing.T) {
 	})
 }
 
-func TestReverseProxySays502WithoutABackend(t *testing.T) {
+func TestReverseProxyAnswers502WithoutABackend(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, newReverseProxy(t, proxytest.Refused(t)))
 		assert.Equal(t, http.StatusBadGateway, s.get("/").StatusCode)

@@ -17,15 +17,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// stack returns the middleware of all libraries, each around the next.
+// stack returns the middleware of all libraries, one around the other.
 func stack(t *testing.T) []middleware {
 	t.Helper()
 	around, _ := traced(t)
 	return []middleware{around, chimw.RequestLogger(make(chiLog, 100)), chimw.Recoverer, zip, http.AllowQuerySemicolons}
 }
 
-// through returns what forwards to a backend: an Upstream, and httputil's
-// ReverseProxy.
+// through returns handlers that forward to a backend: an Upstream, and
+// httputil's ReverseProxy.
 func through(t *testing.T, addr string) map[string]http.Handler {
 	t.Helper()
 	return map[string]http.Handler{"Upstream": hostproxy.To(addr), "ReverseProxy": newReverseProxy(t, addr)}

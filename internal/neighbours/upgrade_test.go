@@ -15,7 +15,7 @@ const (
 	echoSwitches = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Backend: 1\r\n\r\n"
 )
 
-// upgrade sends text and reads the head of a 101.
+// upgrade sends text and reads the head of the 101.
 func upgrade(t testing.TB, c *proxytest.Client, text string) string {
 	t.Helper()
 	c.Send(text)

@@ -17,10 +17,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// The tests of this file are about what net/http's documentation promises of a
+// The tests in this file check what net/http's documentation promises about a
 // ResponseWriter and a Request.
 
-func TestTheServerFillsInWhatAHandlerLeavesOut(t *testing.T) {
+func TestTheServerAddsTheHeadersThatAHandlerOmits(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			switch q.URL.Path {
@@ -59,7 +59,7 @@ func TestTheServerFillsInWhatAHandlerLeavesOut(t *testing.T) {
 	})
 }
 
-func TestAHeadHasTheFieldsOfAGetAndNoBody(t *testing.T) {
+func TestAHEADResponseHasTheHeadersOfAGETAndNoBody(t *testing.T) {
 	overHTTP1(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			n, err := fmt.Fprint(w, "hello")
@@ -111,7 +111,7 @@ func TestABodyLongerThanItsContentLengthIsCutThere(t *testing.T) {
 	})
 }
 
-func TestABodyShorterThanItsContentLengthIsNoWholeResponse(t *testing.T) {
+func TestABodyShorterThanItsContentLengthIsAnIncompleteResponse(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
@@ -172,7 +172,7 @@ func TestAnInvalidStatusPanics(t *testing.T) {
 	})
 }
 
-func TestAPanicCostsOneExchange(t *testing.T) {
+func TestAPanicEndsOnlyItsExchange(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			if q.URL.Path == "/late" {
@@ -186,7 +186,7 @@ func TestAPanicCostsOneExchange(t *testing.T) {
 		s.fails("/")
 		assert.Equal(t, "part", s.fails("/late"))
 		assert.Equal(t, http.StatusOK, s.get("/fine").StatusCode)
-		// Over HTTP/2 net/http logs it after it has reset the stream.
+		// Over HTTP/2, net/http logs the panic after it has reset the stream.
 		proxytest.Eventually(t, "the panic in the log", func() bool { return strings.Contains(s.log.String(), "something odd") })
 	})
 }
@@ -267,7 +267,7 @@ func TestTheContextEndsWithTheClient(t *testing.T) {
 	})
 }
 
-func TestAWriterOffersWhatOthersLookFor(t *testing.T) {
+func TestAWriterOffersTheInterfacesThatLibrariesUse(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		s := p.serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, offers(w)) }))
 		want := "CloseNotifier Flusher FlushError Hijacker ReaderFrom StringWriter"
@@ -284,8 +284,8 @@ func TestAWriterOffersWhatOthersLookFor(t *testing.T) {
 	})
 }
 
-// offers returns the names of the interfaces that w has. None of them is
-// Closer: chi's Compress would close it.
+// offers returns the names of the interfaces that w has. Closer must not be
+// among them: chi's Compress would close the writer.
 func offers(w http.ResponseWriter) string {
 	var names []string
 	//lint:ignore SA1019 older libraries look for it

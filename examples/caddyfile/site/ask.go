@@ -11,14 +11,14 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// An Ask decides about on-demand certificates by asking a server of yours: a
-// GET of URL with the parameter domain. Its method HostPolicy is for
+// An Ask asks a server of yours before on-demand certificates are ordered. It
+// sends a GET of URL with the parameter domain. Its method HostPolicy is for
 // TLS.HostPolicy.
 type Ask struct{ URL string }
 
-// HostPolicy allows a certificate if the answer is 200. Any other status from
-// 300 to 499 refuses it; an answer of 500 and above, or none within 5 s, leaves
-// things as they are.
+// HostPolicy allows a certificate if the status is 200. Any other status from
+// 300 to 499 refuses it. A status of 500 and above, or no answer within 5 s,
+// changes nothing.
 func (a *Ask) HostPolicy(ctx context.Context, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -9,9 +9,9 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// An Errors answers by Handle what handlers behind Next fail with: a file that
-// does not exist, a target that cannot be reached, or Fail. Responses of
-// targets are not failures, whatever their status.
+// An Errors calls Handle to answer failures of handlers behind Next: a file
+// that does not exist, a target that cannot be reached, or Fail. A target's
+// response is never a failure, whatever its status.
 type Errors struct {
 	// Handle gets the request as it was before rewrites. The status is the
 	// placeholder {err.status_code}.
@@ -27,18 +27,18 @@ func (s *Errors) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *Errors) Unwrap() http.Handler { return s.Next }
 
-// A Fail fails with a status: without an Errors in front, it answers with it. 0
-// means the status of the failure that an Errors handles.
+// A Fail fails with a status. Without an Errors in front, it answers with that
+// status. 0 means the status of the failure that an Errors handles.
 type Fail struct{ Status int }
 
 // ServeHTTP fails.
 func (s Fail) ServeHTTP(w http.ResponseWriter, q *http.Request) { fail(w, q, s.Status) }
 
-// fail answers a failure, by the Errors in front if there is one.
+// fail answers a failure. If there is an Errors in front, that does it.
 func fail(w http.ResponseWriter, q *http.Request, status int) {
 	st := stateOf(q)
 	switch {
-	case st.status != 0: // a failure while one is handled
+	case st.status != 0: // a failure during the handling of another one
 		w.WriteHeader(st.status)
 	case st.errors == nil:
 		w.WriteHeader(status)
@@ -49,9 +49,9 @@ func fail(w http.ResponseWriter, q *http.Request, status int) {
 	}
 }
 
-// UpstreamFailed is for Upstream.ErrorHandler: it fails with 504 after a
-// time-out, 503 without a target, 413 if the body is too large, and otherwise
-// 502.
+// UpstreamFailed is for Upstream.ErrorHandler. It fails with 504 after a
+// timeout, 503 without a target, 413 if the body is too large, and 502
+// otherwise.
 func UpstreamFailed(w http.ResponseWriter, q *http.Request, err error) {
 	status := http.StatusBadGateway
 	var failure *hostproxy.Error

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// A Root sets the directory for a Files or TryFiles behind it. Dir may have
+// A Root sets the directory for any Files or TryFiles behind it. Dir may have
 // placeholders.
 type Root struct {
 	Dir  string
@@ -31,22 +31,22 @@ func (s *Root) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *Root) Unwrap() http.Handler { return s.Next }
 
-// A Files serves the files of a directory. Links that lead out of the directory
-// are followed.
+// A Files serves the files of a directory. It follows links, even out of the
+// directory.
 type Files struct {
-	// Root is the directory. "" means that of a Root in front, or else the
-	// working directory. It may have placeholders.
+	// Root is the directory. "" means the directory of a Root in front or,
+	// without one, the working directory. It may have placeholders.
 	Root  string
-	Index []string // files that stand for their directory; nil means index.html and index.txt
+	Index []string // files to serve for their directory; nil means index.html and index.txt
 
-	// Hide lists files that are not served: paths if they have a slash, else
-	// names. A star matches any text.
+	// Hide lists files that are not served. An entry with a slash is a path,
+	// any other entry a name. A star matches any text.
 	Hide []string
 }
 
-// ServeHTTP serves the file that q's path names. Directories redirect to their
-// path with a slash at the end, and files to theirs without, unless the path
-// was rewritten.
+// ServeHTTP serves the file at q's path. Unless the path was rewritten, a
+// directory redirects to its path with a slash at the end, and a file to its
+// path without one.
 func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.Method != http.MethodGet && q.Method != http.MethodHead && stateOf(q).status == 0 {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -63,7 +63,7 @@ func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		fail(w, q, http.StatusForbidden)
-	case err != nil || !info.Mode().IsRegular() || s.hidden(name): // a pipe would wait
+	case err != nil || !info.Mode().IsRegular() || s.hidden(name): // a pipe would block
 		fail(w, q, http.StatusNotFound)
 	case s.redirects(w, q, index):
 	default:
@@ -71,7 +71,7 @@ func (s *Files) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// find looks up a file, or the index of a directory, whose name it then sets.
+// find looks up a file. For a directory, it sets name to the directory's index.
 func (s *Files) find(name *string) (info fs.FileInfo, index bool, err error) {
 	info, err = os.Stat(*name)
 	if err != nil || !info.IsDir() {
@@ -91,7 +91,7 @@ func (s *Files) find(name *string) (info fs.FileInfo, index bool, err error) {
 	return info, false, nil
 }
 
-// hidden reports whether a file is not to be served.
+// hidden reports whether a file must not be served.
 func (s *Files) hidden(name string) bool {
 	whole, err := filepath.Abs(name)
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *Files) hidden(name string) bool {
 	})
 }
 
-// redirects sends the client to the canonical path, and reports whether it did.
+// redirects sends the client to the canonical path. It reports whether it did.
 func (s *Files) redirects(w http.ResponseWriter, q *http.Request, index bool) bool {
 	asked := q.URL
 	if o := stateOf(q).original; o != nil {
@@ -127,14 +127,14 @@ func (s *Files) redirects(w http.ResponseWriter, q *http.Request, index bool) bo
 	if index {
 		to.Path += "/"
 	}
-	for strings.HasPrefix(to.Path, "//") { // a host, for the client
+	for strings.HasPrefix(to.Path, "//") { // a client would take the start of the path for a host
 		to.Path = to.Path[1:]
 	}
 	http.Redirect(w, q, to.String(), http.StatusPermanentRedirect)
 	return true
 }
 
-// serveFile sends a file, or the part of it that the client wants.
+// serveFile sends a file, or the range of it that the client requests.
 func serveFile(w http.ResponseWriter, q *http.Request, name string, info fs.FileInfo) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -151,14 +151,14 @@ func serveFile(w http.ResponseWriter, q *http.Request, name string, info fs.File
 		if t := mime.TypeByExtension(filepath.Ext(name)); t != "" {
 			h.Set("Content-Type", t)
 		} else {
-			h["Content-Type"] = nil // no guess
+			h["Content-Type"] = nil // prevents a guess
 		}
 	}
-	if status := stateOf(q).status; status != 0 { // the page of a failure, as a whole
+	if status := stateOf(q).status; status != 0 { // the page of a failure is sent as a whole
 		h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
 		w.WriteHeader(status)
 		if q.Method != http.MethodHead {
-			_, _ = io.CopyN(w, f, info.Size()) // a client that has gone is no news
+			_, _ = io.CopyN(w, f, info.Size()) // fails if the client has disconnected
 		}
 		return
 	}
@@ -176,17 +176,17 @@ func directory(own string, q *http.Request) string {
 	return Expand(own, q)
 }
 
-// A TryFiles rewrites the path to the first of its files that exists below the
+// A TryFiles rewrites the path to the first of its files that exists in the
 // directory of a Root.
 type TryFiles struct {
-	// Files are paths, such as {path} or /index.html, which may have
-	// placeholders and a query. A slash at the end stands for a directory. A
-	// last element such as =404 answers with that status.
+	// Files are paths, such as {path} or /index.html. They may have
+	// placeholders and a query. A slash at the end means a directory. A last
+	// element such as =404 answers with that status.
 	Files []string
 	Next  http.Handler
 }
 
-// ServeHTTP passes q to Next, with the path of the file if there is one.
+// ServeHTTP passes q to Next, with the path of the file if one exists.
 func (s *TryFiles) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	root := directory("", q)
 	for _, f := range s.Files {

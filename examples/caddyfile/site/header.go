@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Edits are changes to headers: Add, then Set, then Remove, then Replace.
+// Edits are changes to headers, in this order: Add, Set, Remove, Replace.
 // Values may have placeholders.
 type Edits struct {
 	Add, Set http.Header
@@ -59,11 +59,11 @@ func (e *Edits) apply(h http.Header, expand func(string) string) {
 // A Header changes the headers of responses.
 type Header struct {
 	Edits   Edits
-	Default http.Header // set if the response has none of these headers; may have placeholders
+	Default http.Header // set if the response lacks the header; may have placeholders
 
-	// Deferred changes the headers of Next's response. False sets headers
-	// before Next is called, which may replace them or, if it is an Upstream,
-	// add values of the target. Default is always deferred.
+	// Deferred changes the headers of Next's response. If it is false, headers
+	// are set before Next is called. Next may then replace them or, if it is an
+	// Upstream, add the target's values. Default is always deferred.
 	Deferred bool
 	Next     http.Handler
 }
@@ -102,7 +102,7 @@ type editor struct {
 	edited bool
 }
 
-// edit changes the header, once. Interim responses are left as they are.
+// edit changes the header once. It leaves interim responses as they are.
 func (e *editor) edit(status int) {
 	if e.edited || status < 200 && status != http.StatusSwitchingProtocols {
 		return
@@ -121,13 +121,14 @@ func (e *editor) Write(b []byte) (int, error) {
 	return e.ResponseWriter.Write(b)
 }
 
-// FlushError sends the header, if it has not been sent, and what was written.
+// FlushError sends the header, if that was not sent yet, and everything
+// written.
 func (e *editor) FlushError() error {
 	e.edit(http.StatusOK)
 	return http.NewResponseController(e.ResponseWriter).Flush()
 }
 
-// Flush is FlushError for callers that know only http.Flusher.
+// Flush is FlushError for callers that only know http.Flusher.
 func (e *editor) Flush() { _ = e.FlushError() }
 
 func (e *editor) Unwrap() http.ResponseWriter { return e.ResponseWriter }
@@ -148,15 +149,15 @@ func (s *RequestHeader) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *RequestHeader) Unwrap() http.Handler { return s.Next }
 
-// A HeaderUp changes the headers of requests to a target: its method Rewrite is
+// A HeaderUp changes the headers of requests to a target. Its method Rewrite is
 // for Upstream.Rewrite.
 type HeaderUp struct {
 	Edits Edits
 	Host  string // Host header; may have placeholders; "" keeps it
 
-	// Question says that the target is the authentication server of a
-	// hostproxy.ForwardAuth. Placeholders such as {uri} and {method} then stand
-	// for the client's request, not for the question about it.
+	// Question means that the target is the authentication server of a
+	// hostproxy.ForwardAuth. Placeholders such as {uri} and {method} then have
+	// the values of the client's request, not of the request to that server.
 	Question bool
 }
 
@@ -173,8 +174,8 @@ func (s HeaderUp) Rewrite(p *httputil.ProxyRequest) {
 	}
 }
 
-// asked returns the client's request, as far as placeholders need it, that the
-// question q of a ForwardAuth is about. The ForwardAuth has set both headers.
+// asked returns the client's request that a ForwardAuth's request q is about,
+// as far as placeholders need it. The ForwardAuth has set both headers.
 func asked(q *http.Request) *http.Request {
 	uri := q.Header.Get("X-Forwarded-Uri")
 	u, err := url.ParseRequestURI(uri)
@@ -186,7 +187,7 @@ func asked(q *http.Request) *http.Request {
 	return c
 }
 
-// A HeaderDown changes the headers of responses from a target: its method
+// A HeaderDown changes the headers of responses from a target. Its method
 // ModifyResponse is for Upstream.ModifyResponse.
 type HeaderDown struct{ Edits Edits }
 

@@ -16,22 +16,23 @@ import (
 )
 
 // An AccessLog writes a line for each request of some routes. Its method
-// Observe is for Router.Observe. Other routes are logged only if a request
-// failed, and not by the client's fault.
+// Observe is for Router.Observe. Requests of other routes are logged only if
+// they failed, and not because of the client.
 type AccessLog struct {
 	Patterns []string // patterns of the routes; nil means all
 	Output   string   // "stderr", "stdout", "discard", or the path of a file; "" means stderr
 	Text     bool     // lines of key=value pairs; false means JSON
 	Level    slog.Level
-	Roll     Roll // for a file
+	Roll     Roll // for files
 }
 
-// A Roll limits the size of log files. Older ones have the time in their name.
+// A Roll limits the size of log files. Older files have their time in their
+// name.
 type Roll struct {
 	Disabled bool
-	Size     int64         // 0 means 100 MiB
+	Size     int64         // maximum size; 0 means 100 MiB
 	Keep     int           // number of older files; 0 means 10
-	KeepFor  time.Duration // age of older files; 0 means 90 days
+	KeepFor  time.Duration // maximum age of older files; 0 means 90 days
 }
 
 // Observe returns the function for Router.Observe. It returns an error if a
@@ -85,7 +86,7 @@ type rollingFile struct {
 
 	mu   sync.Mutex
 	file *os.File
-	info os.FileInfo // of file, when it was opened
+	info os.FileInfo // of file, taken when it was opened
 }
 
 // open opens the file and creates its directory.
@@ -106,8 +107,8 @@ func (f *rollingFile) open() error {
 	return nil
 }
 
-// Write appends a line, to a new file if the old one is full. If another log,
-// or a program such as logrotate, has renamed the file, it is created anew.
+// Write appends a line. If the file is full, it goes to a new one. If another
+// log or a program such as logrotate has renamed the file, it is created again.
 func (f *rollingFile) Write(b []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -13,38 +13,38 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Match selects requests. All fields that are set must match; the zero value
+// A Match selects requests. All fields that are set must match. The zero value
 // matches all requests.
 type Match struct {
-	// Paths match the decoded path, without regard to case, after dot segments
-	// and double slashes are resolved. A star matches any text at the end
-	// (/api/*), at the start (*.php) or both; elsewhere it matches within a
+	// Paths match the decoded path, ignoring case, after dot segments and
+	// double slashes are resolved. A star at the end (/api/*), at the start
+	// (*.php) or at both matches any text. Elsewhere it matches within a
 	// segment. One of the paths must match.
 	Paths []string
 
-	Hosts   []string // one must match; "*" stands for one label
+	Hosts   []string // one must match; "*" matches one label
 	Methods []string // one must match
 
-	// Header has the values of headers. Of each header one value must match,
-	// where a star at either end matches any text. No values mean that the
-	// header must be missing.
+	// Header has header values. For each header, one value must match; a star
+	// at either end matches any text. No values mean that the header must be
+	// missing.
 	Header   http.Header
 	HeaderRE []HeaderRE // all must match
 	PathRE   *RE        // matches the decoded path
 
-	// Query has the values of parameters. Of each parameter one value must
-	// match; "*" matches any. A map that is empty, but not nil, means that
-	// there must be no query.
+	// Query has parameter values. For each parameter, one value must match; "*"
+	// matches any. An empty map that is not nil means that there must be no
+	// query.
 	Query url.Values
 
 	RemoteIPs []netip.Prefix // remote address of the connection
-	ClientIPs []netip.Prefix // client address, see hostproxy.ClientAddr
+	ClientIPs []netip.Prefix // client address; see hostproxy.ClientAddr
 	Protocol  string         // "http", "https" or "grpc"
 	Statuses  []int          // status of the failure that an Errors handles
-	Not       []*Match       // none may match
+	Not       []*Match       // none must match
 }
 
-// An RE is a regular expression, whose groups are the placeholders {re.name.1}
+// An RE is a regular expression. Its groups become the placeholders {re.name.1}
 // and so on.
 type RE struct {
 	Name string // "" allows {re.1} only
@@ -57,19 +57,19 @@ type HeaderRE struct {
 	RE    RE
 }
 
-// state is what handlers of a site keep for those behind them.
+// state is what handlers of a site pass on to the handlers behind them.
 type state struct {
 	root     string
 	original *url.URL // before the first rewrite; nil if there was none
 	groups   map[string]string
 	errors   *Errors       // handles failures; nil if nothing does
-	asked    *http.Request // as the client wrote it, for errors
-	status   int           // of the failure that is handled; 0 if none is
+	asked    *http.Request // as the client sent it, for errors
+	status   int           // of the failure being handled; 0 if there is none
 }
 
 type stateKey struct{}
 
-// stateOf returns the state of a request, which must not be changed.
+// stateOf returns the state of a request. It must not be changed.
 func stateOf(q *http.Request) *state {
 	if s, ok := q.Context().Value(stateKey{}).(*state); ok {
 		return s
@@ -77,15 +77,15 @@ func stateOf(q *http.Request) *state {
 	return &state{}
 }
 
-// with returns a copy of q with another state.
+// with returns a copy of q with a changed state.
 func with(q *http.Request, change func(*state)) *http.Request {
 	s := *stateOf(q)
 	change(&s)
 	return q.WithContext(context.WithValue(q.Context(), stateKey{}, &s))
 }
 
-// match returns q, or a copy with the groups of regular expressions. It returns
-// nil if q does not match.
+// match returns q, or a copy with the groups of its regular expressions. It
+// returns nil if q does not match.
 func (m *Match) match(q *http.Request) *http.Request {
 	groups := map[string]string{}
 	if !m.all(q, groups) {
@@ -138,14 +138,14 @@ func pathMatches(pattern, p string) bool {
 	return ok && err == nil
 }
 
-// cleanPath resolves dot segments, and double slashes if merge. A slash at the
-// end stays. The path begins with a slash, also that of GET http://host, which
-// has none, and of OPTIONS *: otherwise /* would not be for these.
+// cleanPath resolves dot segments and, if merge is set, double slashes. A slash
+// at the end stays. The result begins with a slash, even for GET http://host,
+// which has no path, and for OPTIONS *: otherwise /* would not match these.
 func cleanPath(p string, merge bool) string {
 	if !strings.HasPrefix(p, "/") {
 		p = "/" + p
 	}
-	if !merge { // a character that no path has keeps the empty segments apart
+	if !merge { // separates the empty segments by a character that no path has
 		return strings.ReplaceAll(cleanPath(strings.ReplaceAll(p, "//", "/\x00/"), true), "\x00", "")
 	}
 	clean := path.Clean(p)
@@ -155,8 +155,8 @@ func cleanPath(p string, merge bool) string {
 	return clean
 }
 
-// hostMatches compares label by label. A dot at the end means the same host, as
-// it does for the routes of a Router.
+// hostMatches compares label by label. A dot at the end does not matter, as in
+// the routes of a Router.
 func hostMatches(pattern, host string) bool {
 	pattern, host = strings.TrimSuffix(pattern, "."), strings.TrimSuffix(host, ".")
 	if !strings.Contains(pattern, "*") {
@@ -192,7 +192,7 @@ func headersMatch(want http.Header, q *http.Request) bool {
 	return true
 }
 
-// valueMatches compares a value with a pattern that may have a star at either
+// valueMatches matches a value against a pattern that may have a star at either
 // end.
 func valueMatches(pattern, v string) bool {
 	head, tail := strings.HasPrefix(pattern, "*"), strings.HasSuffix(pattern, "*")
@@ -209,7 +209,7 @@ func valueMatches(pattern, v string) bool {
 	return v == pattern
 }
 
-// headerValues returns the values of a header; Host is one of them.
+// headerValues returns the values of a header, including Host.
 func headerValues(q *http.Request, field string) []string {
 	if strings.EqualFold(field, "Host") {
 		return []string{q.Host}
@@ -226,7 +226,7 @@ func headersMatchRE(want []HeaderRE, q *http.Request, groups map[string]string) 
 	return true
 }
 
-// match adds the groups, by number and by name.
+// match adds the groups by number and by name.
 func (r *RE) match(s string, groups map[string]string) bool {
 	found := r.Expr.FindStringSubmatch(s)
 	if found == nil {

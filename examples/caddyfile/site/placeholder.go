@@ -13,8 +13,8 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// placeholder is text that looks like one: other braces are plain text.
-// Read-only.
+// placeholder matches text that looks like a placeholder. Other braces are
+// plain text. Read-only.
 var placeholder = regexp.MustCompile(`\{[a-zA-Z_%?][^{}\s"',;]*\}`)
 
 // Placeholders returns the placeholders in s, known or not.
@@ -27,8 +27,7 @@ func Known(name string) bool {
 	return ok
 }
 
-// Expand replaces the placeholders in s. Others, and other text in braces,
-// stay.
+// Expand replaces the known placeholders in s. Any other text in braces stays.
 func Expand(s string, q *http.Request) string {
 	return expand(s, q, func(v string) string { return v })
 }
@@ -45,7 +44,7 @@ func expand(s string, q *http.Request, escape func(string) string) string {
 	})
 }
 
-// value returns the value of a placeholder, by its short or its long name.
+// value returns the value of a placeholder by its short or long name.
 func value(name string, q *http.Request) (string, bool) {
 	for _, group := range [][2]string{{"header.", "http.request.header."}, {"cookie.", "http.request.cookie."},
 		{"query.", "http.request.uri.query."}, {"labels.", "http.request.host.labels."}, {"re.", "http.regexp."}, {"path.", "http.request.uri.path."}} {
@@ -98,8 +97,8 @@ func keyed(group, key string, q *http.Request) (string, bool) {
 	return parts[n], true
 }
 
-// urlValue returns the value of a placeholder about the path and query, now or
-// before the first rewrite.
+// urlValue returns the value of a placeholder for the path and query, either
+// current or from before the first rewrite.
 func urlValue(name string, q *http.Request) (string, bool) {
 	u := q.URL
 	rest, ok := strings.CutPrefix(name, "http.request.uri")

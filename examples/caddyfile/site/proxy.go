@@ -13,10 +13,10 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// To returns an Upstream that has Caddy's defaults where they differ from those
-// of package hostproxy: no limit for the wait for a response or for a pause in
-// a body, 3 s for a connection, and no retries. It panics on an invalid target,
-// as hostproxy.To does.
+// To returns an Upstream with Caddy's defaults where these differ from package
+// hostproxy: no limit for the wait for a response or for a pause in a body, 3 s
+// for a connection, and no retries. It panics on an invalid target, as
+// hostproxy.To does.
 func To(targets ...string) *hostproxy.Upstream {
 	u := hostproxy.To(targets...)
 	u.ResponseHeaderTimeout, u.IdleTimeout, u.DialTimeout = -1, -1, 3*time.Second
@@ -24,10 +24,11 @@ func To(targets ...string) *hostproxy.Upstream {
 	return u
 }
 
-// A Redial connects to a target again while it refuses connections. Its method
-// Dial is for Upstream.Dial; Upstream.DialTimeout limits all tries together.
+// A Redial tries to connect again while a target refuses connections. Its
+// method Dial is for Upstream.Dial. Upstream.DialTimeout limits all tries
+// together.
 type Redial struct {
-	For   time.Duration // no try begins after this time
+	For   time.Duration // no try starts after this time
 	Every time.Duration // pause between tries
 }
 
@@ -64,8 +65,8 @@ func RootCAs(files ...string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// Statuses returns the statuses of classes such as "2xx", and single ones such
-// as "404". It panics on others.
+// Statuses returns the statuses in classes such as "2xx", and single statuses
+// such as "404". It panics on other words.
 func Statuses(words ...string) (codes []int) {
 	for _, w := range words {
 		first, last := strings.ReplaceAll(w, "x", "0"), strings.ReplaceAll(w, "x", "9")

@@ -8,12 +8,13 @@ import (
 
 // A Rewrite changes the path and query of a request.
 type Rewrite struct {
-	// To is the new path, query, or both, such as /index.html, ?a=b or
-	// /api{uri}. What it does not name stays. It may have placeholders.
+	// To is the new path, the new query, or both, such as /index.html, ?a=b or
+	// /api{uri}. A part that is missing here is not changed. To may have
+	// placeholders.
 	To string
 
-	StripPrefix, StripSuffix string    // removed from the path if it begins or ends so
-	Replace                  []Replace // changes to path and query
+	StripPrefix, StripSuffix string    // removed from the start or the end of the path
+	Replace                  []Replace // changes to the path and query
 	Next                     http.Handler
 }
 
@@ -44,7 +45,7 @@ func (s *Rewrite) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 // Unwrap returns Next.
 func (s *Rewrite) Unwrap() http.Handler { return s.Next }
 
-// withURL returns a copy of q with another path and query.
+// withURL returns a copy of q with a new path and query.
 func withURL(q *http.Request, u *url.URL) *http.Request {
 	out := with(q, func(s *state) {
 		if s.original == nil {
@@ -55,16 +56,16 @@ func withURL(q *http.Request, u *url.URL) *http.Request {
 	return out
 }
 
-// set replaces path and query by those of To. Placeholders are escaped as their
-// place needs it.
+// set replaces the path and query by those of To. It escapes placeholders as
+// their place requires.
 func (s *Rewrite) set(u *url.URL, q *http.Request) {
 	to, query, hasQuery := strings.Cut(s.To, "?")
-	if strings.HasSuffix(to, "{") { // {?query}
+	if strings.HasSuffix(to, "{") { // the "?" belongs to {?query}
 		to, query, hasQuery = s.To, "", false
 	}
 	if to != "" {
 		p := Expand(strings.NewReplacer("{path}", "{%path}", "{http.request.uri.path}", "{%path}").Replace(to), q)
-		p, injected, ok := strings.Cut(p, "?") // of {uri}
+		p, injected, ok := strings.Cut(p, "?") // the query comes from {uri}
 		if ok && !hasQuery {
 			u.RawQuery = injected
 		}
@@ -81,7 +82,8 @@ func (s *Rewrite) set(u *url.URL, q *http.Request) {
 	}
 }
 
-// rewriteQuery replaces placeholders; all but {query} are escaped.
+// rewriteQuery replaces placeholders. It escapes their values, except for
+// {query}.
 func rewriteQuery(query string, q *http.Request) string {
 	var parts []string
 	for part := range strings.SplitSeq(query, "&") {
@@ -111,8 +113,8 @@ func strip(u *url.URL, text string, cut func(path, text string) string) {
 	u.Path, u.RawPath = path, escaped
 }
 
-// cutPrefix removes a prefix from an escaped path. An escape in the path equals
-// its character, unless the prefix has an escape there.
+// cutPrefix removes a prefix from an escaped path. An escape in the path is
+// equal to its character, unless the prefix has an escape there too.
 func cutPrefix(path, prefix string) string {
 	i := 0
 	for j := 0; j < len(prefix); i, j = i+1, j+1 {

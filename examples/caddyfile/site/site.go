@@ -1,24 +1,23 @@
-// Package site has the handlers that a Caddyfile needs and that package
-// hostproxy does not have. Each handler is a struct of plain data, so that a
-// program can be printed that builds the same one. In the order in which a
-// request meets them:
+// Package site has handlers that a Caddyfile needs and that package hostproxy
+// lacks. Each handler is a struct of plain data, so a Go program that builds
+// the same one can be printed. In the order in which a request meets them:
 //
 //   - site.go: choosing a handler, and fixed responses
-//   - match.go: which requests a handler is for
+//   - match.go: selecting requests
 //   - placeholder.go: placeholders such as {host}
 //   - rewrite.go: changes to the path and query of a request
 //   - header.go: changes to headers
-//   - errors.go: what handlers fail with
+//   - errors.go: handling failures
 //   - files.go: files of a directory
 //   - proxy.go: upstreams with Caddy's defaults, and changes on the way to a
 //     target
 //   - log.go: access logs
-//   - ask.go: who may have an on-demand certificate
+//   - ask.go: which hosts may have an on-demand certificate
 //   - serve.go: several servers in one program
 //
-// Handlers are ready to use as literals, may be called concurrently, and must
-// not be changed while they serve. Values may hold placeholders where the field
-// says so.
+// Handlers are ready to use as literals and may be called concurrently. They
+// must not be changed while they serve. A value may have placeholders if its
+// field says so.
 package site
 
 import (
@@ -31,8 +30,9 @@ import (
 )
 
 // A First serves a request by the first of its cases that matches. If none
-// does, the response is 200 without a body, as for a site without a handler.
-// Use a pointer as the handler of a route: a Router recognizes it then.
+// matches, the response is 200 without a body, as for a site without a handler.
+// Use a pointer as the handler of a route: then a Router can tell whether it
+// has changed.
 type First []Case
 
 // A Case is a handler and the requests that it serves.
@@ -55,7 +55,7 @@ func (f *First) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// Empty answers 200 without a body: the end of a site whose handlers did not
+// Empty answers 200 without a body. It ends a site whose handlers did not
 // answer.
 type Empty struct{}
 
@@ -81,7 +81,7 @@ func (s *Respond) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if h.Get("Content-Type") == "" {
 		switch {
 		case body == "":
-			h["Content-Type"] = nil // no guess
+			h["Content-Type"] = nil // prevents a guess
 		case isJSON(body):
 			h.Set("Content-Type", "application/json")
 		default:
@@ -91,7 +91,7 @@ func (s *Respond) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	status := cmp.Or(s.Status, stateOf(q).status, http.StatusOK)
 	w.WriteHeader(status)
 	if body != "" && q.Method != http.MethodHead {
-		_, _ = io.WriteString(w, body) // a client that has gone is no news
+		_, _ = io.WriteString(w, body) // fails if the client has disconnected
 	}
 }
 
@@ -124,8 +124,8 @@ type Abort struct{}
 // ServeHTTP closes the connection.
 func (Abort) ServeHTTP(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
 
-// A MaxBody limits the body of a request. A larger body gets 413, if the
-// response has not begun when Next reads beyond the limit.
+// A MaxBody limits the body of a request. A larger body gets 413, provided that
+// the response has not begun when Next reads beyond the limit.
 type MaxBody struct {
 	Bytes int64
 	Next  http.Handler

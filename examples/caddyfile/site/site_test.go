@@ -51,7 +51,7 @@ func TestRedialGivesUp(t *testing.T) {
 	assert.ErrorContains(t, err, "refused")
 }
 
-func TestAskTellsARefusalFromAFailure(t *testing.T) {
+func TestAskDistinguishesARefusalFromAFailure(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Query().Get("token") != "t" {
 			w.WriteHeader(http.StatusInternalServerError)
@@ -92,7 +92,7 @@ func TestLogFilesRoll(t *testing.T) {
 	observe(&hostproxy.Exchange{Pattern: "a.example", Path: "/after"})
 	text, err := os.ReadFile(filepath.Join(dir, "logs", "access.log"))
 	require.NoError(t, err)
-	assert.Contains(t, string(text), "/after", "a file that was moved away is made anew")
+	assert.Contains(t, string(text), "/after", "a file that was moved away is created again")
 	_, err = site.Observe(&site.AccessLog{Output: filepath.Join(files[0], "below-a-file")})
 	assert.ErrorContains(t, err, "log")
 }
@@ -160,8 +160,7 @@ func TestDeferredHeadersReachStreamsThatFlush(t *testing.T) {
 	assert.Empty(t, w.Header().Get("X-Inner-Thing"))
 }
 
-// matches reports whether a request on a connection, as it is written there,
-// matches.
+// matches reports whether a request, as sent on a connection, matches.
 func matches(t *testing.T, m *site.Match, request string) bool {
 	q, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
 	require.NoError(t, err)
@@ -170,7 +169,7 @@ func matches(t *testing.T, m *site.Match, request string) bool {
 	return w.Code == http.StatusTeapot
 }
 
-func TestAllPathsAreBelowTheSlash(t *testing.T) {
+func TestEveryPathBeginsWithASlash(t *testing.T) {
 	for _, target := range []string{"GET http://a.example", "GET http://a.example?x", "OPTIONS *", "GET /", "GET //x"} {
 		request := target + " HTTP/1.1\r\nHost: a.example\r\n\r\n"
 		assert.True(t, matches(t, &site.Match{Paths: []string{"/*"}}, request), target)

@@ -12,35 +12,35 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// A Baseline is what the old targets were like. The zero value means that
+// A Baseline describes how the old targets performed. The zero value means that
 // nothing is known about them.
 type Baseline struct {
-	Requests int `json:"requests"` // attempts that were counted
-	Failures int `json:"failures"` // failed ones among them
-	// time to the response that only a share of Beyond exceeds
+	Requests int `json:"requests"` // attempts that count
+	Failures int `json:"failures"` // failed ones among these
+	// time to the response that only the share Beyond exceeds
 	Tail   time.Duration `json:"tail"`
 	Beyond float64       `json:"beyond"` // about 0.01
-	Whole  time.Duration `json:"whole"`  // as Tail, but to the end of the response
+	Whole  time.Duration `json:"whole"`  // like Tail, but to the end of the response
 
-	Clients int `json:"clients,omitempty"` // networks of IPv6 count as one client
+	Clients int `json:"clients,omitempty"` // an IPv6 network counts as one client
 
-	// hashes of the requests that had a good response within Tail, and of those
-	// that had none; sorted
+	// hashes of the requests with a good response within Tail, and of those
+	// without a good response; sorted
 	Good []uint64 `json:"good,omitempty"`
 	Bad  []uint64 `json:"bad,omitempty"`
 }
 
-// enough is how many requests a Baseline needs to say what is slow.
+// enough is how many requests a Baseline needs to define what is slow.
 const enough = 20
 
 // served returns how many requests had a good response.
 func (b Baseline) served() int { return b.Requests - b.Failures }
 
-// timed reports whether there is something to compare times with.
+// timed reports whether times can be compared.
 func (b Baseline) timed() bool { return b.served() >= enough && b.Tail > 0 }
 
 // slowAfter returns the time after which a response is slow, and the share of
-// responses of the old targets that may exceed it.
+// the old targets' responses that may exceed it.
 func (b Baseline) slowAfter(l Limits) (time.Duration, float64) {
 	if !b.timed() {
 		return l.slow(), 0.05
@@ -48,7 +48,7 @@ func (b Baseline) slowAfter(l Limits) (time.Duration, float64) {
 	return max(time.Duration(float64(b.Tail)*l.slower()), b.Tail+l.grace()), max(b.Beyond, leastShare)
 }
 
-// hangsAfter returns the time after which a request without an end is slow.
+// hangsAfter returns the time after which a request that has not ended is slow.
 func (b Baseline) hangsAfter(l Limits) time.Duration {
 	slow, _ := b.slowAfter(l)
 	if !b.timed() {
@@ -57,20 +57,20 @@ func (b Baseline) hangsAfter(l Limits) time.Duration {
 	return max(slow, time.Duration(float64(b.Whole)*l.slower()))
 }
 
-// failing returns the share of failures to expect. It counts 20 requests more
-// than there were, with one failure: few requests without a failure prove
-// little.
+// failing returns the expected share of failures. It adds 20 requests with one
+// failure to those counted, since few requests without a failure prove little.
 func (b Baseline) failing() float64 {
 	return max(float64(b.Failures+1)/float64(b.Requests+20), leastShare)
 }
 
-// leastShare is the least share of failures that counts as usual. Without it,
-// one failure of a target whose predecessor never failed would prove too much.
+// leastShare is the smallest share of failures that counts as usual. Without
+// it, one failure of a target whose predecessor never failed would prove too
+// much.
 const leastShare = 0.01
 
-// Baseline returns what the given targets of a route were like in the latest
-// 512 attempts of that route. Targets are written as in Exchange.Target.
-// Requests that never had a good response are not counted.
+// Baseline returns how these targets of a route performed in the route's latest
+// 512 attempts. Targets are written as in Exchange.Target. Requests that never
+// had a good response do not count.
 func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +86,7 @@ func (m *Meter) Baseline(pattern string, targets ...string) Baseline {
 	return b
 }
 
-// times sets what b says of times.
+// times sets the times of b.
 func (b *Baseline) times(own []sample) {
 	var waits, wholes []time.Duration
 	for _, s := range own {
@@ -106,7 +106,7 @@ func (b *Baseline) times(own []sample) {
 	b.Whole, _ = tail(wholes)
 }
 
-// count sets what b says of clients, requests and failures, after times.
+// count sets the clients, requests and failures of b. Call it after times.
 func (b *Baseline) count(own []sample) {
 	good, fast, clients := map[uint64]bool{}, map[uint64]bool{}, map[netip.Addr]bool{}
 	for _, s := range own {
@@ -136,14 +136,14 @@ func (b *Baseline) count(own []sample) {
 	slices.Sort(b.Bad)
 }
 
-// has reports whether a request is among sorted ones.
+// has reports whether the sorted requests contain request.
 func has(requests []uint64, request uint64) bool {
 	_, ok := slices.BinarySearch(requests, request)
 	return ok
 }
 
 // hash returns the hash of a request's method and URL. Clients choose these, so
-// it is one for which they do not find equal ones.
+// the hash must not let them find collisions.
 func hash(x *hostproxy.Exchange) uint64 {
 	text := strings.Join([]string{x.Method, strings.ToLower(x.Host), x.Path, x.Query}, "\x00")
 	sum := sha256.Sum256([]byte(text))
@@ -151,8 +151,9 @@ func hash(x *hostproxy.Exchange) uint64 {
 }
 
 // tail returns the p99 of ds, or their maximum if they are fewer than a
-// hundred. A further value exceeds the k-th largest of n values with
-// probability k/(n+1), whatever their distribution is.
+// hundred. It also returns the share that exceeds this: a further value exceeds
+// the k-th largest of n values with probability k/(n+1), whatever their
+// distribution is.
 func tail(ds []time.Duration) (time.Duration, float64) {
 	if len(ds) == 0 {
 		return 0, 1

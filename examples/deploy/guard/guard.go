@@ -1,4 +1,4 @@
-// Package guard watches new targets of an Upstream, and goes back to the old
+// Package guard watches new targets of an Upstream. It goes back to the old
 // ones by itself if the new ones fail more often or are slower. It needs at
 // most fifty requests.
 //
@@ -8,19 +8,21 @@
 //	...
 //	err := m.Replace(ctx, "blog.example.com", blog, guard.Limits{}, "10.0.0.4:4000")
 //
-// One client alone does not make it go back, since it may ask for what never
+// One client alone cannot make it go back, since it may request what never
 // works. At most two failed or slow requests of each client count against the
-// new targets, and none whose method and URL the old targets have never served
+// new targets, and only those whose method and URL the old targets have served
 // well. There are two exceptions. If the old targets have had fewer than 20
-// requests, all count. If they have had fewer than three clients, these may be
-// load balancers: then all requests count that the old targets have served.
+// requests, all requests count. If they have had fewer than three clients,
+// these may be load balancers: then all requests that the old targets have
+// served count.
 //
-// Attempt.Whole decides whether a request is timed: how fast a client sends a
-// body says nothing about a target. A program that only gets requests with
-// large bodies has no guard against slow targets, but one against failing ones.
+// Attempt.Whole decides whether a request is timed: the speed at which a client
+// sends a body says nothing about a target. A program that only gets requests
+// with large bodies is guarded against failing targets, but not against slow
+// ones.
 //
 // The files: guard.go has the settings, judge.go decides, meter.go counts
-// attempts, baseline.go says what was usual, watch.go brings these together,
+// attempts, baseline.go knows what was usual, watch.go connects these, and
 // swap.go has Replace and Canary.
 package guard
 
@@ -30,17 +32,17 @@ import (
 	"time"
 )
 
-// Limits say when new targets are worse than old ones. The zero value is ready
-// to use.
+// Limits define when new targets are worse than old ones. The zero value is
+// ready to use.
 type Limits struct {
 	// Requests is how many requests are enough to keep the new targets. Only
-	// requests that begin a quarter of a second after one another, or more if
-	// slow responses take longer, count for this. Failures count regardless of
-	// that. Zero means 50.
+	// requests that start a quarter of a second after one another count for
+	// this; if slow responses take longer, that interval is longer. Failures
+	// always count. Zero means 50.
 	Requests int
 
-	// Worse is the additional share of failed or slow requests that the guard
-	// looks for: with 0.2, new targets that fail in 21 % of the requests, if
+	// Worse is the additional share of failed or slow requests to detect. With
+	// 0.2, the guard detects new targets that fail in 21 % of the requests if
 	// the old ones fail in 1 %. Smaller values need more requests. Zero means
 	// 0.2.
 	Worse float64
@@ -49,19 +51,17 @@ type Limits struct {
 	// new targets are as good as the old ones. Zero means 0.001.
 	FalseAlarms float64
 
-	// Slower is how many times slower than the slowest responses of the old
-	// targets, the slowest one in a hundred, a slow response is. Differences
-	// below Grace do not count. Zero means 2, and 50 ms.
+	// A response is slow if it takes Slower times as long as the old targets'
+	// p99, and at least Grace longer. Zero means 2, and 50 ms.
 	Slower float64
 	Grace  time.Duration
 
 	// Slow is the time after which a response is slow if the old targets have
-	// served fewer than 20 requests, so that there is nothing to compare with.
-	// Zero means 10 s.
+	// served too few requests to compare with: fewer than 20. Zero means 10 s.
 	Slow time.Duration
 
-	// For limits the watch: new targets that are not worse by then are kept.
-	// Zero means 1 minute.
+	// For limits the watch. New targets that are not found to be worse in that
+	// time are kept. Zero means 1 minute.
 	For time.Duration
 }
 
@@ -75,7 +75,7 @@ func (l Limits) length() time.Duration {
 	return cmp.Or(l.For, time.Minute)
 }
 
-// check returns an error if a limit has no meaning.
+// check returns an error if a limit is invalid.
 func (l Limits) check() error {
 	switch {
 	case l.requests() < 1:

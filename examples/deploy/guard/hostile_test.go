@@ -18,12 +18,12 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// RoundTripFunc is a target.
+// RoundTripFunc is a target in the form of a func.
 type RoundTripFunc func(*http.Request) (*http.Response, error)
 
 func (f RoundTripFunc) RoundTrip(q *http.Request) (*http.Response, error) { return f(q) }
 
-// A dribble is a body that takes a second for each byte.
+// A dribble is a body that takes a second per byte.
 type dribble struct{ left int }
 
 func (d *dribble) Read(p []byte) (int, error) {
@@ -36,15 +36,15 @@ func (d *dribble) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// ask sends a request from an address.
+// ask sends a request from a client address.
 func (w *world) ask(method, url, from string, body io.Reader) {
 	q := httptest.NewRequest(method, "https://"+pattern+url, body)
 	q.RemoteAddr = from + ":1234"
 	w.router.ServeHTTP(httptest.NewRecorder(), q)
 }
 
-// watched replaces before by after, lets visit send requests, among those of a
-// few other clients, and returns the verdict.
+// watched replaces before by after while visit and a few other clients send
+// requests. It returns the verdict.
 func (w *world) watched(visit func()) error {
 	result := make(chan error, 1)
 	go func() { result <- w.meter.Replace(context.Background(), pattern, w.app, guard.Limits{}, after) }()
@@ -56,7 +56,7 @@ func (w *world) watched(visit func()) error {
 	return <-result
 }
 
-// visits sends requests of several clients.
+// visits sends n requests of several clients.
 func (w *world) visits(n int, pause time.Duration) {
 	for i := range n {
 		w.ask("GET", "/", fmt.Sprint("198.51.100.", i%9), nil)
@@ -64,7 +64,7 @@ func (w *world) visits(n int, pause time.Duration) {
 	}
 }
 
-func TestHowFastAClientSendsSaysNothingAboutATarget(t *testing.T) {
+func TestASlowUploadDoesNotCountAgainstATarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.visits(100, 0)
@@ -81,7 +81,7 @@ func TestHowFastAClientSendsSaysNothingAboutATarget(t *testing.T) {
 	})
 }
 
-func TestHowFastAClientReadsSaysNothingAboutATarget(t *testing.T) {
+func TestASlowReaderDoesNotCountAgainstATarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.app.Transport = RoundTripFunc(func(q *http.Request) (*http.Response, error) {
@@ -106,9 +106,9 @@ func TestHowFastAClientReadsSaysNothingAboutATarget(t *testing.T) {
 func TestARequestThatAlwaysFailsProvesNothing(t *testing.T) {
 	for _, tt := range []struct {
 		about   string
-		before  string // what the old target was asked for
+		before  string // request that the old target gets
 		ask     string
-		clients int // that ask the new target for it
+		clients int // number of clients that send the request to the new target
 		worse   bool
 	}{
 		{"the old target failed it too", "/broken", "/broken", 30, false},

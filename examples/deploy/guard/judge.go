@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A Verdict is what a Judge has decided.
+// A Verdict is the decision of a Judge.
 type Verdict int
 
 // The verdicts.
@@ -16,13 +16,13 @@ const (
 	GoBack                   // the new targets are worse
 )
 
-// An Outcome is what became of one request at a new target.
+// An Outcome is the result of one request at a new target.
 type Outcome struct {
-	Failed bool          // there was no response, or its status was 500 or above
-	Wait   time.Duration // time until the response began, or until now if it has not
+	Failed bool          // no response, or a status of 500 or above
+	Wait   time.Duration // time until the response began, or until now
 
-	// Untimed says that Wait does not count. A Watch sets it if another request
-	// began just before: requests at the same time are slow for the same
+	// Untimed means that Wait does not count. A Watch sets it if another
+	// request began just before: concurrent requests are slow for the same
 	// reason, such as a garbage collection, and prove no more than one of them.
 	Untimed bool
 }
@@ -32,15 +32,15 @@ type Outcome struct {
 //
 // Fifty requests have no p99: it would be the slowest one of them. Nor do they
 // show a small rise of the error share. The Judge therefore asks two questions
-// which fifty answers can decide: is the share of failures higher than that of
-// the old targets, and are more responses slower than the p99 of the old
-// targets, for which one in a hundred is normal? Both shares are tested by
-// Wald's sequential probability ratio test: each outcome adds the logarithm of
-// how much more likely it is if the new targets are worse by Limits.Worse. The
-// Judge goes back when the sum exceeds log(1/p). A target that is not worse
-// ever gets there with probability p at most (Ville's inequality), however
-// often the sum is looked at. So the Judge may look after each request, and
-// needs no minimum of requests: a target that always fails takes three, and one
+// that fifty requests can answer. Is the share of failures higher than that of
+// the old targets? Are more responses slower than the p99 of the old targets,
+// for which one in a hundred is normal? Wald's sequential probability ratio
+// test is used for both: each outcome adds the logarithm of how much more
+// likely it is if the new targets are worse by Limits.Worse. The Judge goes
+// back when the sum exceeds log(1/p). For a target that is not worse, the
+// probability that this ever happens is at most p (Ville's inequality), however
+// often the sum is checked. So the Judge can check after each request and needs
+// no minimum of requests: a target that always fails takes three, and one
 // failure among good responses is never enough.
 type Judge struct {
 	limits   Limits
@@ -49,19 +49,19 @@ type Judge struct {
 	failed   test
 	late     test
 	requests int
-	timed    int // with a Wait that counts
+	timed    int // outcomes whose Wait counts
 	verdict  Verdict
 	err      error
 }
 
-// NewJudge returns a Judge that compares with b.
+// NewJudge returns a Judge that compares new targets with b.
 func NewJudge(l Limits, b Baseline) *Judge {
 	slow, beyond := b.slowAfter(l)
 	return &Judge{limits: l, base: b, slow: slow, failed: newTest(b.failing(), l), late: newTest(beyond, l)}
 }
 
-// Add counts one outcome, and returns the verdict. A verdict other than
-// Undecided stays.
+// Add counts one outcome and returns the verdict. A verdict other than
+// Undecided is final.
 func (j *Judge) Add(o Outcome) Verdict {
 	if j.verdict != Undecided {
 		return j.verdict
@@ -82,7 +82,7 @@ func (j *Judge) Add(o Outcome) Verdict {
 	return j.verdict
 }
 
-// usual says what was usual for the old targets.
+// usual describes the usual times of the old targets.
 func (j *Judge) usual() string {
 	if !j.base.timed() {
 		return "too few requests at the old targets to compare with"
@@ -96,35 +96,35 @@ func (j *Judge) goBack(what string, t test, usual string) Verdict {
 	return GoBack
 }
 
-// Requests returns how many outcomes were counted.
+// Requests returns the number of counted outcomes.
 func (j *Judge) Requests() int { return j.requests }
 
 // Err returns a *WorseError if the verdict is GoBack, and otherwise nil.
 func (j *Judge) Err() error { return j.err }
 
-// A WorseError says in what way new targets were worse.
+// A WorseError says how new targets were worse.
 type WorseError struct {
 	What     string // "failed" or "took longer than 200ms"
-	Hits     int    // requests for which that is true
-	Requests int    // of so many
+	Hits     int    // number of such requests
+	Requests int    // number of all requests
 	Usual    string // the same for the old targets
 }
 
-// Error says it in one line.
+// Error describes e in one line.
 func (e *WorseError) Error() string {
 	return fmt.Sprintf("the new targets are worse: %d of %d requests %s (%s)", e.Hits, e.Requests, e.What, e.Usual)
 }
 
-// A test decides whether a share is that of H0, or higher.
+// A test decides whether a share is higher than usual.
 type test struct {
-	hit, miss float64 // what an outcome adds to sum
-	bound     float64 // of sum
+	hit, miss float64 // what a hit or a miss adds to sum
+	bound     float64 // the share is too high once sum reaches it
 	sum       float64
 	n, hits   int
 }
 
 // newTest returns a test for a share that is usually p0. Its alternative is
-// Worse above that, but at most half way to 1. The Judge has two tests, which
+// Worse above p0, but at most half way to 1. The Judge has two tests, which
 // share FalseAlarms.
 func newTest(p0 float64, l Limits) test {
 	p0 = min(p0, 0.99)

@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/examples/deploy/guard"
 )
 
-// known is a target that never fails, and whose p99 is 100 ms.
+// known describes targets that never fail and whose p99 is 100 ms.
 func known() guard.Baseline {
 	return guard.Baseline{Requests: 500, Tail: 100 * time.Millisecond, Beyond: 0.01, Whole: 100 * time.Millisecond}
 }
@@ -22,7 +22,7 @@ const (
 	late = 's' // 300 ms
 )
 
-// judge returns the verdict, and after how many outcomes it came.
+// judge returns the verdict, and the number of outcomes that led to it.
 func judge(b guard.Baseline, outcomes string) (guard.Verdict, int, error) {
 	j := guard.NewJudge(guard.Limits{}, b)
 	for i, o := range outcomes {
@@ -79,14 +79,14 @@ func TestAJudgeNeedsAFewRequests(t *testing.T) {
 	}
 }
 
-func TestTheReasonHasTheFigures(t *testing.T) {
+func TestTheErrorHasTheFigures(t *testing.T) {
 	_, _, err := judge(known(), "xxx")
 	assert.EqualError(t, err, "the new targets are worse: 3 of 3 requests failed (0 of 500 at the old targets)")
 	_, _, err = judge(known(), "sss")
 	assert.EqualError(t, err, "the new targets are worse: 3 of 3 requests took longer than 200ms (1 % of 500 at the old targets took longer than 100ms)")
 }
 
-func TestAVerdictStays(t *testing.T) {
+func TestAVerdictIsFinal(t *testing.T) {
 	j := guard.NewJudge(guard.Limits{Requests: 2}, known())
 	j.Add(guard.Outcome{})
 	require.Equal(t, guard.Keep, j.Add(guard.Outcome{}))
@@ -96,8 +96,8 @@ func TestAVerdictStays(t *testing.T) {
 	assert.Equal(t, 2, j.Requests())
 }
 
-// share returns the share of deploys that the guard takes back, if the new
-// target fails at that rate.
+// share returns the share of deploys that the guard takes back if the new
+// target fails at this rate.
 func share(r *rand.Rand, b guard.Baseline, rate float64) float64 {
 	const deploys = 20_000
 	back := 0

@@ -18,28 +18,28 @@ type Meter struct {
 	routes map[string]*history // by pattern
 }
 
-// remembered is how many attempts of a route a Meter remembers.
+// remembered is how many attempts a Meter remembers per route.
 const remembered = 512
 
 // A history is what a Meter knows about a route.
 type history struct {
-	samples []sample // a ring of up to remembered ones
-	next    int      // where the next sample goes
-	watch   *Watch   // nil if there is none
+	samples []sample // ring buffer of up to remembered samples
+	next    int      // index of the next sample
+	watch   *Watch   // nil if no Watch is in progress
 }
 
-// A sample is one attempt that has ended.
+// A sample is an ended attempt.
 type sample struct {
 	target      string
 	client      netip.Addr // see network
 	request     uint64     // see hash
 	failed      bool
-	timed       bool          // wait is the target's alone
+	timed       bool          // wait depends on the target alone
 	streams     bool          // whole may be hours
 	wait, whole time.Duration // until the response began, and until it ended
 }
 
-// streaming is the Attempt.Value of an attempt that streams and is not watched.
+// streaming is the Attempt.Value of a streaming attempt that is not watched.
 type streaming struct{}
 
 // A begun is an attempt in flight at a watched target.
@@ -50,9 +50,9 @@ type begun struct {
 	request uint64     // see hash
 	client  netip.Addr // see network
 	whole   bool       // as Attempt.Whole
-	streams bool       // it may go on for hours
+	streams bool       // the request may last for hours
 	untimed bool       // see Outcome
-	counted bool       // the Judge has it
+	counted bool       // the Judge has its outcome
 }
 
 func (m *Meter) history(pattern string) *history {
@@ -67,15 +67,15 @@ func (m *Meter) history(pattern string) *history {
 	return h
 }
 
-// Forget forgets what is known about the route of pattern, which was removed.
+// Forget forgets a route that was removed.
 func (m *Meter) Forget(pattern string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.routes, pattern)
 }
 
-// BeginAttempt is for Router.BeginAttempt, or to be called by the program's own
-// one. It uses Attempt.Value.
+// BeginAttempt is for Router.BeginAttempt, or to be called by your own hook. It
+// uses Attempt.Value.
 func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 	streams := streams(b)
 	if streams {
@@ -94,8 +94,8 @@ func (m *Meter) BeginAttempt(b *hostproxy.Beginning) {
 	h.watch.inFlight[x] = true
 }
 
-// network returns the address of a client, for IPv6 its network: a client has
-// all addresses there.
+// network returns a client's address, or its network for IPv6: a client has all
+// addresses of its network.
 func network(client netip.Addr) netip.Addr {
 	client = client.Unmap().WithZone("")
 	if client.Is6() {
@@ -106,12 +106,12 @@ func network(client netip.Addr) netip.Addr {
 }
 
 // streams reports whether the request asks for a WebSocket or an event stream.
-// A hook sees no response before its end.
+// Hooks see a response only when it has ended.
 func streams(b *hostproxy.Beginning) bool {
 	return b.Exchange.Method == http.MethodConnect || b.Header("Upgrade") != "" || strings.Contains(b.Header("Accept"), "text/event-stream")
 }
 
-// Observe is for Router.Observe, or to be called by the program's own one.
+// Observe is for Router.Observe, or to be called by your own hook.
 func (m *Meter) Observe(x *hostproxy.Exchange) {
 	if x.Pattern == "" || len(x.Timeline) == 0 {
 		return
@@ -137,13 +137,13 @@ func (m *Meter) Observe(x *hostproxy.Exchange) {
 	}
 }
 
-// judged makes a sample of an attempt, and reports whether the target is
-// responsible for it. It is not if the client disconnected, or if this proxy
-// ended the attempt.
+// judged turns an attempt into a sample. It reports whether the target is
+// responsible for the result. It is not if the client disconnected, or if this
+// proxy ended the attempt.
 func judged(a *hostproxy.Attempt) (s sample, counts bool) {
 	s = sample{target: a.Target, failed: a.Status >= 500, timed: a.Whole, wait: a.FirstByte, whole: a.Duration}
 	if a.FirstByte == 0 {
-		s.wait = a.Duration // so long there was no response
+		s.wait = a.Duration // no response came in this time
 	}
 	var failure *hostproxy.Error
 	if errors.As(a.Err, &failure) {

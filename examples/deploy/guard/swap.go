@@ -10,13 +10,12 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// swapInterval is how often Swap looks whether the targets have changed.
+// swapInterval is how often Swap checks whether the targets have changed.
 const swapInterval = 5 * time.Millisecond
 
 // Swap calls u.Replace, but returns as soon as new requests go to the new
-// targets. The requests in flight at the old targets go on; drained gets the
-// result of Replace once. If Swap returns an error, the old targets stay in
-// use.
+// targets. Requests in flight at the old targets continue; drained then yields
+// the result of Replace. If Swap returns an error, the old targets stay in use.
 func Swap(ctx context.Context, u *hostproxy.Upstream, targets ...string) (drained <-chan error, err error) {
 	want, err := hostproxy.NewUpstream(targets...)
 	if err != nil {
@@ -50,7 +49,7 @@ func set(u *hostproxy.Upstream) map[string]bool {
 	return names
 }
 
-// Names returns the targets of u, as they are written in Exchange.Target.
+// Names returns the targets of u as written in Exchange.Target.
 func Names(u *hostproxy.Upstream) []string {
 	var names []string
 	for t := range u.All() {
@@ -59,12 +58,12 @@ func Names(u *hostproxy.Upstream) []string {
 	return names
 }
 
-// Replace replaces the targets of u, which serves the route of pattern, as
-// u.Replace does. Then it watches the new targets. If they are worse, it
-// replaces them by the old ones, which must still run, and returns a
-// *WorseError. If that fails too, the error says so, and the new targets stay
-// in use. Weights of the old targets are lost. When ctx is done, the targets
-// stay as they are. Replace is for one caller at a time.
+// Replace replaces the targets of u like u.Replace. u must serve the route of
+// pattern. Then it watches the new targets. If they are worse, it restores the
+// old ones, which must still run, and returns a *WorseError. If that fails too,
+// the error says so, and the new targets stay in use. Weights of the old
+// targets are lost. When ctx is done, the targets stay as they are. Do not call
+// Replace concurrently.
 func (m *Meter) Replace(ctx context.Context, pattern string, u *hostproxy.Upstream, l Limits, targets ...string) error {
 	next, err := hostproxy.NewUpstream(targets...)
 	if err != nil {
@@ -105,10 +104,9 @@ func fresh(u *hostproxy.Upstream, old []string) []string {
 	return rest
 }
 
-// Canary sends a share of the clients of u, which serves the route of pattern,
-// to next, as u.Canary does. Then it watches the targets of next. If they are
-// worse, it ends the canary and returns a *WorseError. Otherwise the canary
-// goes on.
+// Canary sends a share of u's clients to next, like u.Canary. u must serve the
+// route of pattern. Then it watches the targets of next. If they are worse, it
+// ends the canary and returns a *WorseError. Otherwise the canary continues.
 func (m *Meter) Canary(ctx context.Context, pattern string, u, next *hostproxy.Upstream, share float64, l Limits) error {
 	old := Names(u)
 	w, err := m.Watch(pattern, l, m.Baseline(pattern, old...), fresh(next, old)...)

@@ -7,44 +7,44 @@ import (
 )
 
 // A Watch counts the requests at new targets until it can tell whether they are
-// worse. One Watch of a route may be in progress at a time; a new one ends the
-// old one.
+// worse. Only one Watch per route can be in progress: a new one ends the old
+// one.
 type Watch struct {
 	meter   *Meter
 	pattern string
 	limits  Limits
 	hang    time.Duration
-	space   time.Duration // at least, between the begins of requests that are timed
+	space   time.Duration // least time between the starts of timed requests
 	targets map[string]bool
 	decided chan struct{}
 
-	judge    *Judge // what follows is guarded by meter.mu
+	judge    *Judge // guarded by meter.mu, like the fields below
 	inFlight map[*begun]bool
-	answered map[string]time.Time // when the latest request began that the target has answered
-	blames   map[netip.Addr]int   // failed or slow requests of each client that counted
-	timed    time.Time            // when the last request began that is timed
-	onWorse  func()               // nil calls nothing
+	answered map[string]time.Time // start of the latest request that each target has answered
+	blames   map[netip.Addr]int   // counted failed or slow requests of each client
+	timed    time.Time            // start of the latest timed request
+	onWorse  func()               // nil does nothing
 }
 
-// How often requests in flight are looked at, and after which time a stream
-// that has not failed has begun.
+// How often requests in flight are checked, and after which time a stream
+// without a failure counts as started.
 const (
 	lookInterval = 100 * time.Millisecond
 	streamBegins = time.Second
 )
 
-// Limits of Watch.space. With the first, a standstill of half a second is not
-// taken for a slow target; with the second, fifty requests are timed within a
-// minute.
+// Limits of Watch.space. The first one keeps a standstill of half a second from
+// looking like a slow target. The second one lets fifty requests be timed
+// within a minute.
 const (
 	leastSpace = 250 * time.Millisecond
 	mostSpace  = time.Second
 )
 
-// Watch begins to count the attempts at the given new targets of a route, which
-// are written as in Exchange.Target. Call it before the new targets get
-// requests, and call Stop at the end. Requests at other targets do not count.
-// It returns an error if a limit is invalid.
+// Watch starts to count the attempts at these new targets of a route. They are
+// written as in Exchange.Target. Call it before the new targets get requests,
+// and call Stop in the end. Requests at other targets do not count. It returns
+// an error if a limit is invalid.
 func (m *Meter) Watch(pattern string, l Limits, b Baseline, targets ...string) (*Watch, error) {
 	if err := l.check(); err != nil {
 		return nil, err
@@ -70,10 +70,10 @@ func (w *Watch) Stop() {
 	}
 }
 
-// OnWorse lets f be called as soon as the new targets are found to be worse,
-// before Wait returns, to keep further requests away from them. f runs on the
-// goroutine of a request: it must not block, nor call the Meter or the Watch.
-// Call OnWorse before the new targets get requests.
+// OnWorse sets a func that is called as soon as the new targets are found to be
+// worse, before Wait returns. Use it to keep further requests away from them. f
+// runs in the goroutine of a request: it must not block, and must not call the
+// Meter or the Watch. Call OnWorse before the new targets get requests.
 func (w *Watch) OnWorse(f func()) {
 	w.meter.mu.Lock()
 	defer w.meter.mu.Unlock()
@@ -87,10 +87,9 @@ func (w *Watch) Requests() int {
 	return w.judge.Requests()
 }
 
-// Wait waits until the Watch has come to a verdict. It returns a *WorseError if
-// the new targets are worse. It returns nil if they are not, or after
-// Limits.For. If ctx is done first, it returns the cause. Requests that hang
-// are noticed only during the call.
+// Wait waits for the verdict. It returns a *WorseError if the new targets are
+// worse. It returns nil if they are not, or after Limits.For. If ctx is done
+// first, it returns the cause. Requests that hang are noticed only during Wait.
 func (w *Watch) Wait(ctx context.Context) error {
 	end := time.NewTimer(w.limits.length())
 	defer end.Stop()
@@ -99,7 +98,7 @@ func (w *Watch) Wait(ctx context.Context) error {
 	for {
 		select {
 		case <-w.decided:
-			return w.judge.Err() // it changes no more
+			return w.judge.Err() // the verdict is final
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-end.C:
@@ -110,7 +109,7 @@ func (w *Watch) Wait(ctx context.Context) error {
 	}
 }
 
-// times reports whether a request that begins then is to be timed. meter.mu is
+// times reports whether a request that starts at begin is timed. meter.mu is
 // held.
 func (w *Watch) times(begin time.Time) bool {
 	if begin.Sub(w.timed) < w.space {
@@ -120,8 +119,8 @@ func (w *Watch) times(begin time.Time) bool {
 	return true
 }
 
-// look counts requests in flight: those without a response for too long, and
-// streams which have begun. meter.mu is not held.
+// look counts requests in flight: those that have had no response for too long,
+// and streams that have started. meter.mu is not held.
 func (w *Watch) look(now time.Time) {
 	w.meter.mu.Lock()
 	defer w.meter.mu.Unlock()
@@ -139,16 +138,16 @@ func (w *Watch) look(now time.Time) {
 	}
 }
 
-// hangs reports whether a request in flight for long may prove that the target
-// hangs. The response may have begun, and the client may read it slowly: it
-// proves nothing if the target has answered a request that began later.
+// hangs reports whether a long request in flight may prove that the target
+// hangs. The response may have begun, and the client may read it slowly. So it
+// proves nothing if the target has answered a request that started later.
 func (w *Watch) hangs(b *begun) bool {
 	return !b.untimed && !w.answered[b.target].After(b.start)
 }
 
-// end counts an attempt that has ended, unless look has done so. The target is
-// not responsible for all ends; but if a client did not wait any longer for a
-// slow response, it was slow all the same. meter.mu is held.
+// end counts an attempt that has ended, unless look has counted it. Not every
+// end is the target's responsibility. But if a client gave up waiting for a
+// slow response, the response was slow all the same. meter.mu is held.
 func (w *Watch) end(b *begun, s sample, answered, counts bool) {
 	delete(w.inFlight, b)
 	if answered && b.start.After(w.answered[b.target]) {
@@ -174,20 +173,20 @@ func (w *Watch) end(b *begun, s sample, answered, counts bool) {
 func (w *Watch) bad(b *begun, o Outcome) {
 	if w.proves(b) {
 		w.add(o)
-	} else if !o.Failed { // it is a response all the same
+	} else if !o.Failed { // a slow response is still a response
 		w.add(Outcome{Untimed: true})
 	}
 }
 
 const (
-	// so many failed or slow requests of a client count: too few to go back
+	// counted failed or slow requests per client: too few to go back
 	mostBlames = 2
-	// with fewer clients than that, each may be a load balancer
+	// with fewer clients, each one may be a load balancer
 	fewClients = 3
 )
 
-// proves reports whether a failed or slow request proves something about the
-// new targets. meter.mu is held.
+// proves reports whether a failed or slow request says something about the new
+// targets. meter.mu is held.
 func (w *Watch) proves(b *begun) bool {
 	base := &w.judge.base
 	switch {
@@ -202,7 +201,7 @@ func (w *Watch) proves(b *begun) bool {
 	return true
 }
 
-// add asks the Judge. meter.mu is held.
+// add passes an outcome to the Judge. meter.mu is held.
 func (w *Watch) add(o Outcome) {
 	if w.judge.verdict != Undecided || w.judge.Add(o) == Undecided {
 		return

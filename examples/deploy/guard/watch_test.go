@@ -29,17 +29,17 @@ const (
 	pattern = "app.example.com"
 )
 
-// A world is a route to targets which answer after a time, in a bubble.
+// A world is a route to targets that answer after a time, in a synctest bubble.
 type world struct {
 	meter  guard.Meter
 	router hostproxy.Router
 	app    *hostproxy.Upstream
-	sick   atomic.Int64 // status of after; 0 hangs
-	pause  atomic.Int64 // time that after takes
-	served sync.Map     // counts of requests, by target
+	sick   atomic.Int64 // status that after answers with; 0 hangs
+	pause  atomic.Int64 // time until after answers
+	served sync.Map     // number of requests by target
 }
 
-// RoundTrip is a target. The check of a target always succeeds.
+// RoundTrip answers as a target. Health checks always succeed.
 func (w *world) RoundTrip(q *http.Request) (*http.Response, error) {
 	status, pause := 200, 10*time.Millisecond
 	if q.Body != nil {
@@ -71,7 +71,7 @@ func (w *world) count(target string) int64 {
 	return n.(*atomic.Int64).Load()
 }
 
-// rest waits, in a bubble.
+// rest waits for a time, in a synctest bubble.
 func rest(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -111,7 +111,7 @@ func (w *world) asks(n int) {
 	work.Wait()
 }
 
-// stalls makes after stand still for a time, from now on.
+// stalls makes after stand still for a time from now on.
 func (w *world) stalls(d time.Duration) {
 	w.pause.Store(int64(d))
 	time.AfterFunc(d, func() { w.pause.Store(int64(10 * time.Millisecond)) })
@@ -125,7 +125,7 @@ func TestAStandstillIsNotTakenForASlowTarget(t *testing.T) {
 		result := make(chan error, 1)
 		go func() { result <- w.meter.Replace(context.Background(), pattern, w.app, guard.Limits{}, after) }()
 		rest(time.Second)
-		w.stalls(400 * time.Millisecond) // 20 requests take longer than 60 ms
+		w.stalls(400 * time.Millisecond) // 20 requests then take longer than 60 ms
 		w.asks(1000)
 		require.NoError(t, <-result)
 		assert.Equal(t, []string{after}, guard.Names(w.app))
@@ -133,7 +133,7 @@ func TestAStandstillIsNotTakenForASlowTarget(t *testing.T) {
 	})
 }
 
-// replace replaces before by after while clients ask.
+// replace replaces before by after while clients send requests.
 func (w *world) replace(l guard.Limits, requests int) error {
 	w.asks(200)
 	result := make(chan error, 1)
@@ -148,13 +148,13 @@ func TestReplaceGoesBackIfTheNewTargetIsWorse(t *testing.T) {
 		status int64
 		pause  time.Duration
 		want   string // "" keeps the new target
-		most   int64  // requests at the new target
+		most   int64  // maximum of requests at the new target
 	}{
 		{"it is as good", 200, 10 * time.Millisecond, "", 500},
 		{"it is a little slower", 200, 40 * time.Millisecond, "", 500},
 		{"it fails", 500, 10 * time.Millisecond, "3 of 3 requests failed", 4},
 		{"it is not HTTP", 1, 10 * time.Millisecond, "3 of 3 requests failed", 4},
-		{"it says 404, as the old one may have done", 404, 10 * time.Millisecond, "", 500},
+		{"it answers 404, as the old one may have done", 404, 10 * time.Millisecond, "", 500},
 		{"it is slow", 200, time.Second, "requests took longer than 60ms", 50},
 		{"it hangs", 0, 0, "requests took longer than 60ms", 50},
 	} {

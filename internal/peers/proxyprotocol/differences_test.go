@@ -12,13 +12,12 @@ import (
 	ours "github.com/hostproxy/hostproxy/internal/proxyproto"
 )
 
-// A difference is a header that one of the two reads, and the other one
-// refuses.
+// A difference is a kind of header that only one of the two accepts.
 type difference struct {
 	name    string
 	why     string
-	ours    error // nil means that only we read it
-	theirs  error // nil means that only they read it
+	ours    error // our error; nil means that only we accept it
+	theirs  error // their error; nil means that only they accept it
 	holds   func(b []byte) bool
 	example []byte
 }
@@ -28,16 +27,16 @@ func v2(command, family byte, rest string) []byte {
 	return append(append(bytes.Clone(theirs.SIGV2), command, family, byte(len(rest)>>8), byte(len(rest))), rest...)
 }
 
-// four are the addresses of a connection over IPv4.
+// four has the addresses of a connection over IPv4.
 const four = "\xc0\x00\x02\x01\xc6\x33\x64\x02\x01\x02\x01\xbb"
 
-// binaryHead reports whether b is of version 2, with a command and a family of
-// these.
+// binaryHead reports whether b is of version 2, with one of these commands and
+// one of these families.
 func binaryHead(b []byte, commands, families string) bool {
 	return len(b) >= 16 && bytes.HasPrefix(b, theirs.SIGV2) && strings.IndexByte(commands, b[12]) >= 0 && (families == "" || strings.IndexByte(families, b[13]) >= 0)
 }
 
-// differences are all that are known. Read-only.
+// differences lists all known differences. Read-only.
 var differences = []difference{
 	{"UDP and unix datagrams", "a server that accepts connections gets none from datagrams: the header is for another listener",
 		ours.ErrFamily, nil, func(b []byte) bool { return binaryHead(b, "\x21", "\x12\x22\x32") }, v2(0x21, 0x12, four)},
@@ -57,8 +56,7 @@ var differences = []difference{
 		nil, theirs.ErrUnsupportedAddressFamilyAndProtocol, func(b []byte) bool { return binaryHead(b, "\x20", "") }, v2(0x20, 0x77, "")},
 }
 
-// differenceOf returns the difference that explains both results, nil if there
-// is none.
+// differenceOf returns the difference that explains both results, or nil.
 func differenceOf(b []byte, err1, err2 error) *difference {
 	if (err1 == nil) == (err2 == nil) {
 		return nil
@@ -72,7 +70,7 @@ func differenceOf(b []byte, err1, err2 error) *difference {
 	return nil
 }
 
-func TestTheDifferencesAreThose(t *testing.T) {
+func TestEachKnownDifferenceExists(t *testing.T) {
 	for i := range differences {
 		d := &differences[i]
 		t.Run(d.name, func(t *testing.T) {
@@ -85,8 +83,8 @@ func TestTheDifferencesAreThose(t *testing.T) {
 	}
 }
 
-// Both refuse what nobody should read.
-func TestBothRefuse(t *testing.T) {
+// Both refuse what no receiver should accept.
+func TestBothRefuseInvalidHeaders(t *testing.T) {
 	for _, b := range [][]byte{
 		[]byte("GET / HTTP/1.1\r\n\r\n"), []byte("PROXY TCP4 192.0.2.01 198.51.100.2 258 443\r\n"), []byte("PROXY TCP4 192.0.2.1 198.51.100.2 0258 443\r\n"),
 		[]byte("PROXY TCP4 192.0.2.1 198.51.100.2 258 65536\r\n"), []byte("PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n"), []byte("PROXY TCP6 192.0.2.1 ::1 1 2\r\n"),

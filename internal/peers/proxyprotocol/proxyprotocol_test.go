@@ -1,7 +1,7 @@
-// Package proxyprotocol_test compares the PROXY protocol of this library with
-// that of github.com/pires/go-proxyproto: what one writes, the other reads, as
-// bytes and between real connections. differences_test.go lists where the two
-// differ, and why.
+// Package proxyprotocol_test compares this library's PROXY protocol with
+// github.com/pires/go-proxyproto: each reads what the other one writes, as
+// bytes and over real connections. differences_test.go lists the differences
+// and the reasons.
 package proxyprotocol_test
 
 import (
@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// readOurs reads a header from the front of stream, as the Server does, and
-// returns how many bytes it has.
+// readOurs reads a header from the front of stream like the Server, and returns
+// its size in bytes.
 func readOurs(stream []byte) (h ours.Header, size int, err error) {
 	for {
 		n, err := ours.Missing(stream[:size])
@@ -42,7 +42,7 @@ func readOurs(stream []byte) (h ours.Header, size int, err error) {
 	}
 }
 
-// readTheirs is readOurs by go-proxyproto.
+// readTheirs does the same with go-proxyproto.
 func readTheirs(stream []byte) (h *theirs.Header, size int, err error) {
 	r := bufio.NewReader(bytes.NewReader(stream))
 	if h, err = theirs.Read(r); err != nil {
@@ -52,7 +52,7 @@ func readTheirs(stream []byte) (h *theirs.Header, size int, err error) {
 	return h, len(stream) - len(rest), err
 }
 
-// said is what a header of go-proxyproto means for the connection.
+// said returns the meaning of a go-proxyproto header for the connection.
 func said(t testing.TB, h *theirs.Header) ours.Header {
 	t.Helper()
 	if h.Command.IsLocal() {
@@ -71,7 +71,7 @@ func said(t testing.TB, h *theirs.Header) ours.Header {
 	return ours.Header{}
 }
 
-// addrPort keeps the family, as net.TCPAddr.AddrPort does not.
+// addrPort keeps the address family, unlike net.TCPAddr.AddrPort.
 func addrPort(t testing.TB, a *net.TCPAddr) netip.AddrPort {
 	t.Helper()
 	addr, ok := netip.AddrFromSlice(a.IP)
@@ -79,7 +79,7 @@ func addrPort(t testing.TB, a *net.TCPAddr) netip.AddrPort {
 	return netip.AddrPortFrom(addr, uint16(a.Port))
 }
 
-// made is what go-proxyproto writes for a connection.
+// made returns the header that go-proxyproto writes for a connection.
 func made(t testing.TB, version byte, src, dst net.Addr, tlvs ...theirs.TLV) []byte {
 	t.Helper()
 	h := theirs.HeaderProxyFromAddrs(version, src, dst)
@@ -89,8 +89,7 @@ func made(t testing.TB, version byte, src, dst net.Addr, tlvs ...theirs.TLV) []b
 	return b
 }
 
-// summed adds the checksum as an extension, which go-proxyproto leaves to its
-// users.
+// summed adds a checksum extension, which go-proxyproto leaves to its users.
 func summed(b []byte) []byte {
 	b = append(bytes.Clone(b), byte(theirs.PP2_TYPE_CRC32C), 0, 4, 0, 0, 0, 0)
 	binary.BigEndian.PutUint16(b[14:], uint16(len(b)-16))
@@ -100,13 +99,13 @@ func summed(b []byte) []byte {
 
 func tcp(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
 
-// pairs are the ends of connections. Read-only.
+// pairs has the two ends of connections. Read-only.
 var pairs = []struct{ src, dst string }{
 	{"192.0.2.1:258", "198.51.100.2:443"}, {"0.0.0.0:0", "255.255.255.255:65535"}, {"[2001:db8::1]:6", "[2001:db8:1:2:3:4:5:6]:443"},
 	{"[::]:0", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"}, {"192.0.2.1:258", "[2001:db8::2]:443"}, {"[::ffff:192.0.2.1]:258", "[2001:db8::2]:443"},
 }
 
-func TestTheyReadWhatWeWrite(t *testing.T) {
+func TestTheyReadTheHeadersThatWeWrite(t *testing.T) {
 	heads := []ours.Header{{}, {Kind: ours.Unix}}
 	for _, p := range pairs {
 		heads = append(heads, ours.Of(netip.MustParseAddrPort(p.src), netip.MustParseAddrPort(p.dst)))
@@ -119,14 +118,14 @@ func TestTheyReadWhatWeWrite(t *testing.T) {
 			assert.Equal(t, len(b), size)
 			assert.EqualValues(t, version, h.Version)
 			if version == 1 && want.Kind == ours.Unix {
-				want = ours.Header{} // version 1 has no word for it
+				want = ours.Header{} // version 1 cannot express it
 			}
 			assert.Equal(t, want, said(t, h), "%q", b)
 		}
 	}
 }
 
-func TestWeReadWhatTheyWrite(t *testing.T) {
+func TestWeReadTheHeadersThatTheyWrite(t *testing.T) {
 	extensions := []theirs.TLV{
 		{Type: theirs.PP2_TYPE_ALPN, Value: []byte("h2")}, {Type: theirs.PP2_TYPE_AUTHORITY, Value: []byte("a.test")}, {Type: theirs.PP2_TYPE_NOOP, Value: make([]byte, 300)},
 		{Type: theirs.PP2_TYPE_UNIQUE_ID}, {Type: theirs.PP2_TYPE_SSL, Value: []byte("\x01\x00\x00\x00\x00\x21\x00\x07TLSv1.3")}, {Type: theirs.PP2_TYPE_MIN_CUSTOM, Value: []byte{0xff}},
@@ -156,8 +155,8 @@ func TestWeReadWhatTheyWrite(t *testing.T) {
 	}
 }
 
-// FuzzWrittenIsRead checks that what each of the two writes, the other one
-// reads as the same addresses.
+// FuzzWrittenIsRead checks that each of the two reads the same addresses that
+// the other one writes.
 func FuzzWrittenIsRead(f *testing.F) {
 	f.Add([]byte{192, 0, 2, 1}, []byte{198, 51, 100, 2}, uint16(1), uint16(2), byte(1), []byte("h2"))
 	f.Add(make([]byte, 16), []byte{1, 2, 3, 4}, uint16(0), uint16(65535), byte(3), []byte{})
@@ -174,7 +173,7 @@ func FuzzWrittenIsRead(f *testing.F) {
 			require.NoError(t, err)
 			require.Equal(t, want, said(t, h))
 		}
-		// Of two addresses that are both IPv4 within IPv6, both write IPv4.
+		// If both addresses are IPv4 within IPv6, both libraries write IPv4.
 		x, y := net.TCPAddrFromAddrPort(src), net.TCPAddrFromAddrPort(dst)
 		for _, head := range [][]byte{made(t, 1, x, y), made(t, 2, x, y), made(t, 2, x, y, theirs.TLV{Type: theirs.PP2Type(kind), Value: value})} {
 			h, size, err := readOurs(head)
@@ -185,8 +184,8 @@ func FuzzWrittenIsRead(f *testing.F) {
 	})
 }
 
-// FuzzAlike checks that both read the same from any bytes, or refuse them,
-// except as the differences say.
+// FuzzAlike checks that both read the same from any bytes, or both refuse them,
+// except for the known differences.
 func FuzzAlike(f *testing.F) {
 	for _, p := range pairs {
 		h := ours.Of(netip.MustParseAddrPort(p.src), netip.MustParseAddrPort(p.dst))

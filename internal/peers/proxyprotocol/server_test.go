@@ -22,10 +22,10 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// loopback is where our load balancers are. Read-only.
+// loopback is where the tests' load balancers are. Read-only.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// showing routes all hosts to what shows the client's address.
+// showing routes all hosts to a handler that shows the client's address.
 func showing() *hostproxy.Router {
 	r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	r.Handle("*", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -35,11 +35,11 @@ func showing() *hostproxy.Router {
 	return r
 }
 
-// request is one over HTTP/1.1 that ends its connection.
+// request is an HTTP/1.1 request that ends its connection.
 const request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
-// sent is a header as bytes in pieces, and what the Server makes of it: "" if
-// it closes the connection.
+// A sent is a header in bytes, and what the Server answers after it: "" if it
+// closes the connection.
 type sent struct {
 	name string
 	head []byte
@@ -64,7 +64,7 @@ func heads(t *testing.T) []sent {
 	}
 }
 
-func TestTheirHeadersAtOurListeners(t *testing.T) {
+func TestOurListenersHandleTheirHeaders(t *testing.T) {
 	config, roots := proxytest.TLS(t)
 	for _, front := range []string{"plain", "TLS", "Listener"} {
 		t.Run(front, func(t *testing.T) {
@@ -104,8 +104,8 @@ func TestTheirHeadersAtOurListeners(t *testing.T) {
 	}
 }
 
-// ask sends a head in pieces of size bytes, and a request over what wrap makes
-// of the connection. It returns what comes back.
+// ask sends a header in pieces of size bytes, and then a request on the
+// connection that wrap returns. It returns everything received.
 func ask(t *testing.T, addr string, head []byte, size int, wrap func(net.Conn) net.Conn) string {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -114,7 +114,7 @@ func ask(t *testing.T, addr string, head []byte, size int, wrap func(net.Conn) n
 	require.NoError(t, nc.SetDeadline(time.Now().Add(proxytest.Patience)))
 	for len(head) > 0 {
 		n := min(size, len(head))
-		if _, err := nc.Write(head[:n]); err != nil { // refused in the middle
+		if _, err := nc.Write(head[:n]); err != nil { // refused in the middle of the header
 			return ""
 		}
 		head = head[n:]
@@ -127,7 +127,7 @@ func ask(t *testing.T, addr string, head []byte, size int, wrap func(net.Conn) n
 	return string(got)
 }
 
-// A theirTarget is an http.Server behind a Listener of go-proxyproto.
+// A theirTarget is an http.Server with a go-proxyproto Listener.
 type theirTarget struct {
 	url   string
 	roots *tls.Config
@@ -183,13 +183,13 @@ func (g *theirTarget) upstream(version int) *hostproxy.Upstream {
 	return u
 }
 
-func TestOurHeadersAtTheirListener(t *testing.T) {
+func TestTheirListenerReadsOurHeaders(t *testing.T) {
 	v4, v6, dst4, dst6 := tcp("192.0.2.1:258"), tcp("[2001:db8::1]:6"), tcp("198.51.100.2:443"), tcp("[2001:db8::2]:443")
 	for _, scheme := range []string{"http", "https", "h2c"} {
 		for version := 1; version <= 2; version++ {
 			t.Run(fmt.Sprintf("%s, version %d", scheme, version), func(t *testing.T) {
 				proxytest.NoLeaks(t)
-				g := newTheirTarget(t, scheme, nil) // REQUIRE
+				g := newTheirTarget(t, scheme, nil) // the policy REQUIRE
 				r := &hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 				r.Handle("*", g.upstream(version))
 				addr := proxytest.StartPlain(t, &hostproxy.Server{Router: r, ProxyProtocol: &hostproxy.ProxyProtocol{From: loopback}}).Plain
@@ -213,7 +213,7 @@ func TestOurHeadersAtTheirListener(t *testing.T) {
 	}
 }
 
-func TestTheirPolicies(t *testing.T) {
+func TestEachOfTheirPoliciesWorksWithOurTargets(t *testing.T) {
 	trusted, err := theirs.TrustProxyHeaderFromRanges([]string{"127.0.0.0/8"})
 	require.NoError(t, err)
 	strangers, err := theirs.TrustProxyHeaderFromRanges([]string{"192.0.2.0/24"})
@@ -247,8 +247,8 @@ func TestTheirPolicies(t *testing.T) {
 	}
 }
 
-// A health check of ours opens a connection for itself, and says so.
-func TestOurHealthChecksAreLocal(t *testing.T) {
+// A health check of ours is not made for a client, and its header says so.
+func TestOurHealthChecksSendALocalHeader(t *testing.T) {
 	for version := 1; version <= 2; version++ {
 		proxytest.NoLeaks(t)
 		seen := make(chan string, 100)

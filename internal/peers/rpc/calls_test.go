@@ -67,7 +67,7 @@ func TestClientStreamsPass(t *testing.T) {
 	})
 }
 
-// Each message has arrived before the next one is sent.
+// Each message arrives before the next one is sent.
 func TestBothDirectionsOfAStreamPassMessageByMessage(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c, _ := p.through(t)
@@ -82,7 +82,7 @@ func TestBothDirectionsOfAStreamPassMessageByMessage(t *testing.T) {
 	})
 }
 
-// ping sends a message of n bytes on s, which must come back.
+// ping sends a message of n bytes on s and requires its echo.
 func ping(t testing.TB, s testpb.TestService_FullDuplexCallClient, n int) {
 	t.Helper()
 	require.NoError(t, s.Send(&testpb.StreamingOutputCallRequest{Payload: payload(n)}))
@@ -91,7 +91,8 @@ func ping(t testing.TB, s testpb.TestService_FullDuplexCallClient, n int) {
 	require.True(t, string(payload(n).Body) == string(r.GetPayload().GetBody()), "%d bytes", n)
 }
 
-// every byte, which is base64 on the wire. Read-only.
+// every contains each byte value once, which needs base64 on the wire.
+// Read-only.
 var every = func() string {
 	var b strings.Builder
 	for i := range 256 {
@@ -128,7 +129,7 @@ func TestStatusesOfTheTargetPass(t *testing.T) {
 			want := &testpb.EchoStatus{Code: int32(code), Message: message}
 			sent := metadata.Pairs("t-kept", "yes")
 			var trail metadata.MD
-			// without a message: trailers only
+			// without a message, which means trailers only
 			_, err := c.UnaryCall(metadata.NewOutgoingContext(patient(t), sent), &testpb.SimpleRequest{ResponseStatus: want}, grpc.Trailer(&trail))
 			assert.Equal(t, code, status.Code(err))
 			assert.Equal(t, message, status.Convert(err).Message())
@@ -149,7 +150,7 @@ func TestStatusesOfTheTargetPass(t *testing.T) {
 	})
 }
 
-func TestManyCallsAtOnceOnOneConnection(t *testing.T) {
+func TestManyConcurrentCallsPassOnOneConnection(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c, _ := p.through(t)
 		errs := make(chan error)

@@ -54,7 +54,7 @@ func TestADrainLetsStreamsFinish(t *testing.T) {
 	}
 }
 
-// Clients that know of two proxies lose no call when one is replaced.
+// A client that knows two proxies loses no call when one of them is replaced.
 func TestADrainFailsNoCallOfAClientWithASecondProxy(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := newTarget(t, "h2c")
@@ -73,9 +73,9 @@ func TestADrainFailsNoCallOfAClientWithASecondProxy(t *testing.T) {
 	assert.Empty(t, calls.stop())
 }
 
-// A target that limits the age of connections ends each politely, and loses no
-// call.
-func TestTheAgeOfConnectionsOfTheTargetFailsNoCall(t *testing.T) {
+// A target that limits the age of connections ends each one gracefully and
+// loses no call.
+func TestATargetThatLimitsTheAgeOfConnectionsFailsNoCall(t *testing.T) {
 	for _, scheme := range []string{"h2c", "https"} {
 		t.Run(scheme, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -85,14 +85,14 @@ func TestTheAgeOfConnectionsOfTheTargetFailsNoCall(t *testing.T) {
 			require.NoError(t, err)
 			calls := newCallers(t, c)
 			calls.await(400)
-			ping(t, s, 1000) // on a connection that was told to end long ago
+			ping(t, s, 1000) // its connection was told to end long ago
 			require.NoError(t, s.CloseSend())
 			assert.Empty(t, calls.stop())
 		})
 	}
 }
 
-// A target that stops politely, while another one serves.
+// One target stops gracefully while another one serves.
 func TestAGracefulStopOfOneTargetFailsNoCall(t *testing.T) {
 	proxytest.NoLeaks(t)
 	first, second := newTarget(t, "h2c"), newTarget(t, "h2c")
@@ -105,7 +105,7 @@ func TestAGracefulStopOfOneTargetFailsNoCall(t *testing.T) {
 	assert.Empty(t, calls.stop())
 }
 
-// callers call without a pause.
+// callers make calls without pauses.
 type callers struct {
 	t     *testing.T
 	ended chan error
@@ -113,7 +113,7 @@ type callers struct {
 	done  atomic.Int64
 }
 
-// several is how many there are.
+// several is the number of callers.
 const several = 4
 
 func newCallers(t *testing.T, c testpb.TestServiceClient) *callers {
@@ -131,14 +131,14 @@ func newCallers(t *testing.T, c testpb.TestServiceClient) *callers {
 	return s
 }
 
-// await waits for n more calls, or a failure.
+// await waits for n more calls, or for a failure.
 func (s *callers) await(n int64) {
 	s.t.Helper()
 	before := s.done.Load()
 	proxytest.Eventually(s.t, "calls", func() bool { return s.done.Load()-before >= n || len(s.ended) > 0 })
 }
 
-// stop ends the callers, and returns the errors that have ended some before.
+// stop ends the callers. It returns the errors of those that failed before.
 func (s *callers) stop() (errs []string) {
 	s.over.Store(true)
 	for range several {
@@ -149,9 +149,9 @@ func (s *callers) stop() (errs []string) {
 	return errs
 }
 
-// Servers of gRPC close connections on which a client pings more often than
-// every five minutes, unless they send something meanwhile, for
-// "too_many_pings": what waits quietly would fail.
+// A gRPC server closes a connection with "too_many_pings" if the client pings
+// more than once in five minutes without data from the server. A proxy that
+// pinged would break quiet streams.
 func TestAQuietStreamStaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		behind, front := bufconn.Listen(64<<10), bufconn.Listen(64<<10)
@@ -187,7 +187,7 @@ func TestAQuietStreamStaysOpen(t *testing.T) {
 	})
 }
 
-// A client that leaves must not make the proxy ping the target each time.
+// Canceled calls must not make the proxy ping the target each time.
 func TestCallsThatAreCanceledCostNoConnection(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := newTarget(t, "h2c", grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Hour}))
@@ -204,6 +204,6 @@ func TestCallsThatAreCanceledCostNoConnection(t *testing.T) {
 		cancel()
 		await(t, "its end", g.ended)
 	}
-	ping(t, s, 10) // or else its connection was closed
+	ping(t, s, 10) // fails if the connection was closed
 	require.NoError(t, s.CloseSend())
 }

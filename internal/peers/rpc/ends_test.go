@@ -58,7 +58,7 @@ func TestATargetThatDiesEndsItsCallsAsUnavailable(t *testing.T) {
 		require.NoError(t, err)
 		ping(t, talk, 10)
 		await(t, "the call", g.began)
-		silent, err := c.FullDuplexCall(patient(t)) // neither side has said anything
+		silent, err := c.FullDuplexCall(patient(t)) // neither side has sent anything
 		require.NoError(t, err)
 		await(t, "the call", g.began)
 		out, err := c.StreamingOutputCall(patient(t), new(testpb.StreamingOutputCallRequest))

@@ -23,7 +23,7 @@ func TestErrorsOfTheProxyAreStatuses(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		// the routes; nil means u for any host
+		// the routes; nil means u for all hosts
 		set     func(u *hostproxy.Upstream) map[string]http.Handler
 		code    codes.Code
 		message string
@@ -88,7 +88,7 @@ func checkStatus(t *testing.T, err error, code codes.Code, message string) {
 	assert.Equal(t, message, status.Convert(err).Message())
 }
 
-func TestAnUnknownHost(t *testing.T) {
+func TestACallToAnUnknownHostHasAStatus(t *testing.T) {
 	for _, tt := range []struct {
 		front   string
 		code    codes.Code
@@ -110,7 +110,7 @@ func TestAnUnknownHost(t *testing.T) {
 	}
 }
 
-func TestTooManyCalls(t *testing.T) {
+func TestCallsAboveTheRateLimitAreResourceExhausted(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		c, _ := p.through(t, func(u *hostproxy.Upstream) { u.RateLimit = &hostproxy.RateLimit{Rate: 1.0 / 3600} })
 		var err error

@@ -17,7 +17,7 @@ import (
 
 const serving, notServing = healthpb.HealthCheckResponse_SERVING, healthpb.HealthCheckResponse_NOT_SERVING
 
-// changes makes u tell of the changes of its targets' health.
+// changes makes u report changes of its targets' health.
 func changes(u *hostproxy.Upstream) <-chan hostproxy.Health {
 	c := make(chan hostproxy.Health, 100)
 	u.TargetChanged = func(_ *hostproxy.Target, h hostproxy.Health) { c <- h }
@@ -56,7 +56,7 @@ func TestTheHealthOfATargetIsFollowed(t *testing.T) {
 	}
 }
 
-// A target that shuts down says so first, by its health.
+// A target that shuts down first reports that in its health.
 func TestCallsGoToTheTargetThatServes(t *testing.T) {
 	proxytest.NoLeaks(t)
 	first, second := newTarget(t, "h2c"), newTarget(t, "h2c")
@@ -79,7 +79,7 @@ func TestCallsGoToTheTargetThatServes(t *testing.T) {
 	assert.Equal(t, first.addr, answeredBy())
 }
 
-func TestTargetsWithoutGoodHealthAreDown(t *testing.T) {
+func TestATargetWithoutAGoodHealthResponseIsDown(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		set    func(*target, *hostproxy.HealthCheck)
@@ -100,7 +100,7 @@ func TestTargetsWithoutGoodHealthAreDown(t *testing.T) {
 			u.FailClosed = true
 			changed := changes(u)
 			c := place{plain, "h2c"}.serve(t, only(u)).dial(t, "localhost")
-			_, _ = c.UnaryCall(patient(t), new(testpb.SimpleRequest)) // begins the checks
+			_, _ = c.UnaryCall(patient(t), new(testpb.SimpleRequest)) // starts the health checks
 			h := await(t, "the target to be down", changed)
 			assert.Equal(t, "down", h.State)
 			assert.Contains(t, h.Reason, tt.reason)

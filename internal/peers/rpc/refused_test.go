@@ -14,14 +14,14 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A target may say that it has not looked at a call: then the call is sent
-// again, although it is not idempotent.
-func TestACallThatTheTargetRefusesUnseenIsSentAgain(t *testing.T) {
+// A target can say that it has not processed a call. The call is then sent
+// again, even if it is not idempotent.
+func TestACallThatTheTargetHasNotProcessedIsSentAgain(t *testing.T) {
 	for name, refuse := range map[string]func(f *http2.Framer, stream uint32){
 		"GOAWAY": func(f *http2.Framer, _ uint32) { _ = f.WriteGoAway(0, http2.ErrCodeNo, nil) },
 		"REFUSED_STREAM": func(f *http2.Framer, stream uint32) {
 			_ = f.WriteRSTStream(stream, http2.ErrCodeRefusedStream)
-			// the next call comes on another connection
+			// makes the next call use another connection
 			_ = f.WriteGoAway(stream, http2.ErrCodeNo, nil)
 		},
 	} {
@@ -38,8 +38,8 @@ func TestACallThatTheTargetRefusesUnseenIsSentAgain(t *testing.T) {
 	}
 }
 
-// refusing returns the address of what refuses the first call of its first
-// connection, and passes on all other connections.
+// refusing returns the address of a server that refuses the first call on its
+// first connection, and forwards all other connections.
 func refusing(t *testing.T, to string, refuse func(*http2.Framer, uint32)) string {
 	t.Helper()
 	ln := proxytest.Listen(t)
@@ -58,7 +58,7 @@ func refusing(t *testing.T, to string, refuse func(*http2.Framer, uint32)) strin
 				if !frame.IsAck() {
 					_ = f.WriteSettingsAck()
 				}
-			case *http2.DataFrame: // all of the call is on its way, and may be needed again
+			case *http2.DataFrame: // the proxy has sent the whole call, and must send it again
 				if frame.StreamEnded() {
 					refuse(f, frame.StreamID)
 				}
@@ -88,7 +88,7 @@ func refusing(t *testing.T, to string, refuse func(*http2.Framer, uint32)) strin
 	return ln.Addr().String()
 }
 
-// passOn passes bytes between c and what listens at to, until one of them ends.
+// passOn forwards bytes between c and the server at to until one of them ends.
 func passOn(c net.Conn, to string) {
 	target, err := net.Dial("tcp", to)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package rpc_test puts a Server between the client and the server of grpc-go:
-// calls of every kind, metadata, statuses, deadlines, cancellation, drains on
-// both sides, and the health of targets. internal/conformance runs grpc-go's
-// own interoperability cases.
+// Package rpc_test puts a Server between client and server of grpc-go: calls of
+// every kind, metadata, statuses, deadlines, cancellation, drains on both
+// sides, and the health of targets. internal/conformance runs grpc-go's own
+// interoperability cases.
 package rpc_test
 
 import (
@@ -33,14 +33,14 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// The fronts that clients speak with.
+// The kinds of fronts that clients use.
 const (
 	overTLS = "h2"       // a Server
 	plain   = "h2c"      // a Server with H2C
 	foreign = "net/http" // the Router in an http.Server
 )
 
-// A place is a front, and the scheme of the target behind it.
+// A place is a front and the scheme of its target.
 type place struct{ front, scheme string }
 
 // everywhere runs a test at each place.
@@ -56,10 +56,10 @@ func everywhere(t *testing.T, test func(t *testing.T, p place)) {
 	}
 }
 
-// big is the size of the largest messages, whose limit is 4 MiB by default.
+// big is the size of the largest messages. The default limit is 4 MiB.
 const big = 4 << 20
 
-// A target is a server of grpc-go.
+// A target is a grpc-go server.
 type target struct {
 	*grpc.Server
 	testpb.UnimplementedTestServiceServer
@@ -67,17 +67,17 @@ type target struct {
 	addr   string
 	roots  *x509.CertPool // nil for h2c
 
-	began chan string // the names of calls that have no end of their own
-	ended chan error  // and the errors of their contexts
+	began chan string // names of calls that wait for their client's end
+	ended chan error  // errors of the contexts of those calls
 }
 
-// newTarget starts a target that is reached by a scheme.
+// newTarget starts a target that is reached by this scheme.
 func newTarget(t testing.TB, scheme string, opts ...grpc.ServerOption) *target {
 	t.Helper()
 	return newTargetOn(t, proxytest.Listen(t), scheme, opts...)
 }
 
-// newTargetOn is newTarget on a listener that is there already.
+// newTargetOn is newTarget on an existing listener.
 func newTargetOn(t testing.TB, ln net.Listener, scheme string, opts ...grpc.ServerOption) *target {
 	t.Helper()
 	g := &target{health: health.NewServer(), addr: ln.Addr().String(), began: make(chan string, 100), ended: make(chan error, 100)}
@@ -102,7 +102,7 @@ func newTargetOn(t testing.TB, ln net.Listener, scheme string, opts ...grpc.Serv
 	return g
 }
 
-// upstream returns an Upstream of g.
+// upstream returns an Upstream for g.
 func (g *target) upstream() *hostproxy.Upstream {
 	if g.roots == nil {
 		return hostproxy.To("h2c://" + g.addr)
@@ -112,8 +112,8 @@ func (g *target) upstream() *hostproxy.Upstream {
 	return u
 }
 
-// answer sends back what a client has sent as metadata: keys with the prefix
-// "h-" in the header, with "t-" in the trailer.
+// answer returns the client's metadata: keys with the prefix "h-" in the
+// header, those with "t-" in the trailer.
 func answer(ctx context.Context, stream grpc.ServerTransportStream) {
 	sent, _ := metadata.FromIncomingContext(ctx)
 	head, trail := metadata.MD{}, metadata.MD{}
@@ -129,7 +129,7 @@ func answer(ctx context.Context, stream grpc.ServerTransportStream) {
 	_ = stream.SetTrailer(trail)
 }
 
-// EmptyCall ends when its client does.
+// EmptyCall waits until its client ends the call.
 func (g *target) EmptyCall(ctx context.Context, _ *testpb.Empty) (*testpb.Empty, error) {
 	g.wait(ctx, "EmptyCall")
 	return nil, ctx.Err()
@@ -141,7 +141,7 @@ func (g *target) wait(ctx context.Context, name string) {
 	g.ended <- ctx.Err()
 }
 
-// UnaryCall answers with the payload, or with the status that it is asked for.
+// UnaryCall answers with the payload, or with the requested status.
 func (g *target) UnaryCall(ctx context.Context, q *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
 	answer(ctx, grpc.ServerTransportStreamFromContext(ctx))
 	if s := q.GetResponseStatus(); s.GetCode() != 0 {
@@ -150,8 +150,8 @@ func (g *target) UnaryCall(ctx context.Context, q *testpb.SimpleRequest) (*testp
 	return &testpb.SimpleResponse{Payload: q.GetPayload(), Username: g.addr}, nil
 }
 
-// StreamingOutputCall sends a message of each size that it is asked for, and
-// then waits if it is asked for none.
+// StreamingOutputCall sends a message of each requested size. If no size is
+// requested, it waits.
 func (g *target) StreamingOutputCall(q *testpb.StreamingOutputCallRequest, s grpc.ServerStreamingServer[testpb.StreamingOutputCallResponse]) error {
 	answer(s.Context(), grpc.ServerTransportStreamFromContext(s.Context()))
 	if err := s.SendHeader(nil); err != nil {
@@ -168,7 +168,7 @@ func (g *target) StreamingOutputCall(q *testpb.StreamingOutputCallRequest, s grp
 	return nil
 }
 
-// StreamingInputCall adds up what it gets.
+// StreamingInputCall adds up the sizes that it gets.
 func (g *target) StreamingInputCall(s grpc.ClientStreamingServer[testpb.StreamingInputCallRequest, testpb.StreamingInputCallResponse]) error {
 	n := 0
 	for {
@@ -183,8 +183,8 @@ func (g *target) StreamingInputCall(s grpc.ClientStreamingServer[testpb.Streamin
 	}
 }
 
-// FullDuplexCall answers each message with its payload, until it is asked for a
-// status, or its client ends.
+// FullDuplexCall answers each message with its payload, until a status is
+// requested or its client ends.
 func (g *target) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOutputCallRequest, testpb.StreamingOutputCallResponse]) error {
 	g.began <- "FullDuplexCall"
 	for {
@@ -205,7 +205,7 @@ func (g *target) FullDuplexCall(s grpc.BidiStreamingServer[testpb.StreamingOutpu
 	}
 }
 
-// payload returns n bytes in which no two stretches of a few KiB are alike.
+// payload returns n bytes. Any two ranges of a few KiB differ.
 func payload(n int) *testpb.Payload {
 	p := make([]byte, n)
 	for i := range p {
@@ -214,14 +214,14 @@ func payload(n int) *testpb.Payload {
 	return &testpb.Payload{Body: p}
 }
 
-// A front is what a client connects to.
+// A front is the server that a client connects to.
 type front struct {
 	addr  string
 	roots *x509.CertPool // nil for h2c
 	run   *proxytest.Running
 }
 
-// serve starts a front for handlers by their patterns.
+// serve starts a front for handlers, by pattern.
 func (p place) serve(t testing.TB, routes map[string]http.Handler, change ...func(*hostproxy.Server)) *front {
 	t.Helper()
 	config, roots := proxytest.TLS(t, "localhost", "a.test", "unknown.test")
@@ -258,10 +258,10 @@ func serveForeign(t testing.TB, h http.Handler, config *tls.Config) string {
 	return ln.Addr().String()
 }
 
-// only is the routes of a single handler for any host.
+// only returns the routes with a single handler for all hosts.
 func only(h http.Handler) map[string]http.Handler { return map[string]http.Handler{"*": h} }
 
-// dial returns a client of f that asks for a host.
+// dial returns a client of f that uses this host.
 func (f *front) dial(t testing.TB, host string, opts ...grpc.DialOption) testpb.TestServiceClient {
 	t.Helper()
 	creds := insecure.NewCredentials()
@@ -278,7 +278,7 @@ func (f *front) dial(t testing.TB, host string, opts ...grpc.DialOption) testpb.
 	return testpb.NewTestServiceClient(c)
 }
 
-// through starts a target, a front before it, and a client of that.
+// through starts a target, a front before it, and a client of the front.
 func (p place) through(t testing.TB, change ...func(*hostproxy.Upstream)) (testpb.TestServiceClient, *target) {
 	t.Helper()
 	g := newTarget(t, p.scheme)
@@ -289,7 +289,7 @@ func (p place) through(t testing.TB, change ...func(*hostproxy.Upstream)) (testp
 	return p.serve(t, only(u)).dial(t, "localhost"), g
 }
 
-// patient returns a context that ends when a test has hung.
+// patient returns a context that ends if the test hangs.
 func patient(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), proxytest.Patience)
 	t.Cleanup(cancel)

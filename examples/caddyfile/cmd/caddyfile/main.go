@@ -1,5 +1,5 @@
-// Command caddyfile serves a Caddyfile, checks it, or prints the Go program
-// that does the same. SIGHUP reads the file again.
+// Command caddyfile serves a Caddyfile, checks it, or prints a Go program that
+// does the same. On SIGHUP, it reads the file again.
 //
 //	go run -C examples/caddyfile ./cmd/caddyfile -config /etc/caddy/Caddyfile
 package main
@@ -26,7 +26,7 @@ func main() {
 	}
 }
 
-// run does what the arguments say.
+// run executes the command in the arguments.
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("caddyfile", flag.ContinueOnError)
 	config := flags.String("config", "Caddyfile", "file to serve")

@@ -72,7 +72,7 @@ func get(t *testing.T, c *http.Client, url string) string {
 	return string(body)
 }
 
-func TestCheckAndGoOnlyRead(t *testing.T) {
+func TestTheFlagsCheckAndGoServeNothing(t *testing.T) {
 	dir := t.TempDir()
 	good := write(t, filepath.Join(dir, "good"), "example.com {\n\treverse_proxy localhost:9000\n}\n")
 	bad := write(t, filepath.Join(dir, "bad"), "example.com {\n\tnonsense\n\tphp_fastcgi x\n}\n")

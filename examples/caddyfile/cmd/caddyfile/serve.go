@@ -30,7 +30,7 @@ func serve(ctx context.Context, c *caddyfile.Config, file string) error {
 	return err
 }
 
-// reload reads the file again at each signal, until done is closed.
+// reload reads the file again at each signal until done is closed.
 func reload(running *caddyfile.Running, file string, hup <-chan os.Signal, done <-chan struct{}) {
 	for {
 		select {

@@ -17,9 +17,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// balancerConf is the part of HAProxy's configuration that the README shows:
-// TLS goes through to the proxies, whose health check is the gate's. The other
-// parts terminate the clients' connections, and speak HTTP/1.1 or HTTP/2 to the
+// balancerConf contains the part of HAProxy's configuration that the README
+// shows: TLS passes through to the proxies, and the gate answers the health
+// checks. The other parts terminate TLS and speak HTTP/1.1 or HTTP/2 to the
 // proxies.
 const balancerConf = `
 global
@@ -63,7 +63,7 @@ frontend stats
 	stats uri /
 `
 
-// A balancer is an HAProxy.
+// A balancer is a running HAProxy.
 type balancer struct {
 	through, h1, h2, stats string // addresses
 }
@@ -77,7 +77,7 @@ func balance(t *testing.T, proxies []*process) *balancer {
 	}
 	_, err = os.Stat(path)
 	require.NoError(t, err, "haproxy is missing: install it with apt-get install haproxy")
-	for range 5 { // another process may be faster to take a port
+	for range 5 { // another process may take a port first
 		b := &balancer{through: proxytest.Free(t), h1: proxytest.Free(t), h2: proxytest.Free(t), stats: proxytest.Free(t)}
 		if b.start(t, path, proxies) {
 			return b
@@ -89,7 +89,7 @@ func balance(t *testing.T, proxies []*process) *balancer {
 
 func (b *balancer) start(t *testing.T, path string, proxies []*process) bool {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "haproxy") // whose name is short enough for a socket
+	dir, err := os.MkdirTemp("", "haproxy") // t.TempDir may be too long for a socket's path
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	servers := func(options string) string {
@@ -125,7 +125,7 @@ func (b *balancer) start(t *testing.T, path string, proxies []*process) bool {
 			return true
 		default:
 		}
-		up = b.up(0) >= 0 // it answers
+		up = b.up(0) >= 0 // HAProxy answers
 		return up
 	})
 	return up

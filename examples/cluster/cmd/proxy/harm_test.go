@@ -14,9 +14,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// Redis hangs, loses everything, and is killed, while two processes count each
-// request there. No request fails, and few wait.
-func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
+// Redis hangs, loses everything and is killed, while two processes count each
+// request in it. No request fails, and few of them wait.
+func TestARedisThatHangsOrIsEmptiedOrKilledFailsNoRequest(t *testing.T) {
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
 	args := []string{"-redis", redis.URL, "-tickets", "-rate", "1000000", "-delay", "0", host + "=" + backend.Addr()}
 	one, two := join(t, args...), join(t, args...)
@@ -46,7 +46,7 @@ func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 		proxytest.Eventually(t, "requests", func() bool { return total(loads) > before+1000 })
 	}
 	more()
-	slow.Store(0) // connections have been opened
+	slow.Store(0) // the connections are open now
 	redis.Stop()
 	more()
 	redis.Continue()
@@ -60,7 +60,7 @@ func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 		l.end(t, stills.Total())
 	}
 	t.Logf("%d of %d requests took more than 50 ms", slow.Load(), total(loads))
-	assert.LessOrEqual(t, slow.Load(), int64(36), "three times all that ask at once")
+	assert.LessOrEqual(t, slow.Load(), int64(36), "three times the number of concurrent requests")
 	for _, p := range []*process{one, two} {
 		same, _ := p.leaf(t, anyone())
 		assert.Equal(t, leaf.SerialNumber, same.SerialNumber)
@@ -70,8 +70,8 @@ func TestRedisStoppedEmptiedAndKilledFailsNoRequest(t *testing.T) {
 	}
 }
 
-// What Redis has lost, running processes write back, so that one that starts
-// later serves the same certificate. That takes up to five minutes.
+// Running processes write back what Redis has lost. A process that starts later
+// then serves the same certificate. This takes up to five minutes.
 func TestWhatRedisHasLostIsWrittenBack(t *testing.T) {
 	if !*long {
 		t.Skip("takes minutes: -long")

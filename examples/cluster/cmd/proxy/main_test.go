@@ -24,7 +24,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// argsEnv is set where this binary is not to test but to be the command.
+// argsEnv is set if this test binary is to run the command.
 const argsEnv = "CLUSTER_PROXY_ARGS"
 
 func TestMain(m *testing.M) {
@@ -36,14 +36,14 @@ func TestMain(m *testing.M) {
 	proxytest.Main(m)
 }
 
-// host is the route of all tests.
+// host is the host that all tests use.
 const host = "app.localhost"
 
-// A process runs the command.
+// A process is a running command.
 type process struct {
 	https, http, ready string
 	cmd                *exec.Cmd
-	ended              chan struct{} // closed when it has
+	ended              chan struct{} // closed when the process has ended
 	mu                 sync.Mutex
 	text               bytes.Buffer
 }
@@ -54,14 +54,14 @@ func (p *process) Write(b []byte) (int, error) {
 	return p.text.Write(b)
 }
 
-// said returns what the process has written.
+// said returns the output of the process.
 func (p *process) said() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.String()
 }
 
-// launch runs the command with these arguments, until the test ends.
+// launch runs the command with these arguments until the test ends.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0]), ended: make(chan struct{})}
@@ -70,7 +70,7 @@ func launch(t *testing.T, args ...string) *process {
 	require.NoError(t, p.cmd.Start())
 	go func() {
 		defer close(p.ended)
-		_ = p.cmd.Wait() // ProcessState has it all
+		_ = p.cmd.Wait() // ProcessState has the result
 	}()
 	t.Cleanup(func() {
 		p.end(os.Kill)
@@ -81,14 +81,13 @@ func launch(t *testing.T, args ...string) *process {
 	return p
 }
 
-// end sends the process a signal and waits for its end.
+// end sends a signal to the process and waits until it has ended.
 func (p *process) end(s os.Signal) {
-	_ = p.cmd.Process.Signal(s) // it may be gone already
+	_ = p.cmd.Process.Signal(s) // the process may have ended already
 	<-p.ended
 }
 
-// at runs the command at the addresses of p, which may be those of a process
-// that has ended.
+// at runs the command at the addresses of p, which may have ended.
 func (p *process) at(t *testing.T, args ...string) *process {
 	t.Helper()
 	q := launch(t, append([]string{"-addr", p.https, "-http", p.http, "-ready", p.ready}, args...)...)
@@ -96,8 +95,8 @@ func (p *process) at(t *testing.T, args ...string) *process {
 	return q
 }
 
-// free returns an address that stays free: no connection of this machine begins
-// there.
+// free returns a free address that no outgoing connection of this machine can
+// take.
 func free(t *testing.T) string {
 	t.Helper()
 	return strings.Replace(proxytest.Free(t), "127.0.0.1", "127.0.0.2", 1)
@@ -106,7 +105,7 @@ func free(t *testing.T) string {
 // join runs the command at free addresses, and waits until it listens.
 func join(t *testing.T, args ...string) *process {
 	t.Helper()
-	for range 5 { // another process may be faster to take a port
+	for range 5 { // another process may take a port first
 		p := (&process{https: free(t), http: free(t), ready: free(t)}).at(t, args...)
 		if p.listens(t) {
 			return p
@@ -117,8 +116,8 @@ func join(t *testing.T, args ...string) *process {
 	return nil
 }
 
-// listens waits until the process takes connections, and reports false if it
-// ends instead.
+// listens waits until the process accepts connections. It returns false if the
+// process ends instead.
 func (p *process) listens(t *testing.T) bool {
 	t.Helper()
 	up := false
@@ -138,7 +137,8 @@ func (p *process) listens(t *testing.T) bool {
 	return up
 }
 
-// state returns what the process answers a load balancer; "" if it does not.
+// state returns the process's answer to a load balancer, or "" if there is
+// none.
 func (p *process) state() string {
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: proxytest.Patience}
 	res, err := c.Get("http://" + p.ready + "/")
@@ -160,13 +160,13 @@ func (p *process) leaf(t *testing.T, conf *tls.Config) (*x509.Certificate, bool)
 	defer c.Close()
 	_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n")
 	require.NoError(t, err)
-	text, err := io.ReadAll(c) // the ticket comes before the response
+	text, err := io.ReadAll(c) // the ticket arrives before the response
 	require.NoError(t, err)
 	require.Contains(t, string(text), "HTTP/1.1 200 ")
 	return c.ConnectionState().PeerCertificates[0], c.ConnectionState().DidResume
 }
 
-// anyone trusts every certificate: what is compared is which one.
+// anyone accepts every certificate: the tests compare certificates themselves.
 func anyone() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 
 // roots returns the root of the local CA in a storage.
@@ -190,7 +190,7 @@ func storage(t *testing.T, url string) *cluster.Storage {
 	return s
 }
 
-func TestProcessesShareCertificatesAndTicketsAndOutliveEachOther(t *testing.T) {
+func TestProcessesShareCertificatesAndTickets(t *testing.T) {
 	redis, dir, backend := redistest.Start(t), t.TempDir(), proxytest.NewServer(t, nil)
 	for about, shared := range map[string][]string{
 		"through Redis":       {"-redis", redis.URL},
@@ -235,13 +235,13 @@ func TestAProcessStartsWithoutRedisAndIsReadyWhenItComes(t *testing.T) {
 	proxytest.Eventually(t, "the proxy is ready", func() bool { return p.state() == "ready" })
 	p.leaf(t, anyone())
 	s.Kill()
-	assert.Equal(t, "ready", p.state(), "what is in memory is served without Redis")
+	assert.Equal(t, "ready", p.state(), "certificates in memory are served without Redis")
 	p.leaf(t, anyone())
 	p.end(syscall.SIGTERM)
 	assert.Equal(t, 0, p.cmd.ProcessState.ExitCode(), p.said())
 }
 
-func TestARedisThatHasToBeChangedIsRefusedAtStart(t *testing.T) {
+func TestAnUnsuitableRedisIsRefusedAtStart(t *testing.T) {
 	locked := redistest.Start(t, "--requirepass", "secret")
 	evicting := redistest.Start(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
 	for url, want := range map[string]string{

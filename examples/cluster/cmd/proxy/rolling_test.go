@@ -23,17 +23,17 @@ import (
 
 var long = flag.Bool("long", false, "run the long matrix: more rolling restarts, harm to Redis between them")
 
-// A load is what asks, until it is stopped.
+// A load sends requests until it is stopped.
 type load struct {
 	lane   string
 	stop   atomic.Bool
 	count  atomic.Int64
 	mu     sync.Mutex
-	failed map[string]int // by error
+	failed map[string]int // number of failures by error
 	work   sync.WaitGroup
 }
 
-// begin asks by some workers.
+// begin starts workers that call ask again and again.
 func begin(lane string, workers int, ask func() error) *load {
 	l := &load{lane: lane, failed: map[string]int{}}
 	for range workers {
@@ -51,19 +51,19 @@ func begin(lane string, workers int, ask func() error) *load {
 	return l
 }
 
-// posts is the lane of requests that clients do not send again.
+// posts is the lane of requests that clients must not retry.
 const posts = "h1, TLS through HAProxy, body 0123456789"
 
-// end stops it, and wants no failure. The machine has stood still for so long
-// meanwhile.
+// end stops the load and requires that nothing failed. stood is how long the
+// machine stood still meanwhile.
 func (l *load) end(t *testing.T, stood time.Duration) int64 {
 	t.Helper()
 	l.stop.Store(true)
 	l.work.Wait()
 	t.Logf("%s: %d requests", l.lane, l.count.Load())
 	for err, n := range l.failed {
-		// No server can help a client that stands still, and then sends what
-		// may not be sent twice on a connection that has just ended.
+		// No server can help a client that stands still, and then sends a
+		// request that must not be retried on a connection that has just ended.
 		if l.lane == posts && strings.HasSuffix(err, ": EOF") && stood > 200*time.Millisecond {
 			t.Logf("the machine stood still for %v; %s: %d failed: %s", stood, l.lane, n, err)
 			continue
@@ -73,8 +73,8 @@ func (l *load) end(t *testing.T, stood time.Duration) int64 {
 	return l.count.Load()
 }
 
-// asks returns what sends a request with a body, or without one, and wants its
-// echo.
+// asks returns a function that sends a request, with or without a body, and
+// requires its echo.
 func asks(c *http.Client, url, body string) func() error {
 	return func() error {
 		method, content := http.MethodGet, io.Reader(nil)
@@ -103,14 +103,14 @@ func asks(c *http.Client, url, body string) func() error {
 	}
 }
 
-// echo answers with the body of the request, a little later.
+// echo answers with the request's body after a short time.
 var echo = http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { // Read-only.
 	body, _ := io.ReadAll(q.Body)
 	<-time.NewTimer(time.Millisecond).C
 	fmt.Fprintf(w, "got %s", body)
 })
 
-// lanes starts all loads.
+// lanes starts the loads of all lanes.
 func lanes(t *testing.T, b *balancer, pool *x509.CertPool) []*load {
 	t.Helper()
 	client := func(addr, protocol string) *http.Client { return proxytest.HTTPClient(t, addr, pool, protocol) }
@@ -127,8 +127,8 @@ func lanes(t *testing.T, b *balancer, pool *x509.CertPool) []*load {
 	return all
 }
 
-// Each of three processes is ended and started again, while clients ask over
-// HTTP/1.1 and HTTP/2.
+// Each of three processes is ended and restarted while clients send requests
+// over HTTP/1.1 and HTTP/2.
 func TestARollingRestartFailsNoRequest(t *testing.T) {
 	redis, backend := redistest.Start(t), proxytest.NewServer(t, echo)
 	args := []string{"-redis", redis.URL, "-tickets", "-delay", "1s", "-proxy-protocol", "127.0.0.0/8", host + "=" + backend.Addr()}

@@ -12,11 +12,11 @@ import (
 	"github.com/hostproxy/hostproxy/examples/cluster"
 )
 
-// run serves until ctx is done, and Gate.Delay longer.
+// run serves until Gate.Delay after ctx is done.
 func (s *settings) run(ctx context.Context) error {
 	gate := &cluster.Gate{Delay: s.delay}
 	if s.delay == 0 {
-		gate.Delay = -1 // none, where zero means 10 s
+		gate.Delay = -1 // no delay: zero would mean 10 s
 	}
 	r, err := s.router()
 	if err != nil {
@@ -38,12 +38,12 @@ func (s *settings) run(ctx context.Context) error {
 	return errors.Join(server.ListenAndServe(gate.Context(ctx)), end())
 }
 
-// router returns the routes, and where their certificates come from.
+// router returns a Router with the routes and the certificates' issuer.
 func (s *settings) router() (*hostproxy.Router, error) {
 	r := &hostproxy.Router{TrustedProxies: s.trusted}
 	r.TLS.Email, r.TLS.CA, r.TLS.ShareTickets = s.email, s.ca, s.tickets
 	if s.roots != nil {
-		r.TLS.Email, r.TLS.CA = "", "" // they are the issuer's
+		r.TLS.Email, r.TLS.CA = "", "" // they are set in the issuer
 		r.TLS.Issuer = &certmagic.ACMEIssuer{CA: s.ca, Email: s.email, TrustedRoots: s.roots}
 	}
 	var errs []error
@@ -53,9 +53,9 @@ func (s *settings) router() (*hostproxy.Router, error) {
 	return r, errors.Join(errs...)
 }
 
-// connect puts Redis behind the router. It refuses a Redis that has to be
-// changed first. One that is away keeps the proxy from being ready. end frees
-// locks and closes connections.
+// connect makes the router share its state through Redis. It refuses an
+// unsuitable Redis. If Redis is away, the proxy is not ready until it answers.
+// end frees locks and closes connections.
 func (s *settings) connect(ctx context.Context, r *hostproxy.Router, gate *cluster.Gate) (end func() error, err error) {
 	client, err := cluster.Connect(s.redis)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *settings) connect(ctx context.Context, r *hostproxy.Router, gate *clust
 	return func() error { return leave(storage, client) }, nil
 }
 
-// check looks at Redis, and logs what it warns of.
+// check tests Redis, and logs its warnings.
 func check(ctx context.Context, storage *cluster.Storage) error {
 	warnings, err := storage.Check(ctx)
 	for _, w := range warnings {
@@ -91,8 +91,8 @@ func check(ctx context.Context, storage *cluster.Storage) error {
 	return err
 }
 
-// leave frees locks and ends the connections. Locks that are left end by
-// themselves, so that is no failure.
+// leave frees the locks and closes the connections. A failure to free locks is
+// only logged, since they expire by themselves.
 func leave(storage *cluster.Storage, client redis.UniversalClient) error {
 	if err := storage.Close(); err != nil {
 		slog.Info("locks are left to end by themselves", "err", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy"
 )
 
-// settings are what the command line says.
+// settings are the parsed command line.
 type settings struct {
 	redis, dir             string
 	addr, http, ready      string
@@ -26,10 +26,10 @@ type settings struct {
 	burst                  int
 	delay, drain           time.Duration
 	routes                 map[string]*hostproxy.Upstream
-	roots                  *x509.CertPool // of -trust
+	roots                  *x509.CertPool // the CAs given by -trust
 }
 
-// parse reads the arguments, and returns all errors in them, joined.
+// parse parses the arguments, and returns all their errors, joined.
 func parse(args []string, redisURL string) (*settings, error) {
 	s := &settings{routes: map[string]*hostproxy.Upstream{}}
 	f := flag.NewFlagSet("proxy", flag.ContinueOnError)
@@ -59,7 +59,7 @@ func parse(args []string, redisURL string) (*settings, error) {
 	return s, errors.Join(errs...)
 }
 
-// list returns what parses a list of address prefixes.
+// list returns a function that parses a list of address prefixes.
 func list(to *[]netip.Prefix) func(string) error {
 	return func(text string) error {
 		var errs []error
@@ -74,10 +74,10 @@ func list(to *[]netip.Prefix) func(string) error {
 	}
 }
 
-// route reads the routes.
+// route parses the routes.
 func (s *settings) route(args []string) error {
 	var errs []error
-	first := map[string]string{} // arguments by canonical pattern: A.test is a.test
+	first := map[string]string{} // argument by canonical pattern: A.test and a.test are the same
 	for _, arg := range args {
 		host, targets, ok := strings.Cut(arg, "=")
 		pattern := canonical(host)
@@ -97,8 +97,8 @@ func (s *settings) route(args []string) error {
 	return errors.Join(errs...)
 }
 
-// canonical returns a pattern as a Router has it, or as it is if it is invalid,
-// which is an error later.
+// canonical returns the Router's spelling of a pattern. An invalid one is
+// returned unchanged, and reported later.
 func canonical(pattern string) string {
 	var r hostproxy.Router
 	if r.Set(pattern, http.NotFoundHandler()) != nil {
@@ -110,7 +110,7 @@ func canonical(pattern string) string {
 	return pattern
 }
 
-// fits finds flags that exclude or need each other.
+// fits finds flags that contradict or require each other.
 func (s *settings) fits(redisURL string) error {
 	var errs []error
 	switch {

@@ -1,6 +1,6 @@
-// Package redistest runs redis-server for tests: one, one with replicas and
-// Sentinels, or a Redis Cluster. Each server is a process that ends with the
-// test. It is imported by tests only.
+// Package redistest runs redis-server for tests: a single server, a master with
+// a replica and Sentinels, or a Redis Cluster. Each server is a process that
+// ends with the test. Only tests import this package.
 package redistest
 
 import (
@@ -24,15 +24,14 @@ const patience = 30 * time.Second
 // A Server is a running redis-server.
 type Server struct {
 	Addr, Port string
-	URL        string // of its database 0
+	URL        string // URL of database 0
 
 	cmd   *exec.Cmd
-	ended chan struct{} // closed when the process has ended
-	said  *bytes.Buffer // valid then
+	ended chan struct{} // closed when the process ends
+	said  *bytes.Buffer // output; valid once ended is closed
 }
 
-// Start starts a server that persists nothing, unless more arguments say
-// otherwise.
+// Start starts a server. It persists nothing unless more arguments change that.
 func Start(t testing.TB, more ...string) *Server {
 	t.Helper()
 	return start(t, append([]string{"--save", "", "--appendonly", "no"}, more...))
@@ -45,7 +44,7 @@ func start(t testing.TB, args []string) *Server {
 	if err != nil {
 		t.Fatal("redistest: redis-server is missing: install it with apt-get install redis-server, or put it on the PATH")
 	}
-	for range 5 { // another process may be faster to take the port
+	for range 5 { // another process may take the port first
 		s := &Server{Port: freePort(t), ended: make(chan struct{}), said: new(bytes.Buffer)}
 		s.Addr = net.JoinHostPort("127.0.0.1", s.Port)
 		s.URL = "redis://" + s.Addr + "/0"
@@ -56,7 +55,7 @@ func start(t testing.TB, args []string) *Server {
 		}
 		go func() {
 			defer close(s.ended)
-			_ = s.cmd.Wait() // that it was killed is no news
+			_ = s.cmd.Wait() // the error only says that it was killed
 		}()
 		t.Cleanup(s.Kill)
 		if s.listens() {
@@ -69,8 +68,8 @@ func start(t testing.TB, args []string) *Server {
 	return nil
 }
 
-// withPort returns the arguments for a port; --tls-port without a value in args
-// gets it in place of --port.
+// withPort returns the arguments with a port. If args has --tls-port without a
+// value, that gets the port instead of --port.
 func withPort(args []string, port, dir string) []string {
 	var all []string
 	plain := true
@@ -90,8 +89,8 @@ func withPort(args []string, port, dir string) []string {
 	return append(common, all...)
 }
 
-// freePort returns a port whose number leaves room for the bus of a Redis
-// Cluster, 10,000 above.
+// freePort returns a free port below 55536, since the bus of a Redis Cluster
+// uses the port 10,000 above it.
 func freePort(t testing.TB) string {
 	t.Helper()
 	for range 100 {
@@ -109,8 +108,8 @@ func freePort(t testing.TB) string {
 	return ""
 }
 
-// listens waits until the server takes connections, and reports false if it
-// ends instead.
+// listens waits until the server accepts connections. It returns false if the
+// server ends instead.
 func (s *Server) listens() bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -128,20 +127,20 @@ func (s *Server) listens() bool {
 	return false
 }
 
-// Kill ends the server as a crash would. It may be called again.
+// Kill ends the server like a crash. It may be called repeatedly.
 func (s *Server) Kill() {
 	_ = s.cmd.Process.Kill()
 	<-s.ended
 }
 
-// Stop makes the server hang: the kernel takes connections for it, and it
-// answers nothing.
+// Stop makes the server hang: the kernel accepts connections, but nothing
+// answers.
 func (s *Server) Stop() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
 
 // Continue ends Stop.
 func (s *Server) Continue() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 
-// CLI runs redis-cli, and returns what it prints.
+// CLI runs redis-cli and returns its output.
 func (s *Server) CLI(t testing.TB, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -182,8 +181,8 @@ type Watched struct {
 	URL             string
 }
 
-// StartWatched starts servers and Sentinels, and waits until the Sentinels know
-// all of them.
+// StartWatched starts the servers and Sentinels. It waits until the Sentinels
+// know all of them.
 func StartWatched(t testing.TB) *Watched {
 	t.Helper()
 	w := &Watched{Master: Start(t)}
@@ -205,7 +204,7 @@ func StartWatched(t testing.TB) *Watched {
 	return w
 }
 
-// sentinel starts one Sentinel, which needs a file that it may write.
+// sentinel starts one Sentinel, which needs a writable configuration file.
 func (w *Watched) sentinel(t testing.TB) *Server {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "sentinel.conf")

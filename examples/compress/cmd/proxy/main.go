@@ -21,7 +21,8 @@ func main() {
 	log.Fatal(http.ListenAndServe(*addr, r))
 }
 
-// router returns a Router that serves all hosts by the target, compressed.
+// router returns a Router that serves all hosts from the target, with
+// compression.
 func router(to string) (*hostproxy.Router, error) {
 	u, err := hostproxy.NewUpstream(to)
 	if err != nil {

@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// server returns the proxy.
+// server returns the proxy's server.
 func server(host, to, addr, plain string) (*hostproxy.Server, error) {
 	u, err := hostproxy.NewUpstream(to)
 	if err != nil {

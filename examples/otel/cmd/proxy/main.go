@@ -1,9 +1,9 @@
-// Command proxy forwards hosts to targets, in plain HTTP, and writes the spans
-// to standard output:
+// Command proxy forwards hosts to targets, over plain HTTP, and writes spans to
+// standard output:
 //
 //	go run -C examples/otel ./cmd/proxy app.localhost=localhost:4000
 //
-// To send them to a collector, take otlptracehttp.New in place of
+// To send them to a collector, use otlptracehttp.New instead of
 // stdouttrace.New.
 package main
 

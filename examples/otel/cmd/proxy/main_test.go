@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// names keeps the names of exported spans.
+// A names exporter keeps the names of exported spans.
 type names struct{ exported []string }
 
 func (n *names) ExportSpans(_ context.Context, spans []sdk.ReadOnlySpan) error {
@@ -49,7 +49,7 @@ func TestTheProgramExportsItsSpansAtTheEnd(t *testing.T) {
 	assert.Equal(t, []string{"GET", "GET app.localhost"}, exporter.exported)
 }
 
-// A hanging exporter exports when the channel closes.
+// A hanging exporter hangs until the channel is closed.
 type hanging chan struct{}
 
 func (h hanging) ExportSpans(context.Context, []sdk.ReadOnlySpan) error {
@@ -59,7 +59,7 @@ func (h hanging) ExportSpans(context.Context, []sdk.ReadOnlySpan) error {
 
 func (hanging) Shutdown(context.Context) error { return nil }
 
-func TestAnExporterThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
+func TestAnExporterThatHangsDelaysTheEndByALimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := make(hanging)
 		p := sdk.NewTracerProvider(sdk.WithBatcher(h))

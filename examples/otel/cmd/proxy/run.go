@@ -14,8 +14,8 @@ import (
 	"github.com/hostproxy/hostproxy/examples/otel"
 )
 
-// run forwards the hosts of args, host=target each, until ctx is done. Then it
-// exports the spans that are left.
+// run forwards the hosts of args, each host=target, until ctx is done. Then it
+// exports the remaining spans.
 func run(ctx context.Context, addr, trusted string, args []string, exporter trace.SpanExporter) error {
 	if len(args) == 0 {
 		return errors.New("no routes: want one or more arguments such as app.localhost=localhost:4000")
@@ -33,7 +33,8 @@ func run(ctx context.Context, addr, trusted string, args []string, exporter trac
 	return errors.Join(err, shutDown(ctx, provider))
 }
 
-// shutDown exports what is left, for ten seconds at most: a collector may hang.
+// shutDown exports the remaining spans. It takes at most ten seconds, since a
+// collector may hang.
 func shutDown(ctx context.Context, p *trace.TracerProvider) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

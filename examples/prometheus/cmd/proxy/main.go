@@ -1,5 +1,5 @@
-// Command proxy forwards hosts to targets, in plain HTTP, and serves metrics on
-// another address:
+// Command proxy forwards hosts to targets, over plain HTTP, and serves metrics
+// on another address:
 //
 //	go run -C examples/prometheus ./cmd/proxy app.localhost=localhost:4000 api.localhost=localhost:4001
 //	curl http://localhost:9100/metrics
@@ -37,7 +37,7 @@ func main() {
 	}
 }
 
-// server forwards the hosts of args, host=target each.
+// server returns a server that forwards the hosts of args, each host=target.
 func server(addr, metrics string, args []string) (*hostproxy.Server, error) {
 	if len(args) == 0 {
 		return nil, fmt.Errorf("no routes: want one or more arguments such as app.localhost=localhost:4000")

@@ -37,7 +37,8 @@ func TestTheProgramServesMetrics(t *testing.T) {
 	}
 	get(addr, "http://app.localhost/")
 	var all string
-	proxytest.Eventually(t, "the request is counted", func() bool { // its client may be first
+	// the client may have the response before that
+	proxytest.Eventually(t, "the request is counted", func() bool {
 		all = get(metrics, "http://localhost/metrics")
 		return strings.Contains(all, `hostproxy_requests_total{code="2xx",pattern="app.localhost"`)
 	})

@@ -1,5 +1,5 @@
-// Command proxy runs a proxy from one YAML file, and puts changes of the file
-// in force without dropping a connection.
+// Command proxy runs a proxy from one YAML file. It puts changes of the file in
+// force without dropping a connection.
 //
 //	echo 'routes: {blog.localhost: localhost:4006, app.localhost: [localhost:4000, localhost:4001]}' > proxy.yaml
 //	proxy -config proxy.yaml                       # HTTPS on :443, redirects on :80
@@ -27,8 +27,9 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit code: 1 if a file is broken or the proxy cannot serve, 2
-// for wrong flags, 3 if the file is right and a running proxy would refuse it.
+// run returns the exit code: 1 if a file has faults or the proxy cannot serve,
+// 2 for wrong flags, 3 if the file is right but a running proxy would refuse
+// it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -52,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 3
 }
 
-// fail prints err, all faults of a file in lines of their own.
+// fail prints err. It prints each fault of a file on a line of its own.
 func fail(stderr io.Writer, err error) int {
 	var faults reload.Faults
 	switch {

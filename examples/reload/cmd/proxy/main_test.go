@@ -19,13 +19,13 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// runs returns what the program prints, and its exit code.
+// runs returns the program's output and its exit code.
 func runs(t *testing.T, args ...string) (out, errs string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if !slices.Contains(args, "-check") {
-		cancel() // a proxy ends at once
+		cancel() // so that a proxy ends at once
 	}
 	var stdout, stderr bytes.Buffer
 	code = run(ctx, args, &stdout, &stderr)
@@ -41,7 +41,7 @@ func file(t *testing.T, text string) string {
 
 const right = "listeners: [{addr: \"127.0.0.1:0\", role: plain}]\nroutes: {a.localhost: localhost:1}\n"
 
-func TestABrokenFileEndsTheProgramWithOneAndOneMessage(t *testing.T) {
+func TestABrokenFileEndsTheProgramWithExitCode1(t *testing.T) {
 	bad := file(t, "routes: {a.localhost: localhost}\nlog: {level: x}\n")
 	want := "proxy: the configuration is refused:\n" +
 		bad + ":1:10: routes[a.localhost]: target \"localhost\": the port is missing: write localhost:80 or another port\n" +
