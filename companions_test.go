@@ -567,6 +567,7 @@ func TestCompanionsThatCannotBeComparedAreServed(t *testing.T) {
 
 // The Server needs no listener for TLS. Its end also ends the certificates.
 func TestACompanionGetsTheCertificates(t *testing.T) {
+	t.Parallel() // it waits for the lock of the local CA
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
 	r.TLS.Storage = files(t)

@@ -552,6 +552,7 @@ func TestClientAuthenticationHoldsForAClientHelloInSmallPieces(t *testing.T) {
 }
 
 func TestPassthroughLeavesTheCertificateToTheTarget(t *testing.T) {
+	t.Parallel() // it waits for the lock of the local CA
 	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
 	var r hostproxy.Router
 	r.TLS.Storage = files(t)

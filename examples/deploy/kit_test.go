@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		beTheProgram()
 		return
 	}
+	_ = flag.Set("test.parallel", "16") // parallel tests mostly wait; -parallel overrides it
 	proxytest.Main(m)
 }
 

@@ -14,7 +14,7 @@ import (
 
 // How much is simulated. Read-only.
 var (
-	yearHosts   = flag.Int("year.hosts", 50, "hosts of TestAYearInAMinute")
+	yearHosts   = flag.Int("year.hosts", 25, "hosts of TestAYearInAMinute")
 	yearDays    = flag.Int("year.days", 126, "its days: a week for each theme, to begin with")
 	yearSeed    = flag.Uint64("year.seed", 1, "its first seed")
 	yearSeeds   = flag.Uint64("year.seeds", 1, "number of its seeds")

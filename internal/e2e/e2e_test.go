@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	_ = flag.Set("test.parallel", parallel) // -parallel overrides it
+	_ = os.Setenv("GODEBUG", os.Getenv("GODEBUG")+godebug)
 	proxytest.Main(m)
 }
 

@@ -10,4 +10,5 @@ const (
 	chaosClients  = 16
 	chaosPatience = 5 * time.Second
 	parallel      = "32" // as many parallel tests as still have time to wait
+	godebug       = ""   // all that is usual
 )
