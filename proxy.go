@@ -12,7 +12,8 @@
 // and does less for you:
 //
 //   - [ListenAndServe] does everything.
-//   - [Server] has settings, such as addresses, timeouts and middleware.
+//   - [Server] has settings, such as addresses, timeouts and middleware;
+//     [Server.Run] also handles signals and inherited sockets.
 //   - [Router.Listen] and [Router.Wrap] return a listener for a server of your
 //     own.
 //   - [Router.TLSConfig] returns the settings for a TLS listener of your own.
@@ -51,7 +52,8 @@
 // A [Server] runs a Router on its listeners, over HTTP/1.1 and HTTP/2, and on
 // those of a [Companion], such as one for HTTP/3. [Server.Reload] changes its
 // limits, and [Server.HandOver] starts a new process that takes over its
-// sockets; [Inherited] returns these.
+// sockets; [Inherited] returns these. [Server.Run] does both by itself, on
+// SIGHUP.
 //
 // # Observing
 //
@@ -86,6 +88,7 @@
 //   - examples/logfile: log to a file that is rotated
 //   - examples/prometheus: have metrics in Prometheus
 //   - examples/service: run under systemd
+//   - examples/production: all of this in one program
 //   - examples/reload: change routes without a restart
 //   - examples/migration: come from nginx, Traefik, Caddy or
 //     httputil.ReverseProxy
@@ -129,8 +132,9 @@ import (
 // ListenAndServe serves r over HTTPS on :443. On :80 it answers ACME challenges
 // and redirects to HTTPS. It shuts down when ctx is done, or when the process
 // receives SIGINT or SIGTERM. It returns what [Server.Serve] returns. A second
-// signal ends the process immediately. A program that handles signals itself
-// calls [Server.ListenAndServe] instead.
+// signal ends the process immediately. [Server.Run] does this with settings,
+// and hands over to a new process on SIGHUP. A program that handles signals
+// itself calls [Server.ListenAndServe] instead.
 func ListenAndServe(ctx context.Context, r *Router) error {
 	return untilSignal(ctx, (&Server{Router: r}).ListenAndServe)
 }
@@ -175,8 +179,8 @@ type Server struct {
 	// Listeners, by their index. An inherited socket keeps its address and its
 	// Mode: if the listener asks for others, this is logged as a warning. An
 	// inherited socket that is left over is an error. Nil means none: all
-	// addresses are opened. A program with several Servers uses
-	// [Sockets.Listen] instead.
+	// addresses are opened; [Server.Run] calls Inherited then. A program with
+	// several Servers uses [Sockets.Listen] instead.
 	Sockets *Sockets
 
 	// Companions are servers of your own that run beside the listeners, such as
@@ -365,6 +369,32 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 	})
 }
 
+// Run is [Server.ListenAndServe] for a program that serves until it is stopped:
+// it also handles signals and inherited sockets. If Sockets is nil, Run sets it
+// to the result of [Inherited]; a program that calls Inherited itself must set
+// Sockets.
+//
+//   - SIGHUP calls [Server.HandOver]: the program that is installed by then
+//     takes over, and reads its arguments and files anew. A failure is logged
+//     to [Router.Logger], and s continues. Later signals have no effect once
+//     the new process has taken over. A terminal that closes also sends SIGHUP.
+//   - SIGINT and SIGTERM shut down, as when ctx is done. A second one ends the
+//     process immediately.
+//
+// It returns what [Server.Serve] returns, or an error of Inherited. One Server
+// of a program may be in Run; a program with several calls ListenAndServe.
+func (s *Server) Run(ctx context.Context) (err error) {
+	if s.Sockets == nil {
+		if s.Sockets, err = Inherited(); err != nil {
+			return err
+		}
+	}
+	return untilSignal(ctx, func(ctx context.Context) error {
+		defer service.OnHangup(func() error { return s.HandOver(ctx, nil) }, s.Router.logger)()
+		return s.ListenAndServe(ctx)
+	})
+}
+
 // Serve serves on open listeners, such as inherited sockets, and closes them at
 // the end. Either listener may be nil; both may be nil if Listeners is set.
 //
@@ -476,13 +506,13 @@ func (s *Server) serve(ctx context.Context, doors serve.Entrances) error {
 // be empty. Nil runs the program again, with the same arguments, environment
 // and standard streams. After a nil error, the caller may call cmd.Wait.
 //
-// The new process must call [Inherited] and serve all sockets: set
-// [Server.Sockets], or use [Sockets.Listen]. Without these it fails, because
-// the old process still has the addresses open. A listener from [Sockets] has
-// the same name in the new process. The listeners https and plain of Serve are
-// called "https" and "http" if they are not from Sockets. Those of Listeners
-// are called "listener0", "listener1" and so on. The new process accepts no
-// connection until all sockets are served.
+// The new process must call [Inherited] and serve all sockets: call
+// [Server.Run], set [Server.Sockets], or use [Sockets.Listen]. Without these it
+// fails, because the old process still has the addresses open. A listener from
+// [Sockets] has the same name in the new process. The listeners https and plain
+// of Serve are called "https" and "http" if they are not from Sockets. Those of
+// Listeners are called "listener0", "listener1" and so on. The new process
+// accepts no connection until all sockets are served.
 //
 // HandOver returns an error if the new process exits, or is not ready when ctx
 // is done, or after a minute if ctx has no deadline. The new process is then

@@ -1166,7 +1166,7 @@ func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refus
 func (r *Router) knows(host string) bool { return r.table.Load().Knows(host) }
 
 func (r *Router) logger() *slog.Logger {
-	if r.Logger != nil {
+	if r != nil && r.Logger != nil {
 		return r.Logger
 	}
 	return slog.Default()

@@ -28,23 +28,19 @@ func routes(r *hostproxy.Router) error {
 	app, err1 := hostproxy.NewUpstream(strings.Split(*appTargets, ",")...)
 	api, err2 := hostproxy.NewUpstream(*apiTarget)
 	admin, err3 := hostproxy.NewUpstream(*adminTarget)
-	if err := errors.Join(err1, err2, err3); err != nil {
+	zipped, err4 := compress.New(app, compress.Options{})
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return err
 	}
 	r.TLS.Email = "ops@" + *domain
 	r.HSTS = &hostproxy.HSTS{MaxAge: 365 * 24 * time.Hour}
 	r.ResponseHeader.Set = http.Header{"X-Content-Type-Options": {"nosniff"}, "X-Frame-Options": {"DENY"}}
-	down := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "Please try again in a minute.", http.StatusServiceUnavailable)
-	})
 	app.Health = &hostproxy.HealthCheck{Path: "/up"}
-	app.Pages = map[int]http.Handler{502: down, 503: down}
-	if page, err := os.ReadFile(*maintenance); err == nil {
-		// the page is valid
-		_ = app.Maintain(hostproxy.Page{ContentType: "text/html", Body: page, RetryAfter: time.Minute})
+	page, err := os.ReadFile(*maintenance)
+	if err == nil {
+		err = app.Maintain(hostproxy.Page{ContentType: "text/html", Body: page, RetryAfter: time.Minute})
 	}
-	zipped, err := compress.New(app, compress.Options{})
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	api.RateLimit = &hostproxy.RateLimit{Rate: 10, Burst: 50}

@@ -21,6 +21,7 @@ import (
 	"sync"
 
 	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/hostproxy/hostproxy"
 )
@@ -39,13 +40,19 @@ type Options struct {
 	// to the native histograms for a Prometheus that does not scrape these.
 	// They must increase. Nil means none.
 	Buckets []float64
+
+	// Observe is called by Metrics.Observe with each exchange that it has
+	// counted, such as a hostproxy.AccessLog. Nil calls nothing.
+	Observe func(*hostproxy.Exchange)
 }
 
-// Metrics are the metrics of one Router. They are a prometheus.Collector:
-// register them with a prometheus.Registry. Methods may be called concurrently.
+// Metrics are the metrics of one Router. Handler serves them. They are a
+// prometheus.Collector: register them with a prometheus.Registry to serve them
+// with others. The methods may be called concurrently.
 type Metrics struct {
 	router *hostproxy.Router
 	status http.Handler
+	next   func(*hostproxy.Exchange) // nil for none
 
 	exchanges exchanges
 	pairs     pairs
@@ -78,7 +85,7 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 	if len(errs) > 0 {
 		return nil, fmt.Errorf("hostproxy: prometheus: %w", errors.Join(errs...))
 	}
-	m := &Metrics{router: r, status: hostproxy.StatusHandler(r), exchanges: newExchanges(o.Buckets), state: newState()}
+	m := &Metrics{router: r, status: hostproxy.StatusHandler(r), next: o.Observe, exchanges: newExchanges(o.Buckets), state: newState()}
 	m.pairs.init(o.MaxPairs, &m.exchanges)
 	m.stripes.init()
 	return m, nil
@@ -89,8 +96,23 @@ func New(r *hostproxy.Router, o Options) (*Metrics, error) {
 // a panic of the hook.
 func (m *Metrics) Begin(*hostproxy.Beginning) { m.stripes.begin() }
 
-// Observe is for Router.Observe. It counts the exchange and its attempts.
-func (m *Metrics) Observe(x *hostproxy.Exchange) { m.stripes.keep(m, x) }
+// Observe is for Router.Observe: it counts the exchange and its attempts, and
+// then calls Options.Observe.
+func (m *Metrics) Observe(x *hostproxy.Exchange) {
+	m.stripes.keep(m, x)
+	if m.next != nil {
+		m.next(x)
+	}
+}
+
+// Handler returns a handler that serves these metrics alone, such as for
+// /metrics of a listener with hostproxy.RoleInternal. To serve others beside
+// them, register m with a prometheus.Registry of your own instead.
+func (m *Metrics) Handler() http.Handler {
+	registry := prom.NewRegistry()
+	registry.MustRegister(m)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prom.Desc) {

@@ -417,6 +417,20 @@ func TestBadOptionsAreErrors(t *testing.T) {
 	}
 }
 
+func TestObserveCallsTheHookOfTheOptions(t *testing.T) {
+	var r hostproxy.Router
+	r.Handle("app.test", http.NotFoundHandler())
+	var paths []string
+	m, err := prometheus.New(&r, prometheus.Options{Observe: func(x *hostproxy.Exchange) { paths = append(paths, x.Path) }})
+	require.NoError(t, err)
+	r.Begin, r.Observe = m.Begin, m.Observe
+	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://app.test/a", nil))
+	assert.Equal(t, []string{"/a"}, paths)
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	assert.Contains(t, w.Body.String(), `pattern="app.test"`, "it is counted too")
+}
+
 func TestMetricNamesPassTheLinter(t *testing.T) {
 	r := &hostproxy.Router{}
 	registry, m := measured(t, r, prometheus.Options{Buckets: prom.DefBuckets})

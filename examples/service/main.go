@@ -19,9 +19,6 @@ import (
 	"context"
 	"flag"
 	"log"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/hostproxy/hostproxy"
@@ -32,22 +29,13 @@ func main() {
 	httpAddr := flag.String("http", ":80", "`address` for redirects to HTTPS, if no socket called http is inherited")
 	stay := flag.Duration("stay", time.Hour, "how long WebSockets go on in a process that has handed over; negative means without limit")
 	flag.Parse()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 
 	var r hostproxy.Router
 	if err := route(&r, flag.Args()); err != nil {
 		log.Fatal(err)
 	}
-	sockets, err := hostproxy.Inherited()
-	if err != nil {
-		log.Fatal(err)
-	}
-	s := &hostproxy.Server{Router: &r, Sockets: sockets, Addr: *httpsAddr, HTTPAddr: *httpAddr, HandOverTimeout: *stay}
-	go handOver(s, hup)
-	if err := s.ListenAndServe(ctx); err != nil {
+	s := &hostproxy.Server{Router: &r, Addr: *httpsAddr, HTTPAddr: *httpAddr, HandOverTimeout: *stay}
+	if err := s.Run(context.Background()); err != nil {
 		log.Fatal(err)
 	}
 }

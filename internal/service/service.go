@@ -6,6 +6,7 @@
 //   - gate.go: no connection is accepted before the old process allows it
 //   - handover.go, child.go: handing over to a new process
 //   - turn.go: when a server may hand over
+//   - hangup.go: handing over at SIGHUP
 //   - notify.go, notices.go, clock_linux.go, clock_other.go: messages to the
 //     service manager
 //   - fd_unix.go, fd_other.go: file descriptors

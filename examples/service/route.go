@@ -1,10 +1,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"log"
-	"os"
 	"strings"
 
 	"github.com/hostproxy/hostproxy"
@@ -29,17 +26,4 @@ func route(r *hostproxy.Router, words []string) error {
 		}
 	}
 	return nil
-}
-
-// handOver hands s over at each signal until a hand-over succeeds. Serve then
-// returns once its connections have ended.
-func handOver(s *hostproxy.Server, hup <-chan os.Signal) {
-	for range hup {
-		err := s.HandOver(context.Background(), nil)
-		if err == nil {
-			log.Print("handed over; open connections go on")
-			return
-		}
-		log.Print(err) // this process continues to serve
-	}
 }
