@@ -26,7 +26,7 @@ func named(t *testing.T, n int) (addrs []string) {
 	return addrs
 }
 
-func TestRequestsAreSharedByPolicyAndWeight(t *testing.T) {
+func TestRequestsAreDistributedByPolicyAndWeight(t *testing.T) {
 	t.Parallel()
 	addrs := named(t, 3)
 	const n = 300
@@ -111,7 +111,7 @@ func TestTheSameKeyGoesToTheSameTarget(t *testing.T) {
 	}
 }
 
-func TestACookieBringsAClientBack(t *testing.T) {
+func TestAStickyCookieBringsAClientBackToItsTarget(t *testing.T) {
 	addrs := named(t, 4)
 	key := []byte("0123456789abcdef")
 	build, last := func() *hostproxy.Upstream {
@@ -150,7 +150,7 @@ func TestACookieBringsAClientBack(t *testing.T) {
 	})
 }
 
-func TestTheCookieIsSecureOverTLS(t *testing.T) {
+func TestTheStickyCookieIsSecureOverTLS(t *testing.T) {
 	conf, roots := proxytest.TLS(t, "a.test")
 	u := hostproxy.To(named(t, 1)...)
 	u.Sticky = &hostproxy.Sticky{Cookie: "to"}
@@ -211,7 +211,7 @@ func TestACanaryGetsItsShareOfTheClients(t *testing.T) {
 	}
 }
 
-func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
+func TestAMirrorGetsCopiesAndDoesNotAffectResponses(t *testing.T) {
 	first := proxytest.NewServer(t, nil)
 	for _, broken := range []bool{false, true} {
 		second := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

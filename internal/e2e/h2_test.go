@@ -189,7 +189,7 @@ func TestLargeBodiesCrossEveryProtocol(t *testing.T) {
 }
 
 // TestH2ToH2CStream of Caddy: both sides send at the same time.
-func TestFullDuplexOverHTTP2(t *testing.T) {
+func TestBothSidesSendAtTheSameTimeOverHTTP2(t *testing.T) {
 	h := func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		buf := make([]byte, 100)

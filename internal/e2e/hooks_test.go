@@ -39,7 +39,7 @@ func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *ho
 
 // A panic of a request's body fails only that request, on whichever goroutine
 // the body is read.
-func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
+func TestABodyThatPanicsFailsOnlyItsRequest(t *testing.T) {
 	overTransports(t, nil, func(t *testing.T, u *hostproxy.Upstream) {
 		var r hostproxy.Router
 		var failed atomic.Pointer[hostproxy.Error]
@@ -82,7 +82,7 @@ func (c *rigged) Read(p []byte) (int, error) {
 
 // If a connection of a program's listener panics during an upload, only that
 // connection ends.
-func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
+func TestAConnectionThatPanicsDuringAnUploadEndsAlone(t *testing.T) {
 	for _, l := range lanes {
 		// TLS reads more than once; net/http reads on its own goroutines
 		if l.secure || l.foreign {
@@ -108,7 +108,7 @@ func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q
 
 // The limits of an Upstream apply to its Transport too, even if that ignores
 // the request's context.
-func TestTheTimeoutsBoundATransport(t *testing.T) {
+func TestTheTimeoutsOfAnUpstreamApplyToItsTransport(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	release := make(chan struct{})
 	silent := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadRequest(); <-release })
@@ -173,7 +173,7 @@ func (c closer) Close() error             { c.closed.Store(true); return nil }
 
 // The same applies while a handler serves a request, when the connection is
 // read to notice a disconnect.
-func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
+func TestAConnectionThatPanicsWhileAHandlerServesEndsAlone(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{get, request("POST /", sized("hello"))} {
 		t.Run(strings.Fields(raw)[0], func(t *testing.T) {

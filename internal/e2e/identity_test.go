@@ -89,7 +89,7 @@ func TestARouteThatLeadsToTheSameHandlerKeepsItsStreams(t *testing.T) {
 	}
 }
 
-func TestNewMiddlewareAroundTheSameUpstreamCounts(t *testing.T) {
+func TestNewMiddlewareAroundTheSameUpstreamTakesEffect(t *testing.T) {
 	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		require.Equal(t, 200, c.Do(get).StatusCode)

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestARequestThatComesBackAgainAndAgainIsRefused(t *testing.T) {
+func TestARequestThatLoopsIsRefused(t *testing.T) {
 	other := proxytest.NewBackend(t, good)
 	build, last := keeping(other.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -68,7 +68,7 @@ func TestALoopIsLogged(t *testing.T) {
 
 // Two Routers that forward a request one to the other are two proxies, and no
 // loop.
-func TestAnotherRouterIsAnotherProxy(t *testing.T) {
+func TestARequestThroughTwoRoutersIsNoLoop(t *testing.T) {
 	backend := proxytest.NewBackend(t, good)
 	addr := backend.Addr()
 	for range 6 {
@@ -84,7 +84,7 @@ func TestAnotherRouterIsAnotherProxy(t *testing.T) {
 	assert.Len(t, names, 6)
 }
 
-func TestAnUpstreamAloneKnowsItsLoops(t *testing.T) {
+func TestAnUpstreamWithoutARouterDetectsLoops(t *testing.T) {
 	u := hostproxy.To(proxytest.Refused(t))
 	backend := proxytest.NewServer(t, u)
 	require.NoError(t, u.Replace(t.Context(), backend.Addr()))

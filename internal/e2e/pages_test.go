@@ -37,7 +37,7 @@ func pages(h http.HandlerFunc, statuses ...int) setting {
 const sorry = "HTTP/1.1 503 Service Unavailable\r\nServer: inside\r\nSet-Cookie: a=b\r\nRetry-After: 7\r\nETag: \"x\"\r\nContent-Encoding: gzip\r\n" +
 	"Content-Security-Policy: default-src 'none'\r\nLast-Modified: x\r\nAccept-Ranges: bytes\r\nTrailer: X-Trailer\r\n"
 
-func TestAPageTakesThePlaceOfATargetsBody(t *testing.T) {
+func TestAPageReplacesTheBodyOfATarget(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"sized": sized("secret"), "chunked": "Transfer-Encoding: chunked\r\n\r\n" + chunked("secret", 3, "X-Trailer: 1"), "none": "Content-Length: 0\r\n\r\n",
@@ -101,7 +101,7 @@ func TestAPageTakesThePlaceOfATargetsBody(t *testing.T) {
 	}
 }
 
-func TestAPageIsForFailuresOfTheProxyToo(t *testing.T) {
+func TestAPageReplacesFailuresOfTheProxyToo(t *testing.T) {
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for i, request := range []string{get, "POST / HTTP/1.1\r\n" + host + sized("hello")} {
@@ -126,7 +126,7 @@ func replaceTarget(u *hostproxy.Upstream, addr string) *hostproxy.Upstream {
 	return v
 }
 
-func TestAPageIsForRefusalsOfTheUpstream(t *testing.T) {
+func TestAPageReplacesRefusalsOfTheUpstream(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		assert.Equal(t, 200, c.Do("GET /api/x HTTP/1.1\r\n"+host+"\r\n").StatusCode)
@@ -154,7 +154,7 @@ func TestAnErrorHandlerComesBeforePages(t *testing.T) {
 	}, pages(page, 502), handle, func(s *site) { s.upstream = replaceTarget(s.upstream, proxytest.Refused(t)) })
 }
 
-func TestPagesThatFail(t *testing.T) {
+func TestAPageThatPanicsIs500AndOneThatWritesNothingIsEmpty(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
@@ -227,7 +227,7 @@ func TestRetriesComeBeforePages(t *testing.T) {
 	})
 }
 
-func TestPagesOverEachProtocol(t *testing.T) {
+func TestPagesWorkOverEachProtocol(t *testing.T) {
 	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Grpc-Status", "5")

@@ -117,7 +117,7 @@ func TestARelayedHeadIsFramedAsItCame(t *testing.T) {
 	}
 }
 
-func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
+func TestAGoroutineThatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 	var left sync.WaitGroup
 	c := relaying(t, func(next http.Handler, w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/leaves" {

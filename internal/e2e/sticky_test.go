@@ -38,7 +38,7 @@ func sticky(key string, addrs ...string) func() *hostproxy.Upstream {
 	}
 }
 
-func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
+func TestAStickyCookieWorksAtEachUpstreamWithItsKey(t *testing.T) {
 	addrs := named(t, 4)
 	reversed := []string{addrs[3], addrs[2], addrs[1], addrs[0]}
 	const ours, theirs = "0123456789abcdef", "0123456789abcdeF"
@@ -88,7 +88,7 @@ func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
 	})
 }
 
-func TestACookieLastsForMaxAge(t *testing.T) {
+func TestAStickyCookieLastsForMaxAge(t *testing.T) {
 	b := named(t, 1)
 	for age, want := range map[time.Duration]int{0: 0, 90 * time.Minute: 5400} {
 		build := func() *hostproxy.Upstream {

@@ -26,7 +26,7 @@ func pour(c *proxytest.Conn, part string) (sent int) {
 
 // CVE-2021-31525, CVE-2023-24534, CVE-2025-58186, CVE-2021-40346: heads that
 // cost more memory than their size.
-func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
+func TestHeadsThatCostTooMuchMemoryAreRefused(t *testing.T) {
 	for _, tt := range []struct{ about, fields string }{
 		{"10,000 header lines", strings.Repeat("a: b\r\n", 10_000)},
 		{"10,000 lines of one byte", strings.Repeat("a:\r\n", 10_000)},
@@ -135,7 +135,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 }
 
 // Requests that arrive together are answered one by one, in order.
-func TestAThousandPipelinedRequests(t *testing.T) {
+func TestAThousandPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
 			q, err := c.ReadRequest()

@@ -203,7 +203,7 @@ func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
 
 // A body of another length than its Content-Length must not become a request
 // after another one.
-func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
+func TestHTTP2BodiesOfTheWrongLengthReachNoTargetWhole(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.records = nil
 	k.mirror.answer.Store(&say)

@@ -167,7 +167,7 @@ func TestFramingNamesInTrailersOfHTTP2AreDropped(t *testing.T) {
 
 // A proxy that asks for gzip by itself would have to decompress, and the
 // target's response could cost more than the client's.
-func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
+func TestTargetsAreAskedOnlyForCodingsThatTheClientNames(t *testing.T) {
 	var coded bytes.Buffer
 	z := gzip.NewWriter(&coded)
 	_, err := z.Write(bytes.Repeat([]byte("ok"), 10_000))

@@ -122,7 +122,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 // threats.md: slow body; CVE-2024-28869: a GET with Content-Length and no body
 // hangs for ever.
-func TestABodyThatDoesNotComeEnds(t *testing.T) {
+func TestARequestWhoseBodyStopsEnds(t *testing.T) {
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	tests := []struct{ about, raw string }{
 		{"GET with a length and no body", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"},
@@ -180,7 +180,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 }
 
 // A tunnel without traffic ends after IdleTimeout.
-func TestATunnelWhereNothingMovesEnds(t *testing.T) {
+func TestAnIdleTunnelEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	overLanesAtOnce(t, echoes, func(t *testing.T, s *site) {
 		c, tunnels := moving(t, s)
@@ -279,7 +279,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // A slow client is not cut off as long as it reads. Its buffer has a fixed
 // size: with a growing one, the kernel may send nothing for seconds on a busy
 // machine.
-func TestASlowReaderThatMovesGoesOn(t *testing.T) {
+func TestASlowClientThatReadsIsNotCutOff(t *testing.T) {
 	const idle = 16 * moment
 	body := strings.Repeat("0123456789abcdef", 1<<18)
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = idle }

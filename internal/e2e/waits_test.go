@@ -210,7 +210,7 @@ func TestARequestThatWasQueuedWaitsForTheEndOfAPause(t *testing.T) {
 	})
 }
 
-func TestARetryGoesToTheTargetsOfItsTime(t *testing.T) {
+func TestARetryGoesToTheTargetsThatExistAtItsTime(t *testing.T) {
 	held, drop := make(chan struct{}), "" // nothing is answered
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(held) {
