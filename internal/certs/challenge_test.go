@@ -96,7 +96,7 @@ func TestATLSChallengeInStorageIsAnsweredWithoutARoute(t *testing.T) {
 	assert.ErrorContains(t, err, "unrecognized name")
 }
 
-func TestChallengesOfOneKindAnswerNoOther(t *testing.T) {
+func TestAChallengeOfOneKindAnswersNoOtherKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)
@@ -173,7 +173,7 @@ func TestAFloodOfProbesForRandomNamesReadsLittle(t *testing.T) {
 	})
 }
 
-func TestAFloodForOneNameReadsLittleAndHidesNothing(t *testing.T) {
+func TestAFloodForOneNameReadsLittleAndHidesNoChallenge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)
@@ -257,7 +257,7 @@ func TestAManagerWithoutAnACMEIssuerReadsNoTokens(t *testing.T) {
 }
 
 // Storage that hangs, or has wrong content, leads to no answer and to no crash.
-func TestTokensFromStorageAreNotTrusted(t *testing.T) {
+func TestInvalidTokensFromStorageAreNotAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)

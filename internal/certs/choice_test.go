@@ -25,7 +25,7 @@ func issuers(m *certs.Manager) map[string]string {
 	return by
 }
 
-func TestSomeHostsHaveAnIssuerOfTheirOwn(t *testing.T) {
+func TestHostsMayHaveTheirOwnIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, private, exact := newIssuer(t, "ca", day(90)), newIssuer(t, "private", day(90)), newIssuer(t, "exact", day(90))
 		o := with(ca)
@@ -176,7 +176,7 @@ func onDemandIssuers(m *certs.Manager) map[string]string {
 	return by
 }
 
-func TestSettingsOfAHostThatExcludeEachOtherAreErrorsAllAtOnce(t *testing.T) {
+func TestAllConflictingSettingsOfAHostAreReportedAtOnce(t *testing.T) {
 	cert, _ := proxytest.Certificate(t, "a.example.com")
 	ca := newIssuer(t, "own", day(90))
 	files := certs.KeyPair{CertFile: "a.crt", KeyFile: "a.key"}

@@ -104,7 +104,7 @@ func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 type nowhere struct{ net.Listener }
 
 // A lock may be acquired after the caller has given up.
-func TestCloseGivesBackALockThatComesLate(t *testing.T) {
+func TestCloseFreesALockThatIsAcquiredLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := newMemStorage()

@@ -48,7 +48,7 @@ func onDatabase(t testing.TB, d *database, ca *fakeIssuer) certs.Options {
 
 // After a restart, the certificate is due, valid for another day or two, and
 // not requested by any client.
-func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T) {
+func TestADueHostOnDemandIsServedAfterARestartEvenIfThePolicyFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)
@@ -96,7 +96,7 @@ func TestAHostOnDemandIsRenewedByTheFirstHandshakeSinceItIsDue(t *testing.T) {
 	})
 }
 
-func TestAHostOnDemandIsGivenUpWhenItHasExpiredUnasked(t *testing.T) {
+func TestAnExpiredHostOnDemandIsGivenUpIfNoClientAskedForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)
@@ -143,7 +143,7 @@ func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 }
 
 // Another instance has obtained the certificate since this one read storage.
-func TestAPolicyThatDoesNotKnowKeepsWhatIsInStorage(t *testing.T) {
+func TestAnErrorOfThePolicyKeepsTheCertificateInStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)

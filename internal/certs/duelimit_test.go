@@ -16,7 +16,7 @@ import (
 // No limit holds a renewal that is due. But a CA that has reported the end of
 // its limit gets the renewal only a few times until then, however soon the
 // certificate expires, and whatever another CA does.
-func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
+func TestADueRenewalIsTriedAFewTimesDuringALimit(t *testing.T) {
 	for what, fallback := range map[string]func(*testing.T) []certmagic.Issuer{
 		"at the only CA": func(*testing.T) []certmagic.Issuer { return nil },
 		"before a CA that is down": func(t *testing.T) []certmagic.Issuer {
@@ -81,7 +81,7 @@ func TestADueRenewalComesWhenItsLimitEnds(t *testing.T) {
 }
 
 // The program can order more than the schedule does.
-func TestRenewAsksInSpiteOfARefusal(t *testing.T) {
+func TestRenewOrdersInSpiteOfARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var limited atomic.Bool
 		ca := newLimitedCA(t, func(string) error {

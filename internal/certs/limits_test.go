@@ -143,7 +143,7 @@ func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 
 // 900 new hosts, and a CA that allows 300 orders in three hours but reports
 // that its limit lasts for days.
-func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
+func TestALimitIsTestedWhenItsWindowIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		orders := newWindow(300, 3*time.Hour)
 		ca := newLimitedCA(t, func(string) error { return nil })
@@ -307,7 +307,7 @@ func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 }
 
 // Thousands of waiting hosts do not lead to thousands of log lines.
-func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
+func TestManyHeldHostsCauseFewLogLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(3 * time.Hour)
 		ca := newLimitedCA(t, func(string) error {

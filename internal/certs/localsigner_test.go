@@ -19,7 +19,7 @@ import (
 const cannotKeep = "the local CA cannot store its root"
 
 // The first problem of a developer may be a directory that is not writable.
-func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
+func TestALocalCAThatCannotWriteLogsTheRemedyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := inFiles{newMemStorage()}
@@ -49,7 +49,7 @@ func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 	})
 }
 
-func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
+func TestALocalCAThatCannotWriteToAStorageWithoutFilesLogsTheRemedyToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := newMemStorage()
@@ -63,7 +63,7 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 
 // A real directory that cannot be created. The remedy names the setting that it
 // comes from.
-func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
+func TestALocalCAInADirectoryThatCannotBeCreatedLogsTheRemedy(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	t.Setenv("XDG_DATA_HOME", filepath.Join(file, "home"))

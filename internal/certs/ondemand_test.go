@@ -151,7 +151,7 @@ func TestIssuancesOnDemandAreBounded(t *testing.T) {
 	})
 }
 
-func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
+func TestANameForWhichThePolicyHangsOccupiesOneCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hanging atomic.Int64
 		release := make(chan struct{})
@@ -179,7 +179,7 @@ func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
 	})
 }
 
-func TestAPolicyThatHangsOrPanicsIsNoAnswer(t *testing.T) {
+func TestAPolicyThatHangsOrPanicsNeitherAllowsNorRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &policy{slow: time.Hour}
 		m, _ := start(t, onDemand(t, p, newIssuer(t, "ca", day(90))), "*")
@@ -235,7 +235,7 @@ func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
 	})
 }
 
-func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
+func TestAnOnDemandHostEndsWithItsRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, r := start(t, onDemand(t, new(policy), newIssuer(t, "ca", day(90))), "*")
 		_, err := shake(t, m, "customer1.example.com")

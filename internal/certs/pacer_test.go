@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestThePaceOfAnAccountIsSharedByAll(t *testing.T) {
+func TestAllCallersOfAPacerShareItsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := certs.NewPacer(10, 10*time.Second)
 		begin := time.Now()
