@@ -295,7 +295,7 @@ func TestProbesDoNotHangWithStorage(t *testing.T) {
 		}
 		probes.Wait()
 		assert.LessOrEqual(t, waited.Load(), int64(64), "the others leave immediately")
-		assert.LessOrEqual(t, s.most.Load(), int64(20), "sixteen, and who looks whether storage works again")
+		assert.LessOrEqual(t, s.most.Load(), int64(20), "sixteen, and the probes of whether storage works again")
 		s.hook(func(string, string) error { return nil })
 		time.Sleep(10 * time.Minute)
 		assert.Zero(t, m.Looks())

@@ -374,7 +374,7 @@ func TestChangedClientAuthenticationAppliesToOpenConnections(t *testing.T) {
 		w.set("b.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: others.Clone()}})
 		m.ReloadTLS()
 		time.Sleep(time.Second)
-		assert.False(t, m.Admits(proved, "a.example.com"), "its CA is trusted no more")
+		assert.False(t, m.Admits(proved, "a.example.com"), "its CA is no longer trusted")
 
 		w.set("a.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: clients}})
 		w.set("b.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: clients.Clone()}})
@@ -383,7 +383,7 @@ func TestChangedClientAuthenticationAppliesToOpenConnections(t *testing.T) {
 		assert.True(t, m.Admits(proved, "a.example.com"))
 		assert.True(t, m.Admits(proved, "b.example.com"), "equal settings are one realm")
 		time.Sleep(time.Minute)
-		assert.Equal(t, 1, m.Realms(), "what no host is in is forgotten")
+		assert.Equal(t, 1, m.Realms(), "realms without hosts are forgotten")
 	})
 }
 

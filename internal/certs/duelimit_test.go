@@ -44,7 +44,7 @@ func TestADueRenewalIsTriedAFewTimesDuringALimit(t *testing.T) {
 				end := statusOf(m, "a.example.com").NotAfter
 
 				time.Sleep(time.Until(end) - 6*time.Hour)
-				assert.NotZero(t, log.most(day(6)), "it is asked for, and more often than the limit ends")
+				assert.NotZero(t, log.most(day(6)), "the renewal is tried, more often than the limit ends")
 				time.Sleep(12 * time.Hour)
 				assert.LessOrEqual(t, log.most(6*time.Hour), 6)
 				assert.LessOrEqual(t, log.most(29*time.Minute), 1)

@@ -42,7 +42,7 @@ func TestHostNamesOfAnyLengthFitIntoFileNames(t *testing.T) {
 		require.NoError(t, m.Close())
 	}
 	assert.Len(t, ca.issued(), len(hosts))
-	assert.FileExists(t, filepath.Join(dir, "certificates", "ca", hosts[3], hosts[3]+".crt"), "what fits has its own name")
+	assert.FileExists(t, filepath.Join(dir, "certificates", "ca", hosts[3], hosts[3]+".crt"), "a name that fits is not shortened")
 	locks, err := os.ReadDir(filepath.Join(dir, "locks"))
 	require.NoError(t, err)
 	assert.Empty(t, locks)

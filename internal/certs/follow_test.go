@@ -92,7 +92,7 @@ func TestAStoredCertificateIsServedWhileANewWildcardFails(t *testing.T) {
 
 		time.Sleep(day(4) + 6*time.Hour)
 		assert.Equal(t, 2, ca.count("a.example.com"), "and renewed, while there is nothing else")
-		assert.Zero(t, ca.count("b.example.com"), "one that never had its own waits for the wildcard's")
+		assert.Zero(t, ca.count("b.example.com"), "a host without its own certificate waits for that of the wildcard")
 	})
 }
 

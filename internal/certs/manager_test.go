@@ -433,7 +433,7 @@ func TestInternalNamesGoToTheLocalCA(t *testing.T) {
 		time.Sleep(day(3))
 		leaf, err := shake(t, m, "any.localhost")
 		require.NoError(t, err)
-		assert.True(t, leaf.NotAfter.After(time.Now()), "what is kept in memory only is made anew")
+		assert.True(t, leaf.NotAfter.After(time.Now()), "a certificate kept only in memory is made again")
 		leaf, err = shake(t, m, "app.localhost")
 		require.NoError(t, err)
 		assert.True(t, leaf.NotAfter.After(time.Now().Add(3*time.Hour)), "leaves of 12 h are renewed")

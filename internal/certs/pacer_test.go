@@ -26,7 +26,7 @@ func TestAllCallersOfAPacerShareItsPace(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, 20*time.Second, time.Since(begin))
-		assert.Equal(t, 10*time.Second, p.Take(), "those that waited have had their turn")
+		assert.Equal(t, 10*time.Second, p.Take(), "the waiting calls have used up the pace")
 		p.Back()
 		assert.Zero(t, p.Take())
 		assert.NotZero(t, p.Take())

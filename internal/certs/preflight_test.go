@@ -330,7 +330,7 @@ func TestAValidCertificateIsRenewedWithoutAPreflight(t *testing.T) {
 	o.Storage = kept.Storage
 	m, _ := start(t, o, "a.example.com")
 	proxytest.Eventually(t, "the order", func() bool { return n.Load() > 0 })
-	assert.Empty(t, z.times(), "nobody was asked before the order")
+	assert.Empty(t, z.times(), "no look-up is made before the order")
 	_, err := shake(t, m, "a.example.com")
 	assert.NoError(t, err)
 }

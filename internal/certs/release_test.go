@@ -57,7 +57,7 @@ func TestIssuersThatNoHostUsesAnyMoreAreReleased(t *testing.T) {
 		n, _ = m.Kept()
 		assert.Equal(t, 1, n)
 		time.Sleep(day(61))
-		assert.Equal(t, 2, kept.count("kept.example.com"), "what is used renews")
+		assert.Equal(t, 2, kept.count("kept.example.com"), "a certificate in use is renewed")
 	})
 }
 

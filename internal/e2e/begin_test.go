@@ -110,9 +110,9 @@ func TestHooksAtTheBeginningSetHeadersAndKeepValues(t *testing.T) {
 // without hooks.
 func TestRecordsHaveTheTimesOfAttempts(t *testing.T) {
 	for name, set := range map[string]setting{
-		"no hook":               func(*site) {},
-		"a hook for attempts":   func(s *site) { s.router.BeginAttempt = func(b *hostproxy.Beginning) { b.SetHeader("X-Span", "s") } },
-		"a hook that does nada": func(s *site) { s.router.Begin = func(*hostproxy.Beginning) {} },
+		"no hook":                  func(*site) {},
+		"a hook for attempts":      func(s *site) { s.router.BeginAttempt = func(b *hostproxy.Beginning) { b.SetHeader("X-Span", "s") } },
+		"a hook that does nothing": func(s *site) { s.router.Begin = func(*hostproxy.Beginning) {} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			down := proxytest.Refused(t)

@@ -263,7 +263,7 @@ func (c *chaos) run(t *testing.T) {
 	for target := range u.All() {
 		proxytest.Eventually(t, "rest at "+target.String(), func() bool { return target.InFlight() == 0 })
 	}
-	proxytest.Eventually(t, "nobody to wait", func() bool { return queued(t, r) == 0 })
+	proxytest.Eventually(t, "the queue to be empty", func() bool { return queued(t, r) == 0 })
 	require.NoError(t, plain.Stop())
 	require.NoError(t, secure.Stop())
 	proxytest.Eventually(t, "all files to be closed", func() bool { return files(t) <= before })

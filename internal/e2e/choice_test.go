@@ -135,10 +135,10 @@ func TestAStickyCookieBringsAClientBackToItsTarget(t *testing.T) {
 		for range 10 {
 			a := c.Do(with(cookie.Value))
 			assert.Equal(t, first, string(a.Content))
-			assert.Empty(t, a.Cookies(), "it knows already")
+			assert.Empty(t, a.Cookies(), "the client has its cookie already")
 		}
 		for _, forged := range []string{"", "x", cookie.Value + "x", strings.ToUpper(cookie.Value), `"` + cookie.Value + `"`} {
-			assert.Len(t, c.Do(with(forged)).Cookies(), 1, "it is as if there was none")
+			assert.Len(t, c.Do(with(forged)).Cookies(), 1, "a forged cookie counts as none")
 		}
 		var n int
 		_, _ = fmt.Sscan(first, &n)
@@ -195,7 +195,7 @@ func TestACanaryGetsItsShareOfTheClients(t *testing.T) {
 			more := who()
 			assert.InDelta(t, 200, len(more), 50)
 			for k := range few {
-				assert.True(t, more[k], "who was at the canary stays there")
+				assert.True(t, more[k], "clients of the canary stay there")
 			}
 			require.NoError(t, u.Canary(to, 1))
 			assert.Len(t, who(), 400)

@@ -254,7 +254,7 @@ func TestDiscoveryThatFindsNoTargetFailsOnlyItsOwnRequests(t *testing.T) {
 	}
 	for range len(addrs) * len(lost) {
 		x := <-records
-		assert.Equal(t, 499, x.Status, "who leaves is not waited for")
+		assert.Equal(t, 499, x.Status, "a client that leaves is not waited for")
 		assert.Less(t, x.Duration, 9*time.Second)
 	}
 	began := time.Now()

@@ -354,7 +354,7 @@ func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 			_, err = c.Conn.Conn.Read(p)
 		}
 		assert.NotErrorIs(t, err, os.ErrDeadlineExceeded)
-		assert.NotEqual(t, io.EOF, err, "a clean end")
+		assert.NotEqual(t, io.EOF, err, "the connection is reset")
 	})
 }
 

@@ -256,10 +256,10 @@ func TestAHedgedAttemptThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 		want     string
 		attempts int
 	}{
-		"the first fails":  {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
-		"the second fails": {[]func(*proxytest.BackendConn){answersWhenAsked, failsAtOnce}, "late", 2},
-		"both fail":        {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
-		"there is nobody":  {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
+		"the first fails":   {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
+		"the second fails":  {[]func(*proxytest.BackendConn){answersWhenAsked, failsAtOnce}, "late", 2},
+		"both fail":         {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
+		"there is no other": {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var u *hostproxy.Upstream

@@ -18,7 +18,7 @@ func TestARequestThatLoopsIsRefused(t *testing.T) {
 	build, last := keeping(other.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		const foreign = "Via: 1.1 a, 1.1 hostproxy (b), 1.1 b\r\nVia: 1.1 a, 1.1 a, 2 a\r\nvia: 1.1 a\r\n"
-		assert.Equal(t, 200, c.Do(request("GET /", foreign+"\r\n")).StatusCode, "others may come as often as they like")
+		assert.Equal(t, 200, c.Do(request("GET /", foreign+"\r\n")).StatusCode, "requests of other proxies are not limited")
 		<-records
 
 		require.NoError(t, last().Replace(t.Context(), c.RemoteAddr().String())) // the proxy itself

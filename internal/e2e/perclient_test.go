@@ -277,7 +277,7 @@ func TestPassthroughConnectionsCountPerClient(t *testing.T) {
 	proxytest.Eventually(t, "the end", func() bool { return open(t, p.router) == 1 })
 	assert.True(t, repeats(p.dial(t, run.HTTPS)) && repeats(two))
 	assert.True(t, p.dial(t, run.HTTPS) == nil)
-	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, p.router), "what is carried is no failed handshake")
+	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, p.router), "a passthrough connection is no failed handshake")
 }
 
 func TestTrustedProxiesMayHaveAnyNumberOfConnections(t *testing.T) {

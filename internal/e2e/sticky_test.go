@@ -69,10 +69,10 @@ func TestAStickyCookieWorksAtEachUpstreamWithItsKey(t *testing.T) {
 			places := map[string]bool{}
 			for range addrs {
 				at, set := stickily(c, value)
-				assert.Equal(t, values[ours][at], set, "who comes with the cookie of another key is placed anew, and told so")
+				assert.Equal(t, values[ours][at], set, "a client with the cookie of another key gets a new target and its cookie")
 				places[at] = true
 			}
-			assert.Len(t, places, 4, "as if there was none")
+			assert.Len(t, places, 4, "clients are distributed as without a cookie")
 		}
 	})
 	inLanes(t, func() *hostproxy.Upstream {
@@ -83,7 +83,7 @@ func TestAStickyCookieWorksAtEachUpstreamWithItsKey(t *testing.T) {
 		for _, value := range values[ours] {
 			who, set := stickily(c, value)
 			assert.NotEmpty(t, set)
-			assert.NotEqual(t, values[ours][who], set, "a key that nobody set is nobody else's")
+			assert.NotEqual(t, values[ours][who], set, "a generated key differs from the one that was set")
 		}
 	})
 }
@@ -163,7 +163,7 @@ func TestAClientLeavesATargetThatIsDown(t *testing.T) {
 				if by == "checks" {
 					changed.await(t, addrs[i]+" up")
 					again, set := stickily(c, cookie)
-					assert.Equal(t, first, again, "who kept the old cookie comes back")
+					assert.Equal(t, first, again, "a client with the old cookie comes back")
 					assert.Empty(t, set)
 				}
 			})

@@ -469,7 +469,7 @@ func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
 		assert.Less(t, time.Since(cut)-stills.Total(), 4*time.Second, "at once: no answer to a Close frame is waited for")
 		proxytest.Eventually(t, "none of either", func() bool { return counts() == [2]int64{} })
 		for range 20 {
-			assert.NoError(t, s.upstream.Drain(over), "nothing is left")
+			assert.NoError(t, s.upstream.Drain(over), "no request is left")
 		}
 	})
 }

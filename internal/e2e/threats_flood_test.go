@@ -122,7 +122,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 				assert.Less(t, <-sent, flood/2)
 				final := rest[max(0, strings.LastIndex(rest, "HTTP/1.1 ")):]
 				assert.True(t, strings.HasPrefix(final, "HTTP/1.1 "+itoa(tt.status)+" "), "%s", short(final))
-				assert.False(t, tt.status == 200 && strings.HasSuffix(rest, "0\r\n\r\n"), "no clean end")
+				assert.False(t, tt.status == 200 && strings.HasSuffix(rest, "0\r\n\r\n"), "the response does not look complete")
 				assert.LessOrEqual(t, strings.Count(rest, "HTTP/1.1 1"), 64)
 				k := s.record(t, 1)
 				var failure *hostproxy.Error

@@ -144,7 +144,7 @@ func (p *h2) outcome(t testing.TB, stream uint32) string {
 				return h.status
 			}
 		case <-timeout:
-			t.Fatalf("nothing becomes of stream %d", stream)
+			t.Fatalf("stream %d got neither a response nor a reset", stream)
 		}
 	}
 }
@@ -303,7 +303,7 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 			cut := p.pour(tt.once, tt.ends)
 			assert.True(t, cut || !tt.ends, "the connection is cut")
 			p.c.Close()
-			proxytest.Eventually(t, "the backend to be left in peace", func() bool { return open.Load() == 0 })
+			proxytest.Eventually(t, "the requests at the backend to end", func() bool { return open.Load() == 0 })
 			assert.LessOrEqual(t, most.Load(), int64(300), "requests at a time: MaxConcurrentStreams is 250")
 
 			again := newH2(t, k)

@@ -138,7 +138,7 @@ func TestAnHTTP2UpstreamCannotSplitTheResponse(t *testing.T) {
 					answer := c.Rest()
 					assert.NotContains(t, strings.ToLower(answer), "evil", path)
 					if path == "/trailer" {
-						assert.NotContains(t, answer, "\r\n0\r\n", "no clean end")
+						assert.NotContains(t, answer, "\r\n0\r\n", "the response does not look complete")
 					} else {
 						assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 502 "), "%s: %q", path, answer)
 					}

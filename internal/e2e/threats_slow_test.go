@@ -169,7 +169,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 				c.Send(get)
 				rest, err := c.ReadAll()
 				assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the client is cut off")
-				assert.NotContains(t, rest, "\r\n0\r\n\r\n", "no clean end")
+				assert.NotContains(t, rest, "\r\n0\r\n\r\n", "the response does not look complete")
 				var failure *hostproxy.Error
 				require.ErrorAs(t, s.record(t, 1).Err, &failure)
 				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
@@ -271,7 +271,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 			rest, err := conns[i].ReadAll()
 			require.NoError(t, err, "%s: the connection is closed", tt.about)
 			assert.Less(t, len(rest), len(big), tt.about)
-			assert.False(t, strings.HasSuffix(rest, "\r\n0\r\n\r\n"), "%s: no clean end", tt.about)
+			assert.False(t, strings.HasSuffix(rest, "\r\n0\r\n\r\n"), "%s: the response does not look complete", tt.about)
 		}
 	})
 }
