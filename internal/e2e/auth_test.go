@@ -145,13 +145,13 @@ func TestARefusalOfAnAuthenticationServerReachesTheClient(t *testing.T) {
 		fields  map[string]string
 		fails   bool
 	}{
-		"to the login":     {"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\ngone", 302, "gone", map[string]string{"Location": "https://login.test/", "Set-Cookie": "a=b"}, false},
-		"by 401":           {"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n", 401, "", map[string]string{"WWW-Authenticate": "Bearer"}, false},
-		"at length":        {"HTTP/1.1 403 Forbidden\r\n" + sized(long), 403, long, nil, false},
-		"not at all":       {"", 502, "502 Bad Gateway: connection_terminated\n", nil, true},
-		"by nonsense":      {"nonsense\r\n\r\n", 502, "502 Bad Gateway: http_protocol_error\n", nil, true},
-		"by an upgrade":    {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 502, "", nil, true},
-		"by being stopped": {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", 503, "", nil, false},
+		"by a redirect": {"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\ngone", 302, "gone", map[string]string{"Location": "https://login.test/", "Set-Cookie": "a=b"}, false},
+		"by 401":        {"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n", 401, "", map[string]string{"WWW-Authenticate": "Bearer"}, false},
+		"by a long 403": {"HTTP/1.1 403 Forbidden\r\n" + sized(long), 403, long, nil, false},
+		"by closing":    {"", 502, "502 Bad Gateway: connection_terminated\n", nil, true},
+		"by nonsense":   {"nonsense\r\n\r\n", 502, "502 Bad Gateway: http_protocol_error\n", nil, true},
+		"by an upgrade": {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 502, "", nil, true},
+		"by 503":        {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", 503, "", nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			overJudges(t, proxytest.Reply(ok), proxytest.Reply(tt.verdict), asks, func(t *testing.T, s *site, auth *proxytest.Backend) {

@@ -285,8 +285,8 @@ func TestACopyIsNotCopied(t *testing.T) {
 func TestCopiesEndWithTheirMirror(t *testing.T) {
 	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
 		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },
-		"by none":             func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },
-		"by another one": func(u *hostproxy.Upstream, _ *proxytest.Running) error {
+		"by removing it":      func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },
+		"by replacing it": func(u *hostproxy.Upstream, _ *proxytest.Running) error {
 			return u.Mirror(hostproxy.To("127.0.0.1:1"), 1)
 		},
 	} {

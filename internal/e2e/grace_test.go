@@ -214,9 +214,9 @@ func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 // target is removed. The grace is one minute.
 func TestStreamsOutliveTheirRouteAndTheirTargetForTheGrace(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, b *bubble){
-		"route removed":  func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
-		"route swapped":  func(t *testing.T, b *bubble) { require.NoError(t, b.router.Set("a.test", to(b.upstream, "b"))) },
-		"routes without": func(t *testing.T, b *bubble) { require.NoError(t, b.router.Replace(nil)) },
+		"route removed":              func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
+		"route swapped":              func(t *testing.T, b *bubble) { require.NoError(t, b.router.Set("a.test", to(b.upstream, "b"))) },
+		"routes replaced without it": func(t *testing.T, b *bubble) { require.NoError(t, b.router.Replace(nil)) },
 		"route behind middleware": func(t *testing.T, b *bubble) {
 			require.NoError(t, b.router.Set("a.test", http.NotFoundHandler()))
 		},

@@ -138,16 +138,16 @@ func TestTheTimeoutsOfAnUpstreamApplyToItsTransport(t *testing.T) {
 		transport http.RoundTripper
 		reason    string
 	}{
-		"one that heeds its context":  {after(heeds), "http_response_timeout"},
-		"one that does not":           {after(deaf), "http_response_timeout"},
-		"a target that says nothing":  {&http.Transport{}, "http_response_timeout"},
-		"one that does not get there": {hangs, "connection_timeout"},
-		"one that leaves its body be": {tripper(deaf), "http_response_timeout"},
+		"a Transport that heeds its context":      {after(heeds), "http_response_timeout"},
+		"a Transport that ignores its context":    {after(deaf), "http_response_timeout"},
+		"a target that sends nothing":             {&http.Transport{}, "http_response_timeout"},
+		"a Transport that does not connect":       {hangs, "connection_timeout"},
+		"a Transport that does not read the body": {tripper(deaf), "http_response_timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting
 			for _, body := range []string{"", "hello"} {
-				if name == "one that leaves its body be" && body != "" {
+				if name == "a Transport that does not read the body" && body != "" {
 					continue
 				}
 				s := newSite(t, lanes[0], nil, func(s *site) {
