@@ -101,7 +101,7 @@ func TestARenewalOfAnotherProcessIsTaken(t *testing.T) {
 	})
 }
 
-func TestFailuresAreOneSentence(t *testing.T) {
+func TestAFailureIsReportedAsOneSentence(t *testing.T) {
 	const host, directory = "a.example.com", "https://acme.example.org/directory"
 	for _, c := range []struct {
 		err  error

@@ -461,7 +461,7 @@ func TestObserveSeesEveryChangeInOrder(t *testing.T) {
 	})
 }
 
-func TestAPanicInAnIssuerFailsItsHostOnly(t *testing.T) {
+func TestAPanicInAnIssuerFailsOnlyItsHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		ca.hook(func(_ context.Context, host string) error {

@@ -285,7 +285,7 @@ func TestThePlainListenerRedirectsKnownHostsOnly(t *testing.T) {
 	assert.Zero(t, backend.Conns())
 }
 
-func TestAnUpstreamAloneIsAHandler(t *testing.T) {
+func TestAnUpstreamWithoutARouterIsAHandler(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	u := hostproxy.To(backend.Addr())
 	front := proxytest.NewServer(t, u)

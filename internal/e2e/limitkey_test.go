@@ -334,7 +334,7 @@ func TestConsecutiveRequestsCountAsOneInFlight(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamAloneHasAKeyedLimit(t *testing.T) {
+func TestAKeyedLimitWorksWithoutARouter(t *testing.T) {
 	for name, by := range map[string]hostproxy.LimitKey{"header": {Header: "X-Tenant"}, "func": {Func: tenant}} {
 		t.Run(name, func(t *testing.T) {
 			u := hostproxy.To(proxytest.NewBackend(t, good).Addr())

@@ -139,7 +139,7 @@ func TestAPageReplacesRefusalsOfTheUpstream(t *testing.T) {
 	}, below("", "/api", ""), pages(page, 404))
 }
 
-func TestAnErrorHandlerComesBeforePages(t *testing.T) {
+func TestAnErrorHandlerTakesPrecedenceOverPages(t *testing.T) {
 	handle := func(s *site) {
 		s.upstream.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
 			w.WriteHeader(http.StatusBadGateway)
@@ -304,7 +304,7 @@ func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 
 // Pages can show the identifier in logs and the client, for responses of
 // targets and of the proxy.
-func TestAPageKnowsItsExchange(t *testing.T) {
+func TestAPageCanShowTheRequestIDAndTheClient(t *testing.T) {
 	overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for i, raw := range []string{get, "GET / HTTP/1.1\r\nHost: down.test\r\n\r\n", "POST / HTTP/1.1\r\n" + host + sized("hello")} {

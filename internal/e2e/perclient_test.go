@@ -313,7 +313,7 @@ func (c *foretold) RemoteAddr() net.Addr { c.hear(); return c.from }
 
 func (c *foretold) Read(p []byte) (int, error) { c.hear(); return c.r.Read(p) }
 
-func TestAClientIsOneHoweverItsAddressIsWritten(t *testing.T) {
+func TestAClientCountsAsOneHoweverItsAddressIsWritten(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {

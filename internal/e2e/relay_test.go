@@ -94,7 +94,7 @@ func TestAWriterOfMiddlewareSeesTheStatusBeforeTheClient(t *testing.T) {
 	assert.Equal(t, "1", p.Header.Get("X-Seen"))
 }
 
-func TestARelayedHeadIsFramedAsItCame(t *testing.T) {
+func TestARelayedHeadKeepsTheFramingOfTheTarget(t *testing.T) {
 	for _, tt := range []struct{ method, answer, want string }{
 		{"HEAD", "200 OK\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n"},
 		{"HEAD", "200 OK\r\n\r\n", ""},

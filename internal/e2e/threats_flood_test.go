@@ -54,7 +54,7 @@ func TestHeadsThatCostTooMuchMemoryAreRefused(t *testing.T) {
 
 // CVE-2023-39326 and similar: everything that a client or an upstream may
 // repeat has a limit.
-func TestAClientsFloodEnds(t *testing.T) {
+func TestAFloodOfAClientIsCutOff(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct{ about, first, part string }{
@@ -78,7 +78,7 @@ func TestAClientsFloodEnds(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamsFloodEnds(t *testing.T) {
+func TestAFloodOfAnUpstreamIsCutOff(t *testing.T) {
 	t.Parallel()
 	head := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct {

@@ -88,7 +88,7 @@ func TestARequestThatWasPausedGoesToTheTargetsOfItsResume(t *testing.T) {
 	assert.Empty(t, old.Requests())
 }
 
-func TestAnExchangeIsHandedOverOnceAndWhole(t *testing.T) {
+func TestAnExchangeIsHandedToTheOtherLaneOnceAndWhole(t *testing.T) {
 	target := newH2C(t)
 	arrived := make(doorbell, 1)
 	body := strings.Repeat("0123456789", 10_000)
