@@ -101,7 +101,7 @@ func TestARenewalOfAnotherProcessIsTaken(t *testing.T) {
 	})
 }
 
-func TestFailuresAreOneSentence(t *testing.T) {
+func TestAFailureIsReportedAsOneSentence(t *testing.T) {
 	const host, directory = "a.example.com", "https://acme.example.org/directory"
 	for _, c := range []struct {
 		err  error
@@ -129,7 +129,7 @@ func TestFailuresAreOneSentence(t *testing.T) {
 
 // RFC 9773, 5: only an order can be refused because of what it replaces, not a
 // validation.
-func TestAnOrderIsRepeatedOnlyIfItIsOfUse(t *testing.T) {
+func TestAnOrderIsRepeatedOnlyIfItWasRefusedForWhatItReplaces(t *testing.T) {
 	order := func(p acme.Problem) error { return fmt.Errorf("creating new order: %w", p) }
 	for what, err := range map[string]error{
 		"another account's":   order(acme.Problem{Status: 403, Type: acme.ProblemTypeUnauthorized}),

@@ -68,7 +68,7 @@ func TestRetryAfterIsReadFromTheText(t *testing.T) {
 
 // A CA's rate limit is waited for. A limit of new orders applies to the
 // account, so the other hosts wait too.
-func TestRateLimitsArePausesOfTheHostAndThenOfTheIssuer(t *testing.T) {
+func TestRateLimitsPauseTheHostAndThenTheIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, other := newIssuer(t, "ca", day(90)), newIssuer(t, "other", day(90))
 		until := time.Now().Add(3 * time.Hour).UTC()

@@ -14,7 +14,7 @@ import (
 
 // An issuer whose certificates last for seconds, or have already expired, gets
 // a bounded number of orders.
-func TestCertificatesThatExpireAtOnceAreNotOrderedWithoutBound(t *testing.T) {
+func TestCertificatesThatExpireAtOnceGetALimitedNumberOfOrders(t *testing.T) {
 	for what, c := range map[string]struct{ age, life time.Duration }{
 		"three seconds":      {0, 3 * time.Second},
 		"a second":           {0, time.Second},

@@ -96,7 +96,7 @@ func TestATLSChallengeInStorageIsAnsweredWithoutARoute(t *testing.T) {
 	assert.ErrorContains(t, err, "unrecognized name")
 }
 
-func TestChallengesOfOneKindAnswerNoOther(t *testing.T) {
+func TestAChallengeOfOneKindAnswersNoOtherKind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)
@@ -173,7 +173,7 @@ func TestAFloodOfProbesForRandomNamesReadsLittle(t *testing.T) {
 	})
 }
 
-func TestAFloodForOneNameReadsLittleAndHidesNothing(t *testing.T) {
+func TestAFloodForOneNameReadsLittleAndHidesNoChallenge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)
@@ -257,7 +257,7 @@ func TestAManagerWithoutAnACMEIssuerReadsNoTokens(t *testing.T) {
 }
 
 // Storage that hangs, or has wrong content, leads to no answer and to no crash.
-func TestTokensFromStorageAreNotTrusted(t *testing.T) {
+func TestInvalidTokensFromStorageAreNotAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStorage()
 		m := member(t, s)
@@ -295,7 +295,7 @@ func TestProbesDoNotHangWithStorage(t *testing.T) {
 		}
 		probes.Wait()
 		assert.LessOrEqual(t, waited.Load(), int64(64), "the others leave immediately")
-		assert.LessOrEqual(t, s.most.Load(), int64(20), "sixteen, and who looks whether storage works again")
+		assert.LessOrEqual(t, s.most.Load(), int64(20), "sixteen, and the probes of whether storage works again")
 		s.hook(func(string, string) error { return nil })
 		time.Sleep(10 * time.Minute)
 		assert.Zero(t, m.Looks())

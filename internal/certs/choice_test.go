@@ -25,7 +25,7 @@ func issuers(m *certs.Manager) map[string]string {
 	return by
 }
 
-func TestSomeHostsHaveAnIssuerOfTheirOwn(t *testing.T) {
+func TestHostsMayHaveTheirOwnIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, private, exact := newIssuer(t, "ca", day(90)), newIssuer(t, "private", day(90)), newIssuer(t, "exact", day(90))
 		o := with(ca)
@@ -129,13 +129,13 @@ func TestAHostOnDemandHasTheSettingsOfItsPattern(t *testing.T) {
 		m.ReloadTLS("*.example.com")
 		time.Sleep(time.Second)
 		_, err := mutual(t, m, "a.example.com")
-		require.NoError(t, err, "what the pattern says later counts too")
+		require.NoError(t, err, "later changes of the pattern's settings apply too")
 
 		w.set("a.example.com", certs.Choice{Issuer: ca, ClientAuth: &certs.ClientAuth{CAs: clients}})
 		r.add("a.example.com")
 		time.Sleep(time.Second)
 		_, err = mutual(t, m, "a.example.com")
-		require.Error(t, err, "a route of its own is consulted about anew")
+		require.Error(t, err, "the hook is called again for a route of its own")
 		require.NoError(t, m.Await(t.Context(), "a.example.com"))
 
 		w.set("*.example.com", certs.Choice{None: true})
@@ -176,7 +176,7 @@ func onDemandIssuers(m *certs.Manager) map[string]string {
 	return by
 }
 
-func TestSettingsOfAHostThatExcludeEachOtherAreErrorsAllAtOnce(t *testing.T) {
+func TestAllConflictingSettingsOfAHostAreReportedAtOnce(t *testing.T) {
 	cert, _ := proxytest.Certificate(t, "a.example.com")
 	ca := newIssuer(t, "own", day(90))
 	files := certs.KeyPair{CertFile: "a.crt", KeyFile: "a.key"}

@@ -78,7 +78,7 @@ func status(t testing.TB, m *certs.Manager, host string) certs.Status {
 	return s
 }
 
-func TestTheHookSaysTheIssuerOfAHost(t *testing.T) {
+func TestTheHookChoosesTheIssuerOfAHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, own, w := newIssuer(t, "ca", day(90)), newIssuer(t, "own", day(90)), newWishes()
 		w.set("b.example.com", certs.Choice{Issuer: own})
@@ -102,7 +102,7 @@ func TestTheHookSaysTheIssuerOfAHost(t *testing.T) {
 	})
 }
 
-func TestANewIssuerCountsAtTheNextRenewalOrAtOnceWithoutACertificate(t *testing.T) {
+func TestANewIssuerIsUsedAtTheNextRenewalOrAtOnceIfThereIsNoCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		old, broken, next, w := newIssuer(t, "old", day(90)), newIssuer(t, "broken", day(90)), newIssuer(t, "next", day(90)), newWishes()
 		broken.hook(failing("no"))
@@ -127,7 +127,7 @@ func TestANewIssuerCountsAtTheNextRenewalOrAtOnceWithoutACertificate(t *testing.
 	})
 }
 
-func TestAnOrderUnderWayIsGivenUpForTheNewIssuer(t *testing.T) {
+func TestAnOrderInFlightIsGivenUpForTheNewIssuer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, next, w := newIssuer(t, "slow", day(90)), newIssuer(t, "next", day(90)), newWishes()
 		slow.hook(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
@@ -144,7 +144,7 @@ func TestAnOrderUnderWayIsGivenUpForTheNewIssuer(t *testing.T) {
 	})
 }
 
-func TestAHookThatFailsClosesANewHostAndKeepsAnOldOne(t *testing.T) {
+func TestAHookThatFailsRefusesANewHostAndKeepsAnExistingOne(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
 	for name, fail := range map[string]func(string) error{
@@ -270,7 +270,7 @@ func TestTheHookIsConsultedAboutHostsOnDemand(t *testing.T) {
 	})
 }
 
-func TestPatternsWithoutARouteAreNamed(t *testing.T) {
+func TestReloadTLSReportsPatternsWithoutARoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		w := newWishes()
@@ -287,7 +287,7 @@ func TestPatternsWithoutARouteAreNamed(t *testing.T) {
 	})
 }
 
-func TestAHostThatThePolicyRefusedIsNoPatternWithoutARoute(t *testing.T) {
+func TestReloadTLSForgetsARefusalOfThePolicyWithoutAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
 		o := onDemand(t, &policy{deny: true}, newIssuer(t, "ca", day(90)))
@@ -344,7 +344,7 @@ func clientCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-func TestClientAuthenticationThatIsChangedClosesTheDoor(t *testing.T) {
+func TestChangedClientAuthenticationAppliesToOpenConnections(t *testing.T) {
 	client, clients := clientCertificate(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
@@ -374,7 +374,7 @@ func TestClientAuthenticationThatIsChangedClosesTheDoor(t *testing.T) {
 		w.set("b.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: others.Clone()}})
 		m.ReloadTLS()
 		time.Sleep(time.Second)
-		assert.False(t, m.Admits(proved, "a.example.com"), "its CA is trusted no more")
+		assert.False(t, m.Admits(proved, "a.example.com"), "its CA is no longer trusted")
 
 		w.set("a.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: clients}})
 		w.set("b.example.com", certs.Choice{ClientAuth: &certs.ClientAuth{CAs: clients.Clone()}})
@@ -383,11 +383,11 @@ func TestClientAuthenticationThatIsChangedClosesTheDoor(t *testing.T) {
 		assert.True(t, m.Admits(proved, "a.example.com"))
 		assert.True(t, m.Admits(proved, "b.example.com"), "equal settings are one realm")
 		time.Sleep(time.Minute)
-		assert.Equal(t, 1, m.Realms(), "what no host is in is forgotten")
+		assert.Equal(t, 1, m.Realms(), "realms without hosts are forgotten")
 	})
 }
 
-func TestAHostIsClosedUntilTheHookHasAnswered(t *testing.T) {
+func TestAHostIsRefusedUntilTheHookHasAnswered(t *testing.T) {
 	_, clients := clientCertificate(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
@@ -444,7 +444,7 @@ func TestACAFileOfClientsIsReadAgain(t *testing.T) {
 	})
 }
 
-func TestTheHookCostsHandshakesNothing(t *testing.T) {
+func TestTheHookAddsNoAllocationsToAHandshake(t *testing.T) {
 	o := with(newIssuer(t, "ca", day(90)))
 	o.Choose = newWishes().choose
 	m, _ := start(t, o, "a.example.com")
@@ -458,7 +458,7 @@ func TestTheHookCostsHandshakesNothing(t *testing.T) {
 	}))
 }
 
-func TestManyHostsAreAskedAboutAFewAtATime(t *testing.T) {
+func TestTheHookIsCalledForAFewHostsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		now, most := 0, 0

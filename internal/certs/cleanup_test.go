@@ -58,7 +58,7 @@ func TestCertificatesOfRemovedHostsAreDeletedAMonthAfterTheirEnd(t *testing.T) {
 }
 
 // Members may have different routes.
-func TestCertificatesThatAnotherMemberWantsStay(t *testing.T) {
+func TestCertificatesOfHostsOfAnotherMemberAreNotDeleted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(6))
@@ -128,7 +128,7 @@ func TestACertificateThatIsRenewedMeanwhileIsNotDeleted(t *testing.T) {
 	})
 }
 
-func TestCleaningUpFilesOnDisk(t *testing.T) {
+func TestFilesOfRemovedHostsAreDeletedFromDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := &certmagic.FileStorage{Path: t.TempDir()}
 		o := with(newIssuer(t, "ca", time.Hour))

@@ -39,7 +39,7 @@ func TestAStepOfTheClockIsNoticed(t *testing.T) {
 	assert.Equal(t, -3*time.Hour, certs.StepBack(then, ahead(t, now, 3*time.Hour)), "set forward, or the machine slept")
 }
 
-func TestAPauseIsReckonedByTheClockOfNow(t *testing.T) {
+func TestTheEndOfAPauseFollowsTheCurrentClock(t *testing.T) {
 	next := ahead(t, time.Now().Add(time.Minute), 1000*time.Hour)
 	assert.WithinDuration(t, time.Now().Add(time.Minute).Round(0), certs.InTime(next).Round(0), 10*time.Second)
 	date := time.Now().Add(time.Hour).Round(0)
@@ -89,7 +89,7 @@ func TestAClockThatIsSetBackMakesNoPauseLonger(t *testing.T) {
 // A CA reports the end of its limit by its own clock. If that was hours ago,
 // one of the clocks is wrong, and the limit is treated like one without a known
 // end.
-func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
+func TestALimitThatEndedInThePastGetsALimitedNumberOfOrders(t *testing.T) {
 	for what, c := range map[string]struct {
 		ago  time.Duration
 		most int
@@ -113,7 +113,7 @@ func TestALimitThatEndedLongAgoIsNotAskedAboutAgainAndAgain(t *testing.T) {
 
 // After the clock was set back, failed validations of the last hour are in the
 // future. They still count, for an hour from now.
-func TestFailedValidationsOfTheFutureCountForAnHour(t *testing.T) {
+func TestFailedValidationsFromTheFutureCountForAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		future := time.Now().Add(5 * time.Hour)
@@ -130,7 +130,7 @@ func TestFailedValidationsOfTheFutureCountForAnHour(t *testing.T) {
 	})
 }
 
-func TestATicketKeyOfTheFutureIsReplaced(t *testing.T) {
+func TestATicketKeyFromTheFutureIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct {
 			Born   time.Time `json:"born"`

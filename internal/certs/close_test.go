@@ -92,7 +92,7 @@ func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 		k.Pass(nowhere{}, func() *certs.Passer { return certs.NewPasser(nil, nil, slog.New(slog.DiscardHandler)) })
 		_, err = s.Listen(port(8443), nil, options)
 		require.NoError(t, err)
-		assert.Zero(t, time.Since(begin), "nothing of that waits")
+		assert.Zero(t, time.Since(begin), "none of these calls waits")
 		close(release)
 		first, second := <-closed, <-closed
 		assert.Equal(t, first, second, "each Close waits for the end")
@@ -104,7 +104,7 @@ func TestAKeeperCanBeUsedWhileItsOldManagerEnds(t *testing.T) {
 type nowhere struct{ net.Listener }
 
 // A lock may be acquired after the caller has given up.
-func TestCloseGivesBackALockThatComesLate(t *testing.T) {
+func TestCloseFreesALockThatIsAcquiredLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := newMemStorage()

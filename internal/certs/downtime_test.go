@@ -126,7 +126,7 @@ func TestACAThatFailsForSomeHostsIsNotDown(t *testing.T) {
 	}
 }
 
-func TestHostsThatGoDuringTheirOrdersSayNothingAboutTheCA(t *testing.T) {
+func TestHostsRemovedDuringTheirOrdersDoNotCountAgainstTheCA(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it hangs"])
 		ca.down.Store(true)
@@ -146,7 +146,7 @@ func TestHostsThatGoDuringTheirOrdersSayNothingAboutTheCA(t *testing.T) {
 
 // The next issuer is tried immediately, and the host is not held until the
 // limit of the other CA ends.
-func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
+func TestTheNextIssuerIsUsedWhileACAIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it cannot be reached"])
 		ca.down.Store(true)
@@ -173,7 +173,7 @@ func TestAnIssuerBehindACAThatIsDownIsAsked(t *testing.T) {
 }
 
 // The program can order more than the schedule does.
-func TestRenewAsksACAThatIsDown(t *testing.T) {
+func TestRenewTriesACAThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newDownCA(t, silences["it cannot be reached"])
 		m, r := start(t, with(ca), "a.example.com")

@@ -48,7 +48,7 @@ func onDatabase(t testing.TB, d *database, ca *fakeIssuer) certs.Options {
 
 // After a restart, the certificate is due, valid for another day or two, and
 // not requested by any client.
-func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T) {
+func TestADueHostOnDemandIsServedAfterARestartEvenIfThePolicyFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)
@@ -62,7 +62,7 @@ func TestADueHostOnDemandIsServedAfterARestartThoughThePolicyFails(t *testing.T)
 		asked := d.total()
 		m, _ = start(t, o, "*")
 		time.Sleep(time.Hour)
-		assert.Equal(t, asked, d.total(), "nobody has asked for it")
+		assert.Equal(t, asked, d.total(), "no client has asked for it")
 		s, ok := m.Status("customer1.example.com")
 		require.True(t, ok, "it is not given up")
 		assert.Equal(t, certs.Valid, s.State)
@@ -85,7 +85,7 @@ func TestAHostOnDemandIsRenewedByTheFirstHandshakeSinceItIsDue(t *testing.T) {
 		require.NoError(t, err)
 		for n := 2; n < 5; n++ {
 			time.Sleep(day(5))
-			require.Equal(t, n-1, ca.count("customer1.example.com"), "nobody has asked")
+			require.Equal(t, n-1, ca.count("customer1.example.com"), "no client has asked")
 			old, err := shake(t, m, "customer1.example.com")
 			require.NoError(t, err, "it is good")
 			time.Sleep(time.Minute)
@@ -96,7 +96,7 @@ func TestAHostOnDemandIsRenewedByTheFirstHandshakeSinceItIsDue(t *testing.T) {
 	})
 }
 
-func TestAHostOnDemandIsGivenUpWhenItHasExpiredUnasked(t *testing.T) {
+func TestAnExpiredHostOnDemandIsGivenUpIfNoClientAskedForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)
@@ -143,7 +143,7 @@ func TestAHostOnDemandWhoseRenewalFailsIsServedUntilItExpires(t *testing.T) {
 }
 
 // Another instance has obtained the certificate since this one read storage.
-func TestAPolicyThatDoesNotKnowKeepsWhatIsInStorage(t *testing.T) {
+func TestAnErrorOfThePolicyKeepsTheCertificateInStorage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, ca := new(database), newIssuer(t, "ca", day(6))
 		o := onDatabase(t, d, ca)
@@ -167,13 +167,13 @@ func TestAPolicyThatDoesNotKnowKeepsWhatIsInStorage(t *testing.T) {
 
 		time.Sleep(day(7)) // too late
 		_, err = shake(t, b, "customer1.example.com")
-		require.NoError(t, err, "what has expired is served rather than nothing")
+		require.NoError(t, err, "an expired certificate is served if there is no other")
 		require.NoError(t, b.Close())
 		c, _ := start(t, o, "*")
 		time.Sleep(time.Minute)
 		_, err = shake(t, c, "customer1.example.com")
 		require.Error(t, err)
-		assert.Equal(t, 1, ca.count("customer1.example.com"), "nothing is ordered without a yes")
+		assert.Equal(t, 1, ca.count("customer1.example.com"), "nothing is ordered unless the policy allows it")
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 // No limit holds a renewal that is due. But a CA that has reported the end of
 // its limit gets the renewal only a few times until then, however soon the
 // certificate expires, and whatever another CA does.
-func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
+func TestADueRenewalIsTriedAFewTimesDuringALimit(t *testing.T) {
 	for what, fallback := range map[string]func(*testing.T) []certmagic.Issuer{
 		"at the only CA": func(*testing.T) []certmagic.Issuer { return nil },
 		"before a CA that is down": func(t *testing.T) []certmagic.Issuer {
@@ -44,7 +44,7 @@ func TestADueRenewalMeetsALimitAFewTimes(t *testing.T) {
 				end := statusOf(m, "a.example.com").NotAfter
 
 				time.Sleep(time.Until(end) - 6*time.Hour)
-				assert.NotZero(t, log.most(day(6)), "it is asked for, and more often than the limit ends")
+				assert.NotZero(t, log.most(day(6)), "the renewal is tried, more often than the limit ends")
 				time.Sleep(12 * time.Hour)
 				assert.LessOrEqual(t, log.most(6*time.Hour), 6)
 				assert.LessOrEqual(t, log.most(29*time.Minute), 1)
@@ -81,7 +81,7 @@ func TestADueRenewalComesWhenItsLimitEnds(t *testing.T) {
 }
 
 // The program can order more than the schedule does.
-func TestRenewAsksInSpiteOfARefusal(t *testing.T) {
+func TestRenewOrdersInSpiteOfARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var limited atomic.Bool
 		ca := newLimitedCA(t, func(string) error {

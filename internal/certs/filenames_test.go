@@ -27,7 +27,7 @@ func long(n int, first string) string {
 }
 
 // DNS names can have 253 bytes, file names 255.
-func TestHostsOfAnyLengthHaveRoomInFiles(t *testing.T) {
+func TestHostNamesOfAnyLengthFitIntoFileNames(t *testing.T) {
 	dir := t.TempDir()
 	ca := newIssuer(t, "ca", day(90))
 	o := with(ca)
@@ -42,14 +42,14 @@ func TestHostsOfAnyLengthHaveRoomInFiles(t *testing.T) {
 		require.NoError(t, m.Close())
 	}
 	assert.Len(t, ca.issued(), len(hosts))
-	assert.FileExists(t, filepath.Join(dir, "certificates", "ca", hosts[3], hosts[3]+".crt"), "what fits has its own name")
+	assert.FileExists(t, filepath.Join(dir, "certificates", "ca", hosts[3], hosts[3]+".crt"), "a name that fits is not shortened")
 	locks, err := os.ReadDir(filepath.Join(dir, "locks"))
 	require.NoError(t, err)
 	assert.Empty(t, locks)
 }
 
 // A route for any host must not mistake the digest of a name for a host.
-func TestAFileNameThatWasTooLongIsNoHost(t *testing.T) {
+func TestAShortenedFileNameIsNotTakenForAHost(t *testing.T) {
 	ca := newIssuer(t, "ca", day(90))
 	o := with(ca)
 	o.Storage = &certmagic.FileStorage{Path: t.TempDir()}
@@ -66,7 +66,7 @@ func TestAFileNameThatWasTooLongIsNoHost(t *testing.T) {
 	assert.Equal(t, []string{host}, ca.issued())
 }
 
-func TestFilesWithRoomForLongNamesAreAStorage(t *testing.T) {
+func TestFilesWithRoomForLongNamesPassTheStorageTests(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	storagetest.Run(t, func(*testing.T) certmagic.Storage {

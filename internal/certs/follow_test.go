@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestAChangeCostsWhatItChanges(t *testing.T) {
+func TestAChangeOfRoutesLooksOnlyAtTheChangedHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, r := start(t, with(newIssuer(t, "ca", day(90))), names("h%d.example.com", 500)...)
 		require.NoError(t, m.Await(t.Context()))
@@ -44,7 +44,7 @@ func TestAHandshakeDoesNotWaitForManyOtherChanges(t *testing.T) {
 	assert.Less(t, r.looks.Load()-looks, int64(100_000), "the handshake looks at its own name first")
 }
 
-func TestHostsBelowAWildcardFollowIt(t *testing.T) {
+func TestHostsGetTheirOwnCertificatesWhenTheirWildcardIsRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		m, r := start(t, with(ca), "*.example.com")
@@ -92,11 +92,11 @@ func TestAStoredCertificateIsServedWhileANewWildcardFails(t *testing.T) {
 
 		time.Sleep(day(4) + 6*time.Hour)
 		assert.Equal(t, 2, ca.count("a.example.com"), "and renewed, while there is nothing else")
-		assert.Zero(t, ca.count("b.example.com"), "one that never had its own waits for the wildcard's")
+		assert.Zero(t, ca.count("b.example.com"), "a host without its own certificate waits for that of the wildcard")
 	})
 }
 
-func TestLazyHostsAreIssuedForWhenAHandshakeAsks(t *testing.T) {
+func TestLazyHostsGetCertificatesWhenAHandshakeAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)

@@ -41,7 +41,7 @@ func knowsAllocs(sni string) float64 {
 }
 
 // A small version of 50,000 hosts that are loaded lazily with bounded memory.
-func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
+func TestCertificatesBeyondTheMemoryLimitAreLoadedWhenAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
@@ -74,7 +74,7 @@ func TestCertificatesBeyondTheBoundAreLoadedWhenAskedFor(t *testing.T) {
 	})
 }
 
-func TestWhatAHostCosts(t *testing.T) {
+func TestAHostCostsLittleMemory(t *testing.T) {
 	const n = 50_000
 	r := routesOf(names("h%d.example.com", n)...)
 	storage := newMemStorage()
@@ -110,7 +110,7 @@ func TestAHandshakeDoesNotWaitForAHostThatHasFailed(t *testing.T) {
 	})
 }
 
-func TestAnExpiredCertificateIsServedOnlyWhenNoOtherComes(t *testing.T) {
+func TestAnExpiredCertificateIsServedOnlyIfThereIsNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", 3*time.Hour)
 		m, _ := start(t, with(ca), "a.example.com")
@@ -128,7 +128,7 @@ func TestAnExpiredCertificateIsServedOnlyWhenNoOtherComes(t *testing.T) {
 	})
 }
 
-func TestClientsWithoutServerName(t *testing.T) {
+func TestClientsWithoutServerNameGetTheDefaultHostIfItHasARoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		o.DefaultHost = "a.example.com"
@@ -165,7 +165,7 @@ func TestProbesForChallengesAreCheap(t *testing.T) {
 	assert.Equal(t, before, storage.reads.Load(), "no storage read")
 }
 
-func TestNamesOfAddressChallenges(t *testing.T) {
+func TestNamesOfAddressChallengesAreParsed(t *testing.T) {
 	for name, want := range map[string]string{
 		"4.3.2.1.in-addr.arpa": "1.2.3.4",
 		"1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa": "2001:db8::1",
@@ -208,7 +208,7 @@ func reverse(a netip.Addr) string {
 	return b.String() + "ip6.arpa"
 }
 
-func TestStaticCertificates(t *testing.T) {
+func TestStaticCertificatesAreServedForTheirHosts(t *testing.T) {
 	exact, _ := proxytest.Certificate(t, "A.example.com", "10.0.0.1")
 	wild, _ := proxytest.Certificate(t, "*.example.com")
 	o := with(newIssuer(t, "ca", day(90)))
@@ -237,7 +237,7 @@ func asks(t testing.TB) *certs.ClientAuth {
 	return &certs.ClientAuth{CAs: pool, Mode: tls.RequestClientCert}
 }
 
-func TestRealms(t *testing.T) {
+func TestHostsShareARealmOnlyWithEqualClientAuthentication(t *testing.T) {
 	a, internal, rest := asks(t), asks(t), asks(t)
 	o := with(newIssuer(t, "ca", day(90)))
 	o.Choose = chosen(map[string]certs.Choice{

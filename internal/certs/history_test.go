@@ -59,7 +59,7 @@ func (l *attemptLog) most(window time.Duration) int {
 
 // A crash loop with a host that cannot be validated does not reach the CA's
 // limit of five an hour.
-func TestFailedValidationsAreFourAnHourOverRestarts(t *testing.T) {
+func TestFailedValidationsAreLimitedToFourAnHourOverRestarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, log := newMemStorage(), new(attemptLog)
 		ca := newIssuer(t, "ca", day(90))
@@ -78,7 +78,7 @@ func TestFailedValidationsAreFourAnHourOverRestarts(t *testing.T) {
 }
 
 // The same without a restart.
-func TestFailedValidationsAreFourAnHour(t *testing.T) {
+func TestFailedValidationsAreLimitedToFourAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(attemptLog)
 		ca := newIssuer(t, "ca", day(6))
@@ -115,7 +115,7 @@ func TestAnAttemptIsWrittenBeforeTheOrder(t *testing.T) {
 	assert.Error(t, err, "a success leaves nothing")
 }
 
-func TestAttemptsThatFailOtherwiseAreTakenBack(t *testing.T) {
+func TestAttemptsThatFailBeforeValidationAreNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		ca := newIssuer(t, "ca", day(90))
@@ -137,7 +137,7 @@ func TestAttemptsThatFailOtherwiseAreTakenBack(t *testing.T) {
 	})
 }
 
-func TestDamagedHistoriesAreNone(t *testing.T) {
+func TestDamagedHistoriesAreIgnored(t *testing.T) {
 	future := time.Now().Add(1000 * time.Hour)
 	for what, b := range map[string][]byte{
 		"no JSON":       []byte("\x00{"),
@@ -159,7 +159,7 @@ func TestDamagedHistoriesAreNone(t *testing.T) {
 
 // The history is optional: if storage fails or hangs, certificates are obtained
 // without it.
-func TestAHistoryThatCannotBeKeptDelaysNothingForLong(t *testing.T) {
+func TestAHistoryThatCannotBeStoredDelaysNoCertificateForLong(t *testing.T) {
 	for what, op := range map[string]func() error{
 		"fails": func() error { return errors.New("disk full") },
 		"hangs": func() error { <-time.After(time.Hour); return nil },

@@ -22,7 +22,7 @@ type keyless struct{ *fakeIssuer }
 
 func (keyless) IssuerKey() string { panic("oops") }
 
-func TestAnIssuerByTheHookWhoseKeyPanicsFailsItsHostOnly(t *testing.T) {
+func TestAnIssuerOfTheHookWhoseKeyPanicsFailsOnlyItsHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		o.Choose = chosen(map[string]certs.Choice{"bad.example.com": {Issuer: keyless{}}})
@@ -37,7 +37,7 @@ func TestAnIssuerByTheHookWhoseKeyPanicsFailsItsHostOnly(t *testing.T) {
 
 // A hook may wait forever for the lock of one tenant, and is called about that
 // one repeatedly.
-func TestAHostForWhichTheHookHangsLeavesItToOthers(t *testing.T) {
+func TestAHostForWhichTheHookHangsDoesNotDelayOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release, w := make(chan struct{}), newWishes()
 		w.failing(func(pattern string) error {
@@ -93,7 +93,7 @@ func TestSettingsOfAPatternEndWithItsRoute(t *testing.T) {
 	}
 }
 
-func TestARouteOfItsOwnClosesAHostOnDemandAtOnce(t *testing.T) {
+func TestANewRouteAppliesToOpenConnectionsOfItsHostOnDemandAtOnce(t *testing.T) {
 	client, clients := clientCertificate(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
@@ -119,7 +119,7 @@ func TestARouteOfItsOwnClosesAHostOnDemandAtOnce(t *testing.T) {
 
 // A deploy may turn a Passthrough back into a normal route while the hook is
 // asked about it.
-func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T) {
+func TestAHandshakeWaitsForTheHookIfItsRouteWasAPassthrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
 		w.failing(func(string) error { time.Sleep(2 * time.Second); return nil })
@@ -139,7 +139,7 @@ func TestAHandshakeWaitsForTheAnswerAboutARouteThatWasAPassthrough(t *testing.T)
 	})
 }
 
-func TestFilesThatHaveGoneAreOneWarningEach(t *testing.T) {
+func TestMissingFilesCauseOneWarningEach(t *testing.T) {
 	cert, _ := proxytest.Certificate(t, "a.example.com")
 	dir := t.TempDir()
 	pair := certs.KeyPair{CertFile: filepath.Join(dir, "a.crt"), KeyFile: filepath.Join(dir, "a.key")}

@@ -28,7 +28,7 @@ func (i mute) IssuerKey() string {
 // IssuerKey is a method of the program, like TLS.Host: if it hangs, one host
 // waits. Others get their issuers, handshakes continue, and the host is asked
 // about again.
-func TestAnIssuerThatHangsHoldsUpItsHostsOnly(t *testing.T) {
+func TestAnIssuerThatHangsDelaysOnlyItsHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, speak := newWishes(), make(chan struct{})
 		for n := range 20 { // more than there are workers

@@ -33,7 +33,7 @@ func limitsKey(t *testing.T, storage *memStorage) string {
 	return keys[0]
 }
 
-func TestALimitIsMetOnceOverRestarts(t *testing.T) {
+func TestALimitIsReachedOnlyOnceOverRestarts(t *testing.T) {
 	for what, text := range map[string]string{
 		"a domain": `too many certificates (50) already issued for "crowd.org"`,
 		"account":  "too many new orders (300) from this account in the last 3h0m0s",
@@ -69,7 +69,7 @@ func TestALimitIsMetOnceOverRestarts(t *testing.T) {
 	}
 }
 
-func TestALimitThatAnotherProcessHasMetIsKnown(t *testing.T) {
+func TestALimitThatAnotherProcessHasReachedIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := crowdLimit(t, time.Now().Add(5*time.Hour))
 		o := with(ca)
@@ -89,7 +89,7 @@ func TestALimitThatAnotherProcessHasMetIsKnown(t *testing.T) {
 	})
 }
 
-func TestDamagedLedgersAreNone(t *testing.T) {
+func TestDamagedLedgersAreIgnored(t *testing.T) {
 	limit := func(scope, name string, in time.Duration) []byte {
 		return must(json.Marshal(map[string]any{"limits": []map[string]any{{"scope": scope, "name": name, "until": time.Now().Add(in)}}}))
 	}

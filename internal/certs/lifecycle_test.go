@@ -60,7 +60,7 @@ func TestCertificatesAreRenewedUntilTheLastShareIsReleased(t *testing.T) {
 	})
 }
 
-func TestAReleaseDoesNotCloseWhatBeganAfterAClose(t *testing.T) {
+func TestAReleaseDoesNotStopWhatStartedAfterAClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		options := keeping(new(routes), newIssuer(t, "ca", day(90)))
 		var k certs.Keeper

@@ -90,7 +90,7 @@ func (ca *limitedCA) refusals() int {
 // The 50 certificates a week for one domain are used up: other domains of the
 // server are not affected, and the CA is not contacted for each host of the
 // domain.
-func TestALimitOfADomainHoldsItsHostsOnly(t *testing.T) {
+func TestALimitOfADomainHoldsOnlyItsHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
 		ca := newLimitedCA(t, func(host string) error {
@@ -143,7 +143,7 @@ func TestAPauseIsClampedAndEndsWithOneOrder(t *testing.T) {
 
 // 900 new hosts, and a CA that allows 300 orders in three hours but reports
 // that its limit lasts for days.
-func TestALimitIsLookedAtWhenItsTimeIsOver(t *testing.T) {
+func TestALimitIsTestedWhenItsWindowIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		orders := newWindow(300, 3*time.Hour)
 		ca := newLimitedCA(t, func(string) error { return nil })
@@ -192,7 +192,7 @@ func TestDueRenewalsAreNeverHeld(t *testing.T) {
 }
 
 // If the first issuer is held, the next one issues without waiting.
-func TestAnIssuerThatIsHeldIsSkipped(t *testing.T) {
+func TestAnIssuerThatALimitHoldsIsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newLimitedCA(t, func(string) error {
 			return limitOf("too many new orders (300) from this account", time.Now().Add(time.Hour))
@@ -267,7 +267,7 @@ func TestAnOrderThatTheCAHasNotSeenEndsNoLimit(t *testing.T) {
 
 // A host that waits for a limit has not failed. Still, the program and its log
 // are told, once.
-func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
+func TestAHostThatALimitHoldsIsReportedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(30 * time.Hour)
 		ca := newLimitedCA(t, func(string) error {
@@ -307,7 +307,7 @@ func TestAHostThatIsHeldIsReportedOnce(t *testing.T) {
 }
 
 // Thousands of waiting hosts do not lead to thousands of log lines.
-func TestManyHostsThatAreHeldAreAFewLines(t *testing.T) {
+func TestManyHeldHostsCauseFewLogLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(3 * time.Hour)
 		ca := newLimitedCA(t, func(string) error {

@@ -113,7 +113,7 @@ func (d *deadlines) SetDeadline(t time.Time) error      { d.set++; return d.Conn
 func (d *deadlines) SetReadDeadline(t time.Time) error  { d.set++; return d.Conn.SetReadDeadline(t) }
 func (d *deadlines) SetWriteDeadline(t time.Time) error { d.set++; return d.Conn.SetWriteDeadline(t) }
 
-func TestWaitersOfAHostAreBoundedAndRefusalsAreLoggedOnceAMinute(t *testing.T) {
+func TestWaitersOfAHostAreLimitedAndRefusalsAreLoggedOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(logBuffer)
 		o := onDemand(t, &policy{}, hangs(t))
@@ -143,7 +143,7 @@ func TestWaitersOfAHostAreBoundedAndRefusalsAreLoggedOnceAMinute(t *testing.T) {
 	})
 }
 
-func TestWaitersOfManyHostsShareTheRoomFairly(t *testing.T) {
+func TestWaitersOfManyHostsShareTheLimitFairly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := start(t, with(hangs(t)), names("h%d.example.com", 40)...)
 		for i := range 16 {
@@ -215,7 +215,7 @@ func TestAnExpiredCertificateIsServedAtOnceWhileTheCAHangs(t *testing.T) {
 }
 
 // After a machine wakes up, the first browser gets the new certificate.
-func TestTheLocalCAIsWaitedForAMomentWhenACertificateHasExpired(t *testing.T) {
+func TestAHandshakeWaitsBrieflyForTheLocalCAIfACertificateHasExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		m, _ := start(t, certs.Options{Storage: storage}, "a.localhost")

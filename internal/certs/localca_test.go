@@ -113,7 +113,7 @@ func TestTheRootOfTheLocalCAIsConstrained(t *testing.T) {
 	}
 }
 
-func TestManyLocalCAsOverOneStorageAreOne(t *testing.T) {
+func TestLocalCAsWithOneStorageShareOneRoot(t *testing.T) {
 	storage := newMemStorage()
 	var wg sync.WaitGroup
 	roots := make([]string, 16)
@@ -131,7 +131,7 @@ func TestManyLocalCAsOverOneStorageAreOne(t *testing.T) {
 	assert.Empty(t, storage.locked())
 }
 
-func TestARootThatRunsOutIsReplacedInTime(t *testing.T) {
+func TestARootIsReplacedBeforeItExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &certs.LocalCA{Storage: newMemStorage()}
 		first, err := ca.RootPEM(t.Context())
@@ -176,7 +176,7 @@ func TestAStorageThatFailsIsNotAskedByEveryHandshake(t *testing.T) {
 	})
 }
 
-func TestTheRootFileIsWhereFilesAre(t *testing.T) {
+func TestRootFileIsThePathOfTheRootInTheStorage(t *testing.T) {
 	s := inFiles{newMemStorage()}
 	path, err := (&certs.LocalCA{Storage: certs.Bounded(s, time.Second)}).RootFile(t.Context())
 	require.NoError(t, err)

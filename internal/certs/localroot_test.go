@@ -111,7 +111,7 @@ func TestAStoredRootIsKeptAsItIs(t *testing.T) {
 }
 
 // If storage hangs, a caller that gives up returns.
-func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
+func TestCallersOfTheLocalCAReturnWhenTheirContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, release := newMemStorage(), make(chan struct{})
 		storage.hook(func(string, string) error { <-release; return nil })
@@ -140,7 +140,7 @@ func TestCallersOfTheLocalCALeaveByTheirContext(t *testing.T) {
 }
 
 // A caller that gives up does not affect those that wait behind it.
-func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
+func TestALocalCAIsMadeByTheNextCallerIfTheFirstGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		var slow atomic.Bool
@@ -169,7 +169,7 @@ func TestALocalCAIsMadeByTheNextCallerWhenTheFirstLeaves(t *testing.T) {
 }
 
 // An operator gets a new root by deleting the old one and restarting.
-func TestCertificatesOfARootThatIsGoneAreReplacedAfterARestart(t *testing.T) {
+func TestCertificatesOfADeletedRootAreReplacedAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		o := with(newIssuer(t, "ca", day(90)))

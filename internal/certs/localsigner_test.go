@@ -19,7 +19,7 @@ import (
 const cannotKeep = "the local CA cannot store its root"
 
 // The first problem of a developer may be a directory that is not writable.
-func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
+func TestALocalCAThatCannotWriteLogsTheRemedyOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := inFiles{newMemStorage()}
@@ -35,13 +35,13 @@ func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 		assert.Equal(t, 1, strings.Count(lines, "level=ERROR"), lines)
 		assert.Equal(t, 1, strings.Count(lines, cannotKeep), lines)
 		assert.Contains(t, lines, "make TLS.Storage")
-		assert.NotContains(t, lines, "XDG_DATA_HOME", "which counts for nothing here")
+		assert.NotContains(t, lines, "XDG_DATA_HOME", "it has no effect here")
 		assert.Contains(t, lines, errNoDisk.Error())
 		assert.NotContains(t, lines, "a local CA signs")
 
 		storage.heal()
 		time.Sleep(5 * time.Second)
-		assert.Equal(t, 1, strings.Count(logs.String(), "root=/data/localca/root.crt"), "it introduces itself when it can")
+		assert.Equal(t, 1, strings.Count(logs.String(), "root=/data/localca/root.crt"), "the root is logged as soon as it exists")
 		_, err := shake(t, m, "any.localhost")
 		require.NoError(t, err)
 		time.Sleep(time.Hour)
@@ -49,7 +49,7 @@ func TestALocalCAThatCannotWriteSaysOnceHowToHelpIt(t *testing.T) {
 	})
 }
 
-func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
+func TestALocalCAThatCannotWriteToAStorageWithoutFilesLogsTheRemedyToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logs logBuffer
 		storage := newMemStorage()
@@ -63,7 +63,7 @@ func TestALocalCAInAStorageWithoutFilesSaysSoToo(t *testing.T) {
 
 // A real directory that cannot be created. The remedy names the setting that it
 // comes from.
-func TestALocalCAInADirectoryThatCannotBeMadeSaysSo(t *testing.T) {
+func TestALocalCAInADirectoryThatCannotBeCreatedLogsTheRemedy(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	t.Setenv("XDG_DATA_HOME", filepath.Join(file, "home"))

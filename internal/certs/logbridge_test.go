@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestCertmagicSpeaksThroughTheRoutersLogger(t *testing.T) {
+func TestCertmagicLogsThroughTheRoutersLogger(t *testing.T) {
 	var log logBuffer
 	z := certs.Zap(log.logger(slog.LevelDebug))
 	z.Debug("trace")
@@ -39,7 +39,7 @@ func TestCertmagicSpeaksThroughTheRoutersLogger(t *testing.T) {
 	assert.Nil(t, z.Check(zap.InfoLevel, "detail"))
 }
 
-func TestObjectsInTheLogAreNoDumps(t *testing.T) {
+func TestObjectsAreLoggedAsAttributes(t *testing.T) {
 	var log logBuffer
 	z := certs.Zap(log.logger(slog.LevelDebug))
 	z.Error("broken", zap.Dict("problem", zap.String("type", "urn:x"), zap.String("title", ""), zap.String("detail", "no record"),
@@ -51,7 +51,7 @@ func TestObjectsInTheLogAreNoDumps(t *testing.T) {
 	assert.Contains(t, log.String(), `engine=certmagic problem.detail="no record" problem.more.0.identifier=a.test problem.type=urn:x`+"\n")
 }
 
-func TestAFailureWithoutACertificateHasNoDateOfOne(t *testing.T) {
+func TestAFailureWithoutACertificateIsLoggedWithoutAnExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
 		ca := newIssuer(t, "ca", day(90))
@@ -65,7 +65,7 @@ func TestAFailureWithoutACertificateHasNoDateOfOne(t *testing.T) {
 	})
 }
 
-func TestTheLogSaysEachThingOnce(t *testing.T) {
+func TestEachEventIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
 		ca := newIssuer(t, "ca", day(90))

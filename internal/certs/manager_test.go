@@ -49,7 +49,7 @@ func TestAHostOfARouteGetsItsCertificate(t *testing.T) {
 	})
 }
 
-func TestRestartWithKeptStorageIssuesNothingAnew(t *testing.T) {
+func TestARestartWithTheSameStorageOrdersNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
@@ -140,7 +140,7 @@ func TestRenewalsGoBeforeFirstObtains(t *testing.T) {
 	})
 }
 
-func TestRenewalIsServedWithoutAGap(t *testing.T) {
+func TestARenewedCertificateIsServedWithoutAGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(6))
 		m, _ := start(t, with(ca), "a.example.com")
@@ -184,7 +184,7 @@ func TestAFailedRenewalKeepsTheCertificateAndIsTriedAgain(t *testing.T) {
 
 // In certmagic, RemoveManaged during an order in flight lets the certificate
 // come back.
-func TestRemovalInFlightEndsTheAttemptAndFreesItsLock(t *testing.T) {
+func TestARemovalDuringAnOrderEndsTheAttemptAndFreesItsLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
 		ca := newIssuer(t, "ca", day(90))
@@ -304,7 +304,7 @@ func TestAHandshakeOfACachedHostDoesNotWaitForStorage(t *testing.T) {
 	})
 }
 
-func TestStorageThatHangsForEverHoldsNobodyForEver(t *testing.T) {
+func TestAStorageThatHangsForEverFailsItsHostsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		storage := newMemStorage()
@@ -376,7 +376,7 @@ func TestTheNextIssuerIsAskedWhenTheFirstRefuses(t *testing.T) {
 	})
 }
 
-func TestWildcards(t *testing.T) {
+func TestHostsBelowAWildcardShareItsCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90)) // not ACME: may sign wildcards
 		m, r := start(t, with(ca), "*.example.com", "x.example.com", "a.x.example.com", "example.com", "*")
@@ -433,7 +433,7 @@ func TestInternalNamesGoToTheLocalCA(t *testing.T) {
 		time.Sleep(day(3))
 		leaf, err := shake(t, m, "any.localhost")
 		require.NoError(t, err)
-		assert.True(t, leaf.NotAfter.After(time.Now()), "what is kept in memory only is made anew")
+		assert.True(t, leaf.NotAfter.After(time.Now()), "a certificate kept only in memory is made again")
 		leaf, err = shake(t, m, "app.localhost")
 		require.NoError(t, err)
 		assert.True(t, leaf.NotAfter.After(time.Now().Add(3*time.Hour)), "leaves of 12 h are renewed")
@@ -461,7 +461,7 @@ func TestObserveSeesEveryChangeInOrder(t *testing.T) {
 	})
 }
 
-func TestAPanicInAnIssuerFailsItsHostOnly(t *testing.T) {
+func TestAPanicInAnIssuerFailsOnlyItsHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		ca.hook(func(_ context.Context, host string) error {
@@ -498,7 +498,7 @@ func TestCloseEndsEverythingOnceAndFreesItsLocks(t *testing.T) {
 	})
 }
 
-func TestCloseWithoutStart(t *testing.T) {
+func TestCloseWorksWithoutStart(t *testing.T) {
 	r := &routes{}
 	m, err := certs.New(certs.Options{Hosts: r.all, Wants: r.wants, Knows: r.knows, Storage: newMemStorage(), Logger: (&logBuffer{}).logger(0)})
 	require.NoError(t, err)

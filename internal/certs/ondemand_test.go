@@ -151,7 +151,7 @@ func TestIssuancesOnDemandAreBounded(t *testing.T) {
 	})
 }
 
-func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
+func TestANameForWhichThePolicyHangsOccupiesOneCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var hanging atomic.Int64
 		release := make(chan struct{})
@@ -179,7 +179,7 @@ func TestANameForWhichThePolicyHangsTakesOneCall(t *testing.T) {
 	})
 }
 
-func TestAPolicyThatHangsOrPanicsIsNoAnswer(t *testing.T) {
+func TestAPolicyThatHangsOrPanicsNeitherAllowsNorRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &policy{slow: time.Hour}
 		m, _ := start(t, onDemand(t, p, newIssuer(t, "ca", day(90))), "*")
@@ -217,13 +217,13 @@ func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(day(35))
 		assert.Equal(t, 2, ca.count("customer1.example.com"))
-		assert.Equal(t, 1, ca.count("customer2.example.com"), "nobody has asked for it")
+		assert.Equal(t, 1, ca.count("customer2.example.com"), "no client has asked for it")
 		require.Len(t, m.Statuses(), 2, "it is good for weeks yet")
 		time.Sleep(day(26))
 		require.Len(t, m.Statuses(), 1, "it has expired")
 
 		_, err = shake(t, m, "customer2.example.com")
-		require.NoError(t, err, "it comes back when somebody does")
+		require.NoError(t, err, "it comes back when a client asks")
 
 		p.mu.Lock()
 		p.deny = true
@@ -235,7 +235,7 @@ func TestAnOnDemandCertificateIsRenewedWhileItIsUsedAndAllowed(t *testing.T) {
 	})
 }
 
-func TestAnOnDemandHostGoesWithItsRoute(t *testing.T) {
+func TestAnOnDemandHostEndsWithItsRoute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, r := start(t, onDemand(t, new(policy), newIssuer(t, "ca", day(90))), "*")
 		_, err := shake(t, m, "customer1.example.com")
@@ -277,7 +277,7 @@ func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
 		}
 		flood(certs.ErrNotAllowed, 5)
 		time.Sleep(day(4))
-		assert.Empty(t, log.String(), "nobody allowed them")
+		assert.Empty(t, log.String(), "the policy did not allow them")
 
 		flood(errors.New("database is down"), 5)
 		lines := strings.Count(log.String(), "on-demand decision failed")
@@ -287,7 +287,7 @@ func TestAFloodOfNamesDoesNotFillTheLog(t *testing.T) {
 		assert.Contains(t, log.String(), "failures=60")
 		flood(certs.ErrNotAllowed, 1)
 		flood(errors.New("database is down"), 1)
-		assert.Equal(t, lines+1, strings.Count(log.String(), "on-demand decision failed"), "news again")
+		assert.Equal(t, lines+1, strings.Count(log.String(), "on-demand decision failed"), "a failure after a decision is logged again")
 		assert.Equal(t, 1, strings.Count(log.String(), "on-demand decisions work again"))
 	})
 }

@@ -137,7 +137,7 @@ func TestOneBrokenKeyIsNotAnOutageAgainAndAgain(t *testing.T) {
 	})
 }
 
-func TestAbsenceAndImpatienceAreNoOutages(t *testing.T) {
+func TestMissingKeysAndCallersThatGiveUpAreNoOutages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, storage, returns := withStorage(t, with(newIssuer(t, "ca", day(90))), "a.example.com")
 		require.NoError(t, m.Await(t.Context()))
@@ -153,7 +153,7 @@ func TestAbsenceAndImpatienceAreNoOutages(t *testing.T) {
 }
 
 // certmagic returns some errors of storage only as text.
-func TestErrorsOfStorageAreToldFromThoseOfTheCA(t *testing.T) {
+func TestErrorsOfStorageAreDistinguishedFromThoseOfTheCA(t *testing.T) {
 	for name, c := range map[string]struct {
 		broken string
 		ca     error
@@ -190,7 +190,7 @@ func TestErrorsOfStorageAreToldFromThoseOfTheCA(t *testing.T) {
 
 // A CA that was contacted before storage failed must not be contacted every few
 // seconds.
-func TestAFailureOfACAAndOfStorageIsOneOfTheCA(t *testing.T) {
+func TestAFailureOfBothACAAndStorageCountsAsOneOfTheCA(t *testing.T) {
 	first, second := newIssuer(t, "first", day(90)), newIssuer(t, "second", day(90))
 	first.hook(failing("not today"))
 	synctest.Test(t, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAnOutlookIsWhatTheHandshakeGets(t *testing.T) {
+func TestAnOutlookNamesTheCertificateThatAHandshakeGets(t *testing.T) {
 	own, _ := proxytest.Certificate(t, "own.example.com")
 	synctest.Test(t, func(t *testing.T) {
 		ca, w := newIssuer(t, "ca", day(90)), newWishes()
@@ -60,7 +60,7 @@ func TestAnOutlookIsWhatTheHandshakeGets(t *testing.T) {
 	})
 }
 
-func TestAnOutlookBeginsNothing(t *testing.T) {
+func TestAnOutlookStartsNoOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		asked := 0
@@ -80,7 +80,7 @@ func TestAnOutlookBeginsNothing(t *testing.T) {
 	})
 }
 
-func TestOrdersAreTheCertificatesThatWouldCome(t *testing.T) {
+func TestOrdersSaysWhetherANameWouldGetACertificateOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		m, _ := start(t, with(ca), "*.w.example.com")

@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestThePaceOfAnAccountIsSharedByAll(t *testing.T) {
+func TestAllCallersOfAPacerShareItsPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := certs.NewPacer(10, 10*time.Second)
 		begin := time.Now()
@@ -26,7 +26,7 @@ func TestThePaceOfAnAccountIsSharedByAll(t *testing.T) {
 		}
 		wg.Wait()
 		assert.Equal(t, 20*time.Second, time.Since(begin))
-		assert.Equal(t, 10*time.Second, p.Take(), "those that waited have had their turn")
+		assert.Equal(t, 10*time.Second, p.Take(), "the waiting calls have used up the pace")
 		p.Back()
 		assert.Zero(t, p.Take())
 		assert.NotZero(t, p.Take())

@@ -87,7 +87,7 @@ func ask(t testing.TB, c *tls.Conn) string {
 	return string(b)
 }
 
-func TestPassthroughCarriesOneHostAndLeavesTheOthers(t *testing.T) {
+func TestAPassthroughForwardsOnlyItsOwnHost(t *testing.T) {
 	proxytest.NoLeaks(t)
 	addr, here, away, _ := passing(t, plainTarget)
 	for _, c := range []struct {
@@ -118,7 +118,7 @@ func TestPassthroughCarriesOneHostAndLeavesTheOthers(t *testing.T) {
 
 // A ClientHello may come in small pieces, in several records, and longer than a
 // packet.
-func TestAClientHelloIsHeardHoweverItComes(t *testing.T) {
+func TestAClientHelloIsReadHoweverItArrives(t *testing.T) {
 	addr, _, away, _ := passing(t, plainTarget)
 	protos := make([]string, 200) // 25 KB of them: two records
 	for i := range protos {
@@ -179,7 +179,7 @@ func (c *records) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestWhatIsNoTLSGoesToTheServer(t *testing.T) {
+func TestAConnectionWithoutTLSGoesToTheServer(t *testing.T) {
 	addr, _, _, _ := passing(t, plainTarget)
 	for _, garbage := range []string{"GET / HTTP/1.1\r\nHost: away.test\r\n\r\n", "\x16\x03\x01\x00\x05hello", "\x00"} {
 		c, err := net.Dial("tcp", addr)
@@ -219,7 +219,7 @@ func TestThePROXYProtocolSaysWhoTheClientIs(t *testing.T) {
 	assert.Equal(t, want, b, "and then the ClientHello")
 }
 
-func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
+func TestPassthroughConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	proxytest.NoLeaks(t)
 	life, retire := context.WithCancel(context.Background())
 	addr, here, away, _ := passing(t, func(addr string) certs.Target { return certs.Target{Addr: addr, Life: life} })
@@ -243,7 +243,7 @@ func TestCarriedConnectionsEndWithTheirRouteAndWithTheRouter(t *testing.T) {
 	assert.Error(t, err, "after that all go to the server, which has no such certificate")
 }
 
-func TestATargetThatIsNotThereClosesTheConnection(t *testing.T) {
+func TestAPassthroughToAnUnreachableTargetClosesTheConnection(t *testing.T) {
 	proxytest.NoLeaks(t)
 	addr, _, _, _ := passing(t, func(string) certs.Target { return certs.Target{Addr: proxytest.Refused(t)} })
 	_, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "away.test", InsecureSkipVerify: true})

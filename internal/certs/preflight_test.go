@@ -128,7 +128,7 @@ func TestRecordsThatAppearLeadToAnOrder(t *testing.T) {
 	proxytest.Eventually(t, "the order", func() bool { return n.Load() > 0 })
 }
 
-func TestPreflight(t *testing.T) {
+func TestAPreflightReportsWhyAHostCannotBeValidated(t *testing.T) {
 	const host = "blog.example.com"
 	servfail := &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
 	timeout := &net.DNSError{Err: "i/o timeout", Name: host, IsTimeout: true, IsNotFound: true}
@@ -199,7 +199,7 @@ func TestPreflightsOfAddressesAskNoResolver(t *testing.T) {
 	assert.Empty(t, z.times())
 }
 
-func TestAPreflightEndsInTime(t *testing.T) {
+func TestAPreflightHasATimeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := behind(letsEncrypt(), new(zone))
 		o.Resolve = func(ctx context.Context, _ string) ([]netip.Addr, error) {
@@ -249,7 +249,7 @@ func TestTheCADecidesAfterHalfAnHourWithoutAHandshake(t *testing.T) {
 	})
 }
 
-func TestClosingEndsAPreflight(t *testing.T) {
+func TestCloseEndsAPreflight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := behind(letsEncrypt(), new(zone))
 		o.Resolve = func(ctx context.Context, _ string) ([]netip.Addr, error) {
@@ -330,7 +330,7 @@ func TestAValidCertificateIsRenewedWithoutAPreflight(t *testing.T) {
 	o.Storage = kept.Storage
 	m, _ := start(t, o, "a.example.com")
 	proxytest.Eventually(t, "the order", func() bool { return n.Load() > 0 })
-	assert.Empty(t, z.times(), "nobody was asked before the order")
+	assert.Empty(t, z.times(), "no look-up is made before the order")
 	_, err := shake(t, m, "a.example.com")
 	assert.NoError(t, err)
 }
@@ -350,7 +350,7 @@ func TestARefusalOfTheCAIsExplained(t *testing.T) {
 	assert.ErrorAs(t, m.Explain(t.Context(), "a.example.com", limit), new(acme.Problem))
 }
 
-func TestAddressesAreChecked(t *testing.T) {
+func TestInvalidPreflightAddressesAreRefused(t *testing.T) {
 	for what, o := range map[string]certs.Options{
 		"Addresses[1]":     {Addresses: []netip.Addr{netip.MustParseAddr("8.8.8.8"), {}}},
 		"DisablePreflight": {Addresses: ips("8.8.8.8"), DisablePreflight: true},

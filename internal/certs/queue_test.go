@@ -65,7 +65,7 @@ func TestRenewalsNearerToExpiryGoFirst(t *testing.T) {
 	})
 }
 
-func TestAHostThatFailedIsNotBehindEveryNewOneForEver(t *testing.T) {
+func TestAHostThatFailedDoesNotWaitForAllNewHosts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))

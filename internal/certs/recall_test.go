@@ -124,7 +124,7 @@ func TestRenewRenewsWhatIsNotDue(t *testing.T) {
 	})
 }
 
-func TestRenewSaysWhatItCannotDo(t *testing.T) {
+func TestRenewReturnsWhyItCannotRenewAHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, _ := start(t, with(newIssuer(t, "ca", day(90))), "a.example.com", "*")
 		require.ErrorContains(t, m.Renew("b.example.com"), "TLS.HostPolicy is not set")
@@ -166,7 +166,7 @@ func TestRenewCallsThePolicyForAHostWithoutARouteOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestRenewSaysThatNobodySignsAHostWithoutARouteOfItsOwn(t *testing.T) {
+func TestRenewSaysThatNoIssuerSignsAHostWithoutARouteOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := new(policy)
 		o := with(newIssuer(t, "ca", day(90)))
@@ -194,7 +194,7 @@ func TestForgetForgetsARefusal(t *testing.T) {
 	})
 }
 
-func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
+func TestRenewWhileThePolicyFailsIsRetriedAfterItsBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
 		var broken atomic.Bool
@@ -221,7 +221,7 @@ func TestRenewWhileThePolicyFailsIsTriedAgainInItsTime(t *testing.T) {
 
 // If storage cannot list the hosts of one issuer, those of another are still
 // found.
-func TestStoredHostsOfAnIssuerShowThoughThoseOfAnotherAreNotListed(t *testing.T) {
+func TestStoredHostsOfAnIssuerShowEvenIfThoseOfAnotherCannotBeListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemStorage()
 		first, second := newIssuer(t, "first", day(90)), newIssuer(t, "second", day(90))

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestIssuersThatNoHostHasAnyMoreAreReleased(t *testing.T) {
+func TestIssuersThatNoHostUsesAnyMoreAreReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWishes()
 		o := with(newIssuer(t, "ca", day(90)))
@@ -57,13 +57,13 @@ func TestIssuersThatNoHostHasAnyMoreAreReleased(t *testing.T) {
 		n, _ = m.Kept()
 		assert.Equal(t, 1, n)
 		time.Sleep(day(61))
-		assert.Equal(t, 2, kept.count("kept.example.com"), "what is used renews")
+		assert.Equal(t, 2, kept.count("kept.example.com"), "a certificate in use is renewed")
 	})
 }
 
 // A slow renewal in progress ends with the old issuer; the next one uses the
 // new issuer.
-func TestAnIssuerIsNotReleasedUnderAStep(t *testing.T) {
+func TestAnIssuerIsNotReleasedDuringItsRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, next, w := newIssuer(t, "slow", day(90)), newIssuer(t, "next", day(90)), newWishes()
 		w.set("a.example.com", certs.Choice{Issuer: slow})
@@ -85,7 +85,7 @@ func TestAnIssuerIsNotReleasedUnderAStep(t *testing.T) {
 	})
 }
 
-func TestHostsOnDemandOfAnIssuerByTheHookAreRecalled(t *testing.T) {
+func TestStoredHostsOnDemandOfAnIssuerOfTheHookAreFound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		zone, w := newIssuer(t, "zone", day(90)), newWishes()
 		w.set("*", certs.Choice{Issuer: zone})

@@ -28,7 +28,7 @@ func TestAPanicInObserveIsLoggedAndNothingElse(t *testing.T) {
 	})
 }
 
-func TestAnObserveThatBlocksHoldsUpNoHostAndNotClose(t *testing.T) {
+func TestAnObserveThatBlocksDelaysNeitherHostsNorClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		defer close(release)

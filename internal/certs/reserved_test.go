@@ -89,7 +89,7 @@ func TestAPublicCAIsSkippedForNamesThatItDoesNotSign(t *testing.T) {
 	})
 }
 
-func TestALocalCASignsNoMoreThanInternalNames(t *testing.T) {
+func TestALocalCASignsOnlyInternalNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(letsEncrypt())
 		local := &certs.LocalCA{Storage: newMemStorage()}

@@ -147,7 +147,7 @@ func TestAHandshakeAtStartIsServedByTheWildcardAbove(t *testing.T) {
 }
 
 // Its certificates are for another name.
-func TestClientsDriveNoOrdersAtAnIssuerThatErrs(t *testing.T) {
+func TestHandshakesCauseNoOrdersAtAnIssuerOfWrongCertificates(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -165,7 +165,7 @@ func TestClientsDriveNoOrdersAtAnIssuerThatErrs(t *testing.T) {
 }
 
 // The existing hosts are due, and cannot be renewed.
-func TestAPolicyThatIsDownKeepsNoNewHostFromItsTurn(t *testing.T) {
+func TestNewHostsGetTheirTurnWhileThePolicyIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
 		ca := newIssuer(t, "ca", day(90))
@@ -192,7 +192,7 @@ func TestAPolicyThatIsDownKeepsNoNewHostFromItsTurn(t *testing.T) {
 }
 
 // A route is added while the policy decides.
-func TestHostsOnDemandThatBecomeCoveredFreeTheirPlaces(t *testing.T) {
+func TestHostsOnDemandThatAWildcardCoversFreeTheirPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
@@ -217,7 +217,7 @@ func TestHostsOnDemandThatBecomeCoveredFreeTheirPlaces(t *testing.T) {
 }
 
 // The certificate's key may have leaked.
-func TestARenewalOnRequestOutlastsARateLimit(t *testing.T) {
+func TestARequestedRenewalIsDoneAfterARateLimitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)

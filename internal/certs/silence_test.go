@@ -16,7 +16,7 @@ import (
 const silent, heard = `level=WARN msg="the CA answers no orders" ca=ca`, `level=INFO msg="the CA answers orders again" ca=ca`
 
 // Failures of hosts on demand are no warnings: clients choose the names.
-func TestACAThatIsDownIsOneWarningForHostsOnDemand(t *testing.T) {
+func TestACAThatIsDownCausesOneWarningForHostsOnDemand(t *testing.T) {
 	t.Parallel()
 	for what, answer := range silences {
 		t.Run(what, func(t *testing.T) {
@@ -48,7 +48,7 @@ func TestACAThatIsDownIsOneWarningForHostsOnDemand(t *testing.T) {
 	}
 }
 
-func TestAShortSilenceOfACAIsNoWarning(t *testing.T) {
+func TestAShortOutageOfACACausesNoWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, log := newDownCA(t, silences["it cannot be reached"]), new(logBuffer)
 		o := onDemand(t, new(policy), ca.fakeIssuer)
@@ -68,7 +68,7 @@ func TestAShortSilenceOfACAIsNoWarning(t *testing.T) {
 	})
 }
 
-func TestOtherFailuresAreNoSilence(t *testing.T) {
+func TestOtherFailuresAreNotLoggedAsAnOutageOfTheCA(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca, log := newIssuer(t, "ca", day(90)), new(logBuffer)
 		ca.hook(failing("solving challenges: context deadline exceeded"))

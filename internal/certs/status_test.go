@@ -32,7 +32,7 @@ func TestAnExpiredCertificateIsNotReady(t *testing.T) {
 	})
 }
 
-func TestAStorageThatIsDownAtStartCostsSecondsWhenItReturns(t *testing.T) {
+func TestHostsAreServedSecondsAfterAStorageThatWasDownAtStartReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		storage := newMemStorage()
@@ -62,7 +62,7 @@ func TestAStorageThatIsDownAtStartCostsSecondsWhenItReturns(t *testing.T) {
 	})
 }
 
-func TestAPolicyThatDoesNotKnowKeepsWhatExists(t *testing.T) {
+func TestAnErrorOfThePolicyKeepsExistingCertificates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var broken atomic.Bool
 		ca := newIssuer(t, "ca", day(90))
@@ -113,7 +113,7 @@ func TestRandomNamesDoNotHammerADatabaseThatIsDown(t *testing.T) {
 	})
 }
 
-func TestAPolicyThatNeverReturnsKeepsItsOwnGoroutinesOnly(t *testing.T) {
+func TestAPolicyThatNeverReturnsHoldsOnlyItsOwnGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		defer close(release)
@@ -149,7 +149,7 @@ func TestHowLongARefusalIsRememberedCanBeSet(t *testing.T) {
 	})
 }
 
-func TestACertificateThatLeftTheMemoryIsServedThoughItsRenewalFails(t *testing.T) {
+func TestACertificateOutsideTheMemoryIsServedEvenIfItsRenewalFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -213,7 +213,7 @@ func TestALazyHostThatIsNamedIsWaitedForAndNotOrdered(t *testing.T) {
 }
 
 // The list is allocated once, in its final size.
-func TestStatusesDoNotGrowTheirListByCopies(t *testing.T) {
+func TestStatusesAllocatesItsListOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		allocations := func(hosts int) float64 {
 			o := with(newIssuer(t, "ca", day(90)))

@@ -51,7 +51,7 @@ func TestBoundedStorageEndsEachOperationInItsTime(t *testing.T) {
 
 // A program that removes its files after Close must not find a write in
 // progress.
-func TestTheEndWaitsForWhatWasGivenUp(t *testing.T) {
+func TestCloseWaitsForStorageOperationsThatWereGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := newMemStorage()
 		slow := time.Second
@@ -82,7 +82,7 @@ func TestTheEndWaitsForWhatWasGivenUp(t *testing.T) {
 	})
 }
 
-func TestBoundedStoragePassesThrough(t *testing.T) {
+func TestBoundedStorageForwardsEachOperation(t *testing.T) {
 	s := certs.Bounded(newMemStorage(), time.Second)
 	ctx := t.Context()
 	_, err := s.Load(ctx, "a/b")
@@ -102,7 +102,7 @@ func TestBoundedStoragePassesThrough(t *testing.T) {
 	assert.False(t, s.Exists(ctx, "a/b"))
 }
 
-func TestALockThatComesTooLateIsGivenBack(t *testing.T) {
+func TestALockThatIsAcquiredTooLateIsFreed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := newMemStorage()
 		slow := make(chan struct{})
@@ -122,7 +122,7 @@ func TestALockThatComesTooLateIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestOwnLocksAreFreedAndNoOthers(t *testing.T) {
+func TestOnlyOwnLocksAreFreed(t *testing.T) {
 	backend := newMemStorage()
 	one, two := certs.Bounded(backend, time.Second), certs.Bounded(backend, time.Second)
 	require.NoError(t, one.Lock(t.Context(), "mine"))
@@ -142,7 +142,7 @@ func TestAPanicInStorageIsAnError(t *testing.T) {
 	assert.ErrorContains(t, s.Lock(t.Context(), "k"), "panic in storage: oops")
 }
 
-func TestAnErrorOfStorageStaysWhatItIs(t *testing.T) {
+func TestBoundedStorageKeepsTheErrorOfTheStorage(t *testing.T) {
 	backend := newMemStorage()
 	broken := errors.New("no disk")
 	backend.hook(func(string, string) error { return broken })
@@ -162,7 +162,7 @@ func TestKeysOfCertificatesAreThoseOfCertmagic(t *testing.T) {
 
 // An order is in flight when storage begins to fail: neither can its
 // certificate be stored nor its lock be freed.
-func TestALockThatCouldNotBeFreedKeepsNoHostFromItsCertificate(t *testing.T) {
+func TestALockThatCouldNotBeFreedDoesNotBlockItsHostsCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := &failingUnlock{memStorage: newMemStorage()}
 		fails := func(down bool) {

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/certs"
 )
 
-func TestATableHoldsTheHostsThatAMapWould(t *testing.T) {
+func TestATableHoldsTheSameHostsAsAMap(t *testing.T) {
 	for _, most := range []int{3, 40, 3_000} {
 		table, model := certs.NewTable(), make(map[string]bool)
 		for range 5_000 {

@@ -35,7 +35,7 @@ func TestAnOnDemandHostThatNoIssuerSignsIsLoggedOnce(t *testing.T) {
 	})
 }
 
-func TestAStrangeNameOnDemandIsNoError(t *testing.T) {
+func TestAnUnsignableNameOnDemandIsNotLoggedAsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := new(policy), new(logBuffer)
 		o := certs.Options{Public: []certmagic.Issuer{&certmagic.ACMEIssuer{CA: certmagic.LetsEncryptProductionCA}}, Policy: p.allow, Logger: log.logger(slog.LevelInfo)}
@@ -50,7 +50,7 @@ func TestAStrangeNameOnDemandIsNoError(t *testing.T) {
 	})
 }
 
-func TestTheIssuerOfTLSHostThatSignsNoPublicNamesIsLoggedOnce(t *testing.T) {
+func TestAnIssuerOfTLSHostThatSignsNoPublicNamesIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, log := new(policy), new(logBuffer)
 		own := &certs.LocalCA{Storage: newMemStorage()}
@@ -89,7 +89,7 @@ func TestAPublicNameWithoutAHostPolicyIsWarnedAboutOnce(t *testing.T) {
 
 // A program that serves internal names by a wildcard is not to be alarmed, by
 // any name that a scanner sends.
-func TestAWildcardForInternalNamesRaisesNoAlarm(t *testing.T) {
+func TestAWildcardForInternalNamesCausesNoWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(logBuffer)
 		o := certs.Options{Public: []certmagic.Issuer{&certs.LocalCA{}}, Logger: log.logger(slog.LevelInfo)}

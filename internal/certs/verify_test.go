@@ -159,7 +159,7 @@ func verifyShake(t testing.TB, m *certs.Manager, root *x509.Certificate) {
 }
 
 // What a CA really issues is not damage, however odd: it is ordered once.
-func TestWhatACAReallyIssuesIsNeverOrderedAgain(t *testing.T) {
+func TestAnOddCertificateThatACAReallyIssuesIsOrderedOnce(t *testing.T) {
 	stranger := newIssuer(t, "stranger", day(90))
 	for name, edit := range map[string]func([]byte) []byte{
 		"a leaf alone":      firstBlock,
@@ -187,7 +187,7 @@ func TestWhatACAReallyIssuesIsNeverOrderedAgain(t *testing.T) {
 }
 
 // After an upgrade, no shape is known. The first certificate shows it.
-func TestACAThatIssuesShorterChainsThanBeforeIsBelieved(t *testing.T) {
+func TestAShorterChainThanBeforeIsAcceptedFromACA(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
 		o := with(ca)
@@ -269,7 +269,7 @@ func TestMetadataThatAnotherProcessIsWritingIsLeftToIt(t *testing.T) {
 }
 
 // A certificate whose metadata cannot be repaired now is still served.
-func TestAPairIsServedThoughItsMetadataStaysDamaged(t *testing.T) {
+func TestAPairIsServedEvenIfItsMetadataStaysDamaged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
 		o := with(ca)
@@ -294,7 +294,7 @@ func TestAPairIsServedThoughItsMetadataStaysDamaged(t *testing.T) {
 }
 
 // A writer has stored its new key and is about to store the certificate.
-func TestAPairThatIsBeingWrittenIsLookedAtAgain(t *testing.T) {
+func TestAPairThatIsBeingWrittenIsReadAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
 		o := with(ca)

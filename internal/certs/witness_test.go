@@ -68,7 +68,7 @@ func cluster(t testing.TB, o certs.Options, logs *logBuffer) (one, two *certs.Ma
 
 const lost = "storage lost its contents"
 
-func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
+func TestAStorageThatReturnsEmptyIsRefilledByItsMembers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
@@ -110,7 +110,7 @@ func TestAStorageThatComesBackEmptyIsFilledByItsMembers(t *testing.T) {
 }
 
 // Storage is most likely to lose its content during an outage.
-func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
+func TestALossOfContentIsNoticedWhenAnOutageEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
@@ -134,7 +134,7 @@ func TestTheLossIsNoticedWhenAnOutageEnds(t *testing.T) {
 
 // A member that starts on the empty storage may be faster than the ones that
 // still hold the content.
-func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
+func TestNewerCertificatesInStorageAreNotOverwritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newIssuer(t, "ca", day(90))
 		o := with(ca)
@@ -173,7 +173,7 @@ func TestWhatIsNewerInStorageIsNotOverwritten(t *testing.T) {
 }
 
 // A host reads its certificate between the loss and the next check.
-func TestAHostThatMissesItsCertificateWaitsForTheWriteBack(t *testing.T) {
+func TestAHostWhoseCertificateWasLostWaitsForTheWriteBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := &adviser{fakeIssuer: newIssuer(t, "ca", day(90))}
 		o := with(ca)
@@ -207,7 +207,7 @@ func TestACertificateThatIsDeletedOnPurposeStaysDeleted(t *testing.T) {
 	})
 }
 
-func TestAMemberThatHoldsNothingSaysNothing(t *testing.T) {
+func TestAMemberWithoutCertificatesLogsNothingAboutALoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		storage := newMemStorage()
@@ -282,7 +282,7 @@ func TestAccountsAreWrittenBack(t *testing.T) {
 
 // Otherwise the shape of the issuer's chains would be lost, and each odd
 // certificate would be ordered once more.
-func TestHabitsOfIssuersAreWrittenBack(t *testing.T) {
+func TestTheKnownShapesOfIssuersChainsAreWrittenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := newChainIssuer(t)
 		ca.edit = func(b []byte) []byte { return append(b, "by hand"...) }
@@ -299,7 +299,7 @@ func TestHabitsOfIssuersAreWrittenBack(t *testing.T) {
 }
 
 // A LocalCA may have its own storage, and only that one may lose its content.
-func TestTheStorageOfTheLocalCAAloneIsFilledToo(t *testing.T) {
+func TestALossOfOnlyTheLocalCAsStorageIsRefilledToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		own := newMemStorage()
@@ -316,7 +316,7 @@ func TestTheStorageOfTheLocalCAAloneIsFilledToo(t *testing.T) {
 }
 
 // A root is two files, and the process that restores it may die between them.
-func TestARootThatIsHalfPutBackIsNotDamaged(t *testing.T) {
+func TestARootThatIsHalfWrittenBackIsNotTakenForDamaged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := with(newIssuer(t, "ca", day(90)))
 		storage := newMemStorage()

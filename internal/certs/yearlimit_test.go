@@ -13,7 +13,7 @@ const limitedHosts = 60
 // All hosts are due for renewal in the same days, and the CA accepts eight
 // orders a day. Due renewals are not held: each is tried repeatedly. How often
 // is one of the rules of TestAYearInAMinute.
-func TestManyDueRenewalsAtTheLimitOfTheAccountAreAskedForInHours(t *testing.T) {
+func TestManyDueRenewalsAtTheAccountsLimitAreOrderedWithinHours(t *testing.T) {
 	if yearRaced {
 		t.Skip("too slow under the race detector, which has TestAYearInAMinute")
 	}

@@ -19,7 +19,7 @@ func credentials(user, password string) string {
 	return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)) + "\r\n"
 }
 
-func TestAPasswordLetsPass(t *testing.T) {
+func TestOnlyAValidPasswordLetsARequestPass(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -83,7 +83,7 @@ func asks(auth string, next *hostproxy.Upstream) http.Handler {
 	return &hostproxy.ForwardAuth{Auth: hostproxy.To(auth), Next: next}
 }
 
-func TestAnotherServerLetsPass(t *testing.T) {
+func TestAnAuthenticationServerLetsARequestPass(t *testing.T) {
 	yes := "HTTP/1.1 204 No Content\r\nRemote-User: ann\r\nRemote-Groups: a\r\nRemote-Groups: b\r\nSecret: x\r\n\r\n"
 	guard := func(auth string, next *hostproxy.Upstream) http.Handler {
 		return &hostproxy.ForwardAuth{Auth: hostproxy.To("http://" + auth + "/base"), Path: "/verify?rd=1",
@@ -123,7 +123,7 @@ func TestAnotherServerLetsPass(t *testing.T) {
 
 // An authentication server that decides by the path must get the path that the
 // target gets.
-func TestAnotherServerIsToldThePathThatTheTargetGets(t *testing.T) {
+func TestAnAuthenticationServerIsToldThePathThatTheTargetGets(t *testing.T) {
 	overJudges(t, proxytest.Reply(ok), proxytest.Reply(ok), asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
 		for i, tt := range []struct{ target, want string }{
 			{"http://b.test", "/"}, {"http://b.test?x=/y", "/?x=/y"}, {"http://b.test/p?u=http://c.test", "/p?u=http://c.test"}, {"//b.test", "//b.test"},
@@ -135,7 +135,7 @@ func TestAnotherServerIsToldThePathThatTheTargetGets(t *testing.T) {
 	})
 }
 
-func TestAnotherServerSaysNo(t *testing.T) {
+func TestARefusalOfAnAuthenticationServerReachesTheClient(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 200_000)
 	for name, tt := range map[string]struct {
@@ -145,13 +145,13 @@ func TestAnotherServerSaysNo(t *testing.T) {
 		fields  map[string]string
 		fails   bool
 	}{
-		"to the login":     {"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\ngone", 302, "gone", map[string]string{"Location": "https://login.test/", "Set-Cookie": "a=b"}, false},
-		"by 401":           {"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n", 401, "", map[string]string{"WWW-Authenticate": "Bearer"}, false},
-		"at length":        {"HTTP/1.1 403 Forbidden\r\n" + sized(long), 403, long, nil, false},
-		"not at all":       {"", 502, "502 Bad Gateway: connection_terminated\n", nil, true},
-		"by nonsense":      {"nonsense\r\n\r\n", 502, "502 Bad Gateway: http_protocol_error\n", nil, true},
-		"by an upgrade":    {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 502, "", nil, true},
-		"by being stopped": {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", 503, "", nil, false},
+		"by a redirect": {"HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\ngone", 302, "gone", map[string]string{"Location": "https://login.test/", "Set-Cookie": "a=b"}, false},
+		"by 401":        {"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 0\r\n\r\n", 401, "", map[string]string{"WWW-Authenticate": "Bearer"}, false},
+		"by a long 403": {"HTTP/1.1 403 Forbidden\r\n" + sized(long), 403, long, nil, false},
+		"by closing":    {"", 502, "502 Bad Gateway: connection_terminated\n", nil, true},
+		"by nonsense":   {"nonsense\r\n\r\n", 502, "502 Bad Gateway: http_protocol_error\n", nil, true},
+		"by an upgrade": {"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 502, "", nil, true},
+		"by 503":        {"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", 503, "", nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			overJudges(t, proxytest.Reply(ok), proxytest.Reply(tt.verdict), asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
@@ -174,7 +174,7 @@ func TestAnotherServerSaysNo(t *testing.T) {
 
 // Only the head of an allowing response counts: its body is read if it is
 // short, and otherwise abandoned.
-func TestAYesOfAnyLength(t *testing.T) {
+func TestAnAllowingResponseMayHaveABodyOfAnyLength(t *testing.T) {
 	t.Parallel()
 	for name, verdict := range map[string]string{
 		"short":                  ok,
@@ -199,7 +199,7 @@ func TestAYesOfAnyLength(t *testing.T) {
 }
 
 // An incomplete response allows nothing.
-func TestAYesThatIsCutOff(t *testing.T) {
+func TestAnIncompleteResponseAllowsNothing(t *testing.T) {
 	verdict := afterRequest(func(c *proxytest.BackendConn) { _ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nyes") })
 	overJudges(t, proxytest.Reply(ok), verdict, asks, func(t *testing.T, s *site, auth *proxytest.Backend) {
 		a := s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
@@ -213,7 +213,7 @@ func TestAYesThatIsCutOff(t *testing.T) {
 }
 
 // A WebSocket passes guards like any request.
-func TestAnUpgradeBehindGuards(t *testing.T) {
+func TestAWebSocketPassesGuards(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("p"), bcrypt.MinCost)
 	require.NoError(t, err)
 	echo := func(c *proxytest.BackendConn) {
@@ -240,7 +240,7 @@ func TestAnUpgradeBehindGuards(t *testing.T) {
 
 // Only a response of the authentication server allows a request: a page of the
 // proxy in its place does not, regardless of its status.
-func TestAPageInPlaceOfTheAuthServerIsNoYes(t *testing.T) {
+func TestAPageInPlaceOfTheAuthServerAllowsNothing(t *testing.T) {
 	yes := proxytest.Reply("HTTP/1.1 204 No Content\r\n\r\n")
 	for name, set := range map[string]func(*hostproxy.Upstream){
 		"a page": func(u *hostproxy.Upstream) {

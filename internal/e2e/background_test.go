@@ -119,7 +119,7 @@ func TestBackgroundWorkEndsWithTheLastRoute(t *testing.T) {
 
 // A route that is removed after its server has ended leaves no background work,
 // no matter what served it.
-func TestBackgroundWorkOfARouteWithoutAServerEndsToo(t *testing.T) {
+func TestBackgroundWorkEndsWithARouteWhoseServerHasEnded(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := newBusy(t)
 	r := &hostproxy.Router{Logger: silent()}
@@ -200,7 +200,7 @@ func TestBackgroundWorkOfARequestThatOutlivesItsRouteEnds(t *testing.T) {
 	b.ends(t)
 }
 
-func TestTheRoutersLoggerHearsOfItsTargets(t *testing.T) {
+func TestHealthChangesAreLoggedByTheFirstRouterOfAnUpstream(t *testing.T) {
 	log, other := new(logText), new(logText)
 	r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 	second := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(other, nil))}

@@ -110,9 +110,9 @@ func TestHooksAtTheBeginningSetHeadersAndKeepValues(t *testing.T) {
 // without hooks.
 func TestRecordsHaveTheTimesOfAttempts(t *testing.T) {
 	for name, set := range map[string]setting{
-		"no hook":               func(*site) {},
-		"a hook for attempts":   func(s *site) { s.router.BeginAttempt = func(b *hostproxy.Beginning) { b.SetHeader("X-Span", "s") } },
-		"a hook that does nada": func(s *site) { s.router.Begin = func(*hostproxy.Beginning) {} },
+		"no hook":                  func(*site) {},
+		"a hook for attempts":      func(s *site) { s.router.BeginAttempt = func(b *hostproxy.Beginning) { b.SetHeader("X-Span", "s") } },
+		"a hook that does nothing": func(s *site) { s.router.Begin = func(*hostproxy.Beginning) {} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			down := proxytest.Refused(t)
@@ -220,7 +220,7 @@ func failingHooks(s *site) {
 	s.router.BeginAttempt = func(b *hostproxy.Beginning) { b.Attempt.Value = "tried"; fails(b, "/attempt/") }
 }
 
-func TestAHookThatFailsFailsItsRequestAlone(t *testing.T) {
+func TestAHookThatFailsFailsOnlyItsRequest(t *testing.T) {
 	log := new(logText)
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c, n := s.dial(t), 0
@@ -352,7 +352,7 @@ func TestHooksAreCalledForUpgrades(t *testing.T) {
 
 // A copy gets the target's headers. The request to an authentication server
 // gets the headers of Begin, and is no attempt.
-func TestCopiesAndQuestionsCarryTheHeadersOfHooks(t *testing.T) {
+func TestCopiesAndAuthenticationRequestsCarryTheHeadersOfHooks(t *testing.T) {
 	copies := proxytest.NewServer(t, nil)
 	asked := make(chan http.Header, 10)
 	auth := proxytest.NewServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { asked <- q.Header }))
@@ -441,7 +441,7 @@ func TestHandlersSeeWhatBeginSets(t *testing.T) {
 
 // Hooks are called for each HTTP/2 stream, also for extended CONNECT, and run
 // at the same time.
-func TestStreamsBeginOnTheirOwn(t *testing.T) {
+func TestHooksAreCalledForEachHTTP2Stream(t *testing.T) {
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		var mu sync.Mutex
 		values := make(map[any]bool)

@@ -53,7 +53,7 @@ func TestALimitCountsByWhatBeginHasSet(t *testing.T) {
 }
 
 // The same applies to the choice of a target by hash.
-func TestRequestsArePlacedByWhatBeginHasSet(t *testing.T) {
+func TestTargetsAreChosenByWhatBeginHasSet(t *testing.T) {
 	t.Parallel()
 	second, third := proxytest.NewBackend(t, good), proxytest.NewBackend(t, good)
 	for name, key := range map[string]hostproxy.HashKey{"header set": {Header: "X-Tenant"}, "cookie set": {Cookie: "s"}, "header removed": {Header: "X-Gone"}} {

@@ -21,7 +21,7 @@ func buffering(requests, responses int64) setting {
 	return func(s *site) { s.upstream.BufferRequests, s.upstream.BufferResponses = requests, responses }
 }
 
-func TestASlowUploadTakesNoTarget(t *testing.T) {
+func TestASlowUploadDoesNotOccupyTheTarget(t *testing.T) {
 	body := strings.Repeat("0123456789", 20_000)
 	for name, raw := range map[string]string{
 		"sized": sized(body), "chunked": "Transfer-Encoding: chunked\r\n\r\n" + chunked(body, 10_000),
@@ -47,7 +47,7 @@ func TestASlowUploadTakesNoTarget(t *testing.T) {
 	}
 }
 
-func TestALongerBodyStreamsFromTheBuffersEndOn(t *testing.T) {
+func TestABodyLongerThanTheBufferIsStreamed(t *testing.T) {
 	for _, size := range []int64{100, 32 << 10, 100_000} {
 		body := strings.Repeat("x", 300_000)
 		overEachLane(t, good, func(t *testing.T, s *site) {
@@ -62,7 +62,7 @@ func TestALongerBodyStreamsFromTheBuffersEndOn(t *testing.T) {
 	}
 }
 
-func TestBodiesThatAreSmallOrOddAreBuffered(t *testing.T) {
+func TestEmptyAndChunkedBodiesAreBuffered(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for i, tt := range []struct {
@@ -139,7 +139,7 @@ func TestAClientThatWaitsFor100ContinueGetsItFromTheProxy(t *testing.T) {
 	}, buffering(1000, 0))
 }
 
-func TestAClientThatLeavesWhileItsBodyIsBuffered(t *testing.T) {
+func TestAClientThatLeavesWhileItsBodyIsBufferedReachesNoTarget(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send("POST / HTTP/1.1\r\n" + host + "Content-Length: 1000\r\n\r\nsome")
@@ -166,7 +166,7 @@ func TestADrainEndsABufferedUpload(t *testing.T) {
 	}, buffering(1<<20, 0))
 }
 
-func TestWhatConversesIsNotHeldBack(t *testing.T) {
+func TestWebSocketsGRPCAndEventStreamsAreNotBuffered(t *testing.T) {
 	overEachLane(t, echoes, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send(upgrade)
@@ -254,7 +254,7 @@ func TestASlowClientDoesNotOccupyTheTarget(t *testing.T) {
 	}, buffering(0, 2*big), func(s *site) { s.upstream.MaxTargetInFlight = 1 })
 }
 
-func TestALongerResponseIsAsFastAsItsClient(t *testing.T) {
+func TestASlowClientGetsAWholeResponseThatExceedsTheBuffer(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{1, 32 << 10, 1 << 20} {
 		overBuffers(t, func(t *testing.T, s *site, want []byte) {
@@ -272,7 +272,7 @@ func TestALongerResponseIsAsFastAsItsClient(t *testing.T) {
 	}
 }
 
-func TestAClientThatLeavesItsBufferedResponse(t *testing.T) {
+func TestAClientThatLeavesItsBufferedResponseIs499(t *testing.T) {
 	for _, size := range []int64{1 << 20, 2 * big} {
 		overBuffers(t, func(t *testing.T, s *site, _ []byte) {
 			c := s.dial(t)
@@ -287,7 +287,7 @@ func TestAClientThatLeavesItsBufferedResponse(t *testing.T) {
 	}
 }
 
-func TestATargetThatBreaksOffABufferedResponse(t *testing.T) {
+func TestATargetThatBreaksOffABufferedResponseIsToBlame(t *testing.T) {
 	script := afterRequest(func(c *proxytest.BackendConn) { _ = c.Send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome") })
 	overEachLane(t, script, func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -301,7 +301,7 @@ func TestATargetThatBreaksOffABufferedResponse(t *testing.T) {
 	}, buffering(0, 1<<20))
 }
 
-func TestBuffersOverEachProtocol(t *testing.T) {
+func TestBuffersWorkOverEachProtocol(t *testing.T) {
 	t.Parallel()
 	data := strings.Repeat("0123456789abcdef", 1<<14)
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

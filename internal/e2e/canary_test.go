@@ -76,7 +76,7 @@ func (nobody) Allow(context.Context, netip.Addr) (hostproxy.Quota, error) {
 	return hostproxy.Quota{Retry: time.Minute}, nil
 }
 
-func TestWhatHoldsAnUpstreamHoldsItsCanary(t *testing.T) {
+func TestMaintainAndPauseApplyToTheCanaryToo(t *testing.T) {
 	stable, canary := proxytest.NewBackend(t, says("stable")), proxytest.NewBackend(t, says("canary"))
 	arrived := make(doorbell, 10)
 	build, last := diverting(t, stable.Addr(), canary.Addr(), func(u, _ *hostproxy.Upstream) {
@@ -164,7 +164,7 @@ func TestADrainWaitsForTheCanaryAndCutsItOff(t *testing.T) {
 	}
 }
 
-func TestTheBoundOfAnUpstreamCountsItsCanary(t *testing.T) {
+func TestTheLimitOfAnUpstreamCountsItsCanarysRequests(t *testing.T) {
 	let := make(chan struct{})
 	canary := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		for {
@@ -196,7 +196,7 @@ func TestTheBoundOfAnUpstreamCountsItsCanary(t *testing.T) {
 }
 
 // A canary that is removed and drained fails no request.
-func TestACanaryThatIsDrainedWhenItIsOverFailsNothing(t *testing.T) {
+func TestRemovingAndDrainingACanaryFailsNoRequest(t *testing.T) {
 	stable, canary := proxytest.NewBackend(t, says("stable")).Addr(), proxytest.NewBackend(t, says("canary")).Addr()
 	var u *hostproxy.Upstream
 	stile := newTurnstile()

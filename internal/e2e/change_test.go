@@ -79,7 +79,7 @@ func TestTargetsComeAndGoAtRunTime(t *testing.T) {
 
 // A target is replaced as in a rolling deploy: no request fails, whatever is in
 // flight.
-func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
+func TestReplaceWaitsForTheNewTargetAndDrainsTheOldOne(t *testing.T) {
 	held := make(chan struct{})
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(held) {
@@ -119,7 +119,7 @@ func TestReplaceWaitsForTheNewAndDrainsTheOld(t *testing.T) {
 	assert.NoError(t, <-replaced)
 }
 
-func TestReplaceThatRunsOutOfTimeSaysWhatWasNotReached(t *testing.T) {
+func TestReplaceThatTimesOutSaysWhichPhaseWasNotReached(t *testing.T) {
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)
@@ -189,7 +189,7 @@ func TestRequestsOfAPausedUpstreamWait(t *testing.T) {
 	})
 }
 
-func TestAMaintainedUpstreamAnswersWithItsPage(t *testing.T) {
+func TestAnUpstreamInMaintenanceAnswersWithItsPage(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	build, last := keeping(b.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -373,7 +373,7 @@ func TestReadyWaitsUntilAllTargetsServe(t *testing.T) {
 
 // The end of one exchange on a kept connection does not affect later ones on
 // it.
-func TestAConnectionForgetsThatATargetWasKilled(t *testing.T) {
+func TestACutExchangeDoesNotAffectLaterOnesOnItsConnection(t *testing.T) {
 	quiet := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil {
 			c.Wait(nil)

@@ -35,8 +35,8 @@ const (
 
 // chaosTime is how long the plain chaos takes. By default it is short:
 //
-//	go test ./internal/e2e -run TestTheServiceSurvivesItsTargets -v -chaos 20s
-var chaosTime = flag.Duration("chaos", 0, "time of TestTheServiceSurvivesItsTargets/plain; 0 is a short one with fewer clients")
+//	go test ./internal/e2e -run TestTheServiceWorksWhileTargetsMisbehave -v -chaos 20s
+var chaosTime = flag.Duration("chaos", 0, "time of TestTheServiceWorksWhileTargetsMisbehave/plain; 0 is a short one with fewer clients")
 
 // content returns bytes that belong to one request only.
 func content(id string, size int) []byte {
@@ -193,7 +193,7 @@ type chaos struct {
 // Whatever three of four targets do: every request that can be answered is
 // answered, no client gets another's response, no request runs twice that must
 // not, and no resource is left over.
-func TestTheServiceSurvivesItsTargets(t *testing.T) {
+func TestTheServiceWorksWhileTargetsMisbehave(t *testing.T) {
 	clients, requests, length := chaosClients, 1200, 2*time.Second
 	if *chaosTime > 0 {
 		clients, requests, length = 8*chaosClients, 10_000, *chaosTime
@@ -263,7 +263,7 @@ func (c *chaos) run(t *testing.T) {
 	for target := range u.All() {
 		proxytest.Eventually(t, "rest at "+target.String(), func() bool { return target.InFlight() == 0 })
 	}
-	proxytest.Eventually(t, "nobody to wait", func() bool { return queued(t, r) == 0 })
+	proxytest.Eventually(t, "the queue to be empty", func() bool { return queued(t, r) == 0 })
 	require.NoError(t, plain.Stop())
 	require.NoError(t, secure.Stop())
 	proxytest.Eventually(t, "all files to be closed", func() bool { return files(t) <= before })

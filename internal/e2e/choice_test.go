@@ -26,7 +26,7 @@ func named(t *testing.T, n int) (addrs []string) {
 	return addrs
 }
 
-func TestRequestsAreSharedByPolicyAndWeight(t *testing.T) {
+func TestRequestsAreDistributedByPolicyAndWeight(t *testing.T) {
 	t.Parallel()
 	addrs := named(t, 3)
 	const n = 300
@@ -111,7 +111,7 @@ func TestTheSameKeyGoesToTheSameTarget(t *testing.T) {
 	}
 }
 
-func TestACookieBringsAClientBack(t *testing.T) {
+func TestAStickyCookieBringsAClientBackToItsTarget(t *testing.T) {
 	addrs := named(t, 4)
 	key := []byte("0123456789abcdef")
 	build, last := func() *hostproxy.Upstream {
@@ -135,10 +135,10 @@ func TestACookieBringsAClientBack(t *testing.T) {
 		for range 10 {
 			a := c.Do(with(cookie.Value))
 			assert.Equal(t, first, string(a.Content))
-			assert.Empty(t, a.Cookies(), "it knows already")
+			assert.Empty(t, a.Cookies(), "the client has its cookie already")
 		}
 		for _, forged := range []string{"", "x", cookie.Value + "x", strings.ToUpper(cookie.Value), `"` + cookie.Value + `"`} {
-			assert.Len(t, c.Do(with(forged)).Cookies(), 1, "it is as if there was none")
+			assert.Len(t, c.Do(with(forged)).Cookies(), 1, "a forged cookie counts as none")
 		}
 		var n int
 		_, _ = fmt.Sscan(first, &n)
@@ -150,7 +150,7 @@ func TestACookieBringsAClientBack(t *testing.T) {
 	})
 }
 
-func TestTheCookieIsSecureOverTLS(t *testing.T) {
+func TestTheStickyCookieIsSecureOverTLS(t *testing.T) {
 	conf, roots := proxytest.TLS(t, "a.test")
 	u := hostproxy.To(named(t, 1)...)
 	u.Sticky = &hostproxy.Sticky{Cookie: "to"}
@@ -195,7 +195,7 @@ func TestACanaryGetsItsShareOfTheClients(t *testing.T) {
 			more := who()
 			assert.InDelta(t, 200, len(more), 50)
 			for k := range few {
-				assert.True(t, more[k], "who was at the canary stays there")
+				assert.True(t, more[k], "clients of the canary stay there")
 			}
 			require.NoError(t, u.Canary(to, 1))
 			assert.Len(t, who(), 400)
@@ -211,7 +211,7 @@ func TestACanaryGetsItsShareOfTheClients(t *testing.T) {
 	}
 }
 
-func TestAMirrorGetsCopiesAndTouchesNoAnswer(t *testing.T) {
+func TestAMirrorGetsCopiesAndDoesNotAffectResponses(t *testing.T) {
 	first := proxytest.NewServer(t, nil)
 	for _, broken := range []bool{false, true} {
 		second := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -285,8 +285,8 @@ func TestACopyIsNotCopied(t *testing.T) {
 func TestCopiesEndWithTheirMirror(t *testing.T) {
 	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
 		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },
-		"by none":             func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },
-		"by another one": func(u *hostproxy.Upstream, _ *proxytest.Running) error {
+		"by removing it":      func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },
+		"by replacing it": func(u *hostproxy.Upstream, _ *proxytest.Running) error {
 			return u.Mirror(hostproxy.To("127.0.0.1:1"), 1)
 		},
 	} {

@@ -17,7 +17,7 @@ import (
 )
 
 // Dial makes all connections to targets.
-func TestDialConnectsForEverything(t *testing.T) {
+func TestDialMakesAllConnectionsToTargets(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
 			target := proxytest.NewServer(t, nil)
@@ -51,7 +51,7 @@ func TestDialConnectsForEverything(t *testing.T) {
 }
 
 // A Passthrough's Dial makes the connections to its target.
-func TestDialConnectsForAPassthrough(t *testing.T) {
+func TestDialMakesTheConnectionsOfAPassthrough(t *testing.T) {
 	target, roots := proxytest.NewTLSServer(t, nil)
 	var r hostproxy.Router
 	config, _ := proxytest.TLS(t, "b.test")
@@ -72,7 +72,7 @@ func TestDialConnectsForAPassthrough(t *testing.T) {
 
 // If a target's connection panics in the second of two hedged attempts, that
 // attempt fails.
-func TestAConnectionThatPanicsWithinAHedgeIsItsOwnFailure(t *testing.T) {
+func TestAConnectionThatPanicsInAHedgedAttemptFailsOnlyThatAttempt(t *testing.T) {
 	for _, l := range lanes {
 		t.Run(l.name, func(t *testing.T) {
 			release := make(chan struct{})

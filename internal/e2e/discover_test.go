@@ -77,7 +77,7 @@ func TestANameIsResolvedToItsAddresses(t *testing.T) {
 }
 
 // A name that does not resolve fails only its own requests, within a limit.
-func TestANameThatDoesNotResolveStopsNothing(t *testing.T) {
+func TestANameThatDoesNotResolveFailsOnlyItsOwnRequests(t *testing.T) {
 	b := proxytest.NewBackend(t, says("here"))
 	failing := hostproxy.To(b.Addr())
 	failing.Discover = hostproxy.DNSSource("does-not-exist.invalid:80", 0)
@@ -166,7 +166,7 @@ func record(t testing.TB, host, addr string, priority, weight uint16) dnsmessage
 	return dnsmessage.SRVResource{Priority: priority, Weight: weight, Port: to.Port(), Target: dnsmessage.MustNewName(host)}
 }
 
-func TestAServiceIsFoundByItsRecords(t *testing.T) {
+func TestAServiceIsFoundByItsSRVRecords(t *testing.T) {
 	names := resolveHere(t)
 	addrs := named(t, 3)
 	first, second := record(t, "one.app.test.", addrs[0], 10, 3), record(t, "two.app.test.", addrs[1], 10, 1)
@@ -229,7 +229,7 @@ var lost = map[string]hostproxy.Source{
 
 // Requests for which no target is found fail within a limit, and do not disturb
 // others.
-func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
+func TestDiscoveryThatFindsNoTargetFailsOnlyItsOwnRequests(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	records := make(chan hostproxy.Exchange, 100)
 	r := &hostproxy.Router{Logger: silent(), Observe: func(x *hostproxy.Exchange) {
@@ -254,7 +254,7 @@ func TestWhatIsNeverFoundFailsItsOwnRequests(t *testing.T) {
 	}
 	for range len(addrs) * len(lost) {
 		x := <-records
-		assert.Equal(t, 499, x.Status, "who leaves is not waited for")
+		assert.Equal(t, 499, x.Status, "a client that leaves is not waited for")
 		assert.Less(t, x.Duration, 9*time.Second)
 	}
 	began := time.Now()

@@ -17,7 +17,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAClientThatLeavesIs499AndNoStrike(t *testing.T) {
+func TestAClientThatLeavesIs499AndNoFailureOfTheTarget(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	gone := make(chan struct{}, 1)
 	script := func(c *proxytest.BackendConn) {
@@ -86,7 +86,7 @@ func TestAClientMayLeaveAtAnyTime(t *testing.T) {
 }
 
 // A fault of the client during the response is the client's fault too.
-func TestAClientsFaultBehindAnAnswerIsItsOwn(t *testing.T) {
+func TestTheClientIsToBlameForItsFaultDuringTheResponse(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err == nil {
 			_ = c.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
@@ -118,7 +118,7 @@ func TestAClientsFaultBehindAnAnswerIsItsOwn(t *testing.T) {
 	}
 }
 
-func TestADialErrorMovesOnWithTheWholeBody(t *testing.T) {
+func TestADialErrorIsRetriedAtAnotherTargetWithTheWholeBody(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for range 8 { // the first choice is random
 			p := s.dial(t).Do("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\nhello")
@@ -185,7 +185,7 @@ func TestEveryExchangeHasItsRecord(t *testing.T) {
 	})
 }
 
-func TestAPanicStaysInItsRequest(t *testing.T) {
+func TestAPanicFailsOnlyItsRequest(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")
@@ -198,7 +198,7 @@ func TestAPanicStaysInItsRequest(t *testing.T) {
 	})
 }
 
-func TestHooksThatFail(t *testing.T) {
+func TestAnErrorOfModifyResponseIs502AndAnErrorHandlerAnswersFailures(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		assert.Equal(t, 502, s.dial(t).Do(get).StatusCode)
 	}, func(s *site) {
@@ -285,7 +285,7 @@ func TestThePlainListenerRedirectsKnownHostsOnly(t *testing.T) {
 	assert.Zero(t, backend.Conns())
 }
 
-func TestAnUpstreamAloneIsAHandler(t *testing.T) {
+func TestAnUpstreamWithoutARouterIsAHandler(t *testing.T) {
 	backend := proxytest.NewServer(t, nil)
 	u := hostproxy.To(backend.Addr())
 	front := proxytest.NewServer(t, u)

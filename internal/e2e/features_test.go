@@ -116,7 +116,7 @@ func TestFeaturesStayOnTheFastLane(t *testing.T) {
 	}
 }
 
-func TestWhatIsInForceStaysOnTheFastLane(t *testing.T) {
+func TestCanariesMirrorsAndReplacedTargetsStayOnTheFastLane(t *testing.T) {
 	copies := proxytest.NewBackend(t, proxytest.Reply(ok)).Addr()
 	for name, act := range map[string]func(u *hostproxy.Upstream, addr string) error{
 		"Canary": func(u *hostproxy.Upstream, addr string) error { return u.Canary(hostproxy.To(addr), 1) },

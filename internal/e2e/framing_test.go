@@ -18,7 +18,7 @@ import (
 
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
-func TestAClientsFramingErrorInABodyIsItsOwn(t *testing.T) {
+func TestAFramingErrorInTheRequestBodyIsTheClientsFault(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ about, body string }{
 		{"a chunk size that is none", "xyz\r\nabc\r\n0\r\n\r\n"},
@@ -82,7 +82,7 @@ func TestFramingNamesInUnannouncedTrailersAreDropped(t *testing.T) {
 
 // CVE-2026-71324: a proxied CONNECT with a body desynchronises the upstream
 // connection.
-func TestConnectIsRefusedAndReachesNobody(t *testing.T) {
+func TestConnectIsRefusedAndReachesNoTarget(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\nContent-Length: 40\r\n\r\n" + smuggled)
@@ -93,7 +93,7 @@ func TestConnectIsRefusedAndReachesNobody(t *testing.T) {
 	})
 }
 
-func TestTargetsPassByteForByte(t *testing.T) {
+func TestRequestTargetsAreForwardedByteForByte(t *testing.T) {
 	targets := []string{
 		"/a%2Fb", "/a//b", "//", "/a;b=c", "/a+b", "/%41%5f", "/a%20b?c=%20+d", "/?a=1;b=2&c=%x", "/?", "/a?b?c", "/.%2e/x", "/a/../b", "/a/./b",
 		"/%C3%A9", "/a%00b", "/?" + strings.Repeat("a=b&", 2000), "/!$&'()*,:@~", "/a|b", "/a\"b", "/{x}",
@@ -136,7 +136,7 @@ func TestTheAuthorityOfAnAbsoluteTargetDecidesTheRoute(t *testing.T) {
 }
 
 // On a kept connection too, after a request in either lane.
-func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
+func TestARequestTargetThatIsNoHTTPURLIsRefusedOnAnyRequest(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"foo:bar", "mailto:x@y", "a.test:80", "http:x", "http:///x", "http://?x", "ftp://a.test/", "http://u@a.test/", "http://a..test/", "http://a.test:1:2/"} {
 		t.Run(target, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestATargetThatIsNoURLOfOursIsRefusedOnAnyRequest(t *testing.T) {
 	}
 }
 
-func TestOptionsStarPasses(t *testing.T) {
+func TestOptionsStarIsForwarded(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		if s.lane.foreign {
 			return // net/http answers OPTIONS * by itself
@@ -172,7 +172,7 @@ func TestOptionsStarPasses(t *testing.T) {
 	})
 }
 
-func TestResponsesWithoutABodyHaveNone(t *testing.T) {
+func TestResponsesWithoutABodyEndAtTheirHead(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ about, method, answer string }{
 		{"HEAD with a Content-Length", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"},
@@ -354,7 +354,7 @@ func TestAnUpstreamThatDiesInMidBodyResetsAnHTTP10Client(t *testing.T) {
 			_, err = c.Conn.Conn.Read(p)
 		}
 		assert.NotErrorIs(t, err, os.ErrDeadlineExceeded)
-		assert.NotEqual(t, io.EOF, err, "a clean end")
+		assert.NotEqual(t, io.EOF, err, "the connection is reset")
 	})
 }
 

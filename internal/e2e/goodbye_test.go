@@ -32,7 +32,7 @@ func (h *holding) Write(p []byte) (int, error) {
 // The front loop peeks at the socket to notice a disconnect. After a head that
 // crypto/tls has read, the socket may have the rest of a record of the body.
 // That can begin with any byte: the first byte of an alert means nothing there.
-func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
+func TestTheRestOfATLSRecordIsNotTakenForADisconnect(t *testing.T) {
 	const alert = 0x15
 	b := proxytest.NewBackend(t, good)
 	config, roots := proxytest.TLS(t, "a.test")
@@ -79,7 +79,7 @@ func TestTheRestOfARecordIsNoGoodbye(t *testing.T) {
 
 // Two bytes of data make a TLS record with the length of an alert. A client
 // that sends them while its request waits has not disconnected.
-func TestTwoBytesAreNoGoodbye(t *testing.T) {
+func TestTwoBytesOfDataAreNotTakenForADisconnect(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	script := func(c *proxytest.BackendConn) {
 		for i := 0; ; i++ {

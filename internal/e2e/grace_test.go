@@ -214,9 +214,9 @@ func (b *bubble) ends(what string, s <-chan ending, want time.Duration) {
 // target is removed. The grace is one minute.
 func TestStreamsOutliveTheirRouteAndTheirTargetForTheGrace(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, b *bubble){
-		"route removed":  func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
-		"route swapped":  func(t *testing.T, b *bubble) { require.NoError(t, b.router.Set("a.test", to(b.upstream, "b"))) },
-		"routes without": func(t *testing.T, b *bubble) { require.NoError(t, b.router.Replace(nil)) },
+		"route removed":              func(t *testing.T, b *bubble) { require.True(t, b.router.Remove("a.test")) },
+		"route swapped":              func(t *testing.T, b *bubble) { require.NoError(t, b.router.Set("a.test", to(b.upstream, "b"))) },
+		"routes replaced without it": func(t *testing.T, b *bubble) { require.NoError(t, b.router.Replace(nil)) },
 		"route behind middleware": func(t *testing.T, b *bubble) {
 			require.NoError(t, b.router.Set("a.test", http.NotFoundHandler()))
 		},
@@ -384,7 +384,7 @@ func TestTheGraceIsForStreamsOnly(t *testing.T) {
 	})
 }
 
-func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
+func TestARemovalOfARouteEndsOnlyItsOwnStreams(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Minute}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.router.Set("b.test", b.upstream))
 		going, staying := b.open("a.test", "/ws"), b.open("b.test", "/ws")
@@ -399,7 +399,7 @@ func TestARouteThatGoesTakesItsOwnStreamsOnly(t *testing.T) {
 
 // For streams at the canary the canary's StreamGrace counts. Drain of the
 // diverting upstream ends them too.
-func TestTheGraceOfACanaryIsItsOwn(t *testing.T) {
+func TestACanaryHasItsOwnStreamGrace(t *testing.T) {
 	overEachBubble(t, &hostproxy.Upstream{StreamGrace: time.Hour}, func(b *bubble, _ string) {
 		require.NoError(b.t, b.upstream.Canary(to(&hostproxy.Upstream{StreamGrace: time.Minute}, "canary"), 1))
 		ws := b.open("a.test", "/ws")
@@ -422,7 +422,7 @@ func TestTheGraceOfACanaryIsItsOwn(t *testing.T) {
 	})
 }
 
-func TestStreamsOutliveTargetsThatAreDiscoveredNoMore(t *testing.T) {
+func TestStreamsOutliveTargetsThatDiscoveryNoLongerFinds(t *testing.T) {
 	for _, grace := range []time.Duration{0, time.Minute} {
 		find := func(ctx context.Context, publish func([]hostproxy.Endpoint)) error {
 			publish([]hostproxy.Endpoint{{Target: "b:80"}})

@@ -124,7 +124,7 @@ func TestGRPCClientsGetOurErrorsInTrailers(t *testing.T) {
 	}
 }
 
-func TestOthersGetOurErrorsAsHTTP(t *testing.T) {
+func TestClientsOtherThanGRPCGetOurErrorsAsHTTP(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, tt := range ownErrors {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestOthersGetOurErrorsAsHTTP(t *testing.T) {
 	}
 }
 
-func TestTooManyRequestsOfAGRPCClient(t *testing.T) {
+func TestARateLimitedGRPCClientGetsStatus8AndRetryAfter(t *testing.T) {
 	set := func(_ *testing.T, s *site) {
 		s.router.Handle("b.test/other", s.upstream)
 		s.router.RateLimit = &hostproxy.RateLimit{Rate: 1.0 / 3600}
@@ -184,7 +184,7 @@ func TestOurGRPCErrorIsOneFrame(t *testing.T) {
 }
 
 // A foreign server without TLS speaks HTTP/2 to clients that begin with it.
-func TestGRPCClientsOfAForeignServer(t *testing.T) {
+func TestGRPCClientsOfAForeignServerGetOurErrorsToo(t *testing.T) {
 	var r hostproxy.Router
 	r.Handle("a.test/other", hostproxy.To("127.0.0.1:1"))
 	client := proxytest.HTTPClient(t, proxytest.NewH2CServer(t, &r).Addr(), nil, "h2c")

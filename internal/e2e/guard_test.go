@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAnUpstreamServesWhomItsListsLetIn(t *testing.T) {
+func TestAnUpstreamServesOnlyClientsThatItsListsAllow(t *testing.T) {
 	prefixes := func(ss ...string) (all []netip.Prefix) {
 		for _, s := range ss {
 			all = append(all, netip.MustParsePrefix(s))
@@ -56,7 +56,7 @@ func TestAnUpstreamServesWhomItsListsLetIn(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamTakesBodiesUpToItsBound(t *testing.T) {
+func TestAnUpstreamAcceptsBodiesUpToItsLimit(t *testing.T) {
 	b := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { good(c) })
 	build := func() *hostproxy.Upstream {
 		u := hostproxy.To(b.Addr())
@@ -101,7 +101,7 @@ func (l limiter) Allow(ctx context.Context, client netip.Addr) (hostproxy.Quota,
 	return l(ctx, client)
 }
 
-func TestAnUpstreamHasALimitOfItsOwn(t *testing.T) {
+func TestAnUpstreamHasItsOwnRateLimit(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	build := func() *hostproxy.Upstream {
 		u := hostproxy.To(b.Addr())
@@ -123,7 +123,7 @@ func TestAnUpstreamHasALimitOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestALimiterFromOutsideDecides(t *testing.T) {
+func TestALimiterOfTheProgramDecides(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	b := proxytest.NewBackend(t, good)
 	for _, tt := range []struct {

@@ -30,7 +30,7 @@ func guarding(g func() *hostproxy.Guard, next http.Handler) setting {
 
 const behindGuard = "GET / HTTP/1.1\r\nHost: b.test\r\n"
 
-func TestAGuardLetsInWhomItsListsName(t *testing.T) {
+func TestAGuardAdmitsOnlyClientsThatItsListsAllow(t *testing.T) {
 	t.Parallel()
 	prefix := netip.MustParsePrefix
 	lists := func() *hostproxy.Guard {
@@ -72,7 +72,7 @@ func TestAGuardLetsInWhomItsListsName(t *testing.T) {
 	}
 }
 
-func TestAGuardLimitsWhatPasses(t *testing.T) {
+func TestAGuardLimitsTheRateOfRequestsItAdmits(t *testing.T) {
 	limits := func() *hostproxy.Guard {
 		return &hostproxy.Guard{Deny: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/32")},
 			RateLimit: &hostproxy.RateLimit{Rate: 0.01, Burst: 2, By: hostproxy.LimitKey{Header: "X-Tenant"}}}
@@ -97,7 +97,7 @@ func TestAGuardLimitsWhatPasses(t *testing.T) {
 }
 
 // Guards may be nested, each with its own key.
-func TestGuardsCombine(t *testing.T) {
+func TestNestedGuardsCountByTheirOwnKeys(t *testing.T) {
 	one := &hostproxy.RateLimit{Rate: 1e-6, Burst: 3}
 	inner := &hostproxy.Guard{RateLimit: &hostproxy.RateLimit{Rate: 1e-6, Burst: 1, By: hostproxy.LimitKey{Cookie: "s"}}, Next: http.NotFoundHandler()}
 	s := newSite(t, lanes[0], good, guarding(func() *hostproxy.Guard { return &hostproxy.Guard{RateLimit: one} }, inner))
@@ -199,7 +199,7 @@ func TestAKeyFuncOfAGuardThatPanicsFailsItsRequest(t *testing.T) {
 
 // Around a Router, a Guard knows the client's address like middleware in
 // Server.Handler. In a foreign server it knows only the peer.
-func TestAGuardAroundARouter(t *testing.T) {
+func TestAGuardAroundARouterKnowsTheClientsAddress(t *testing.T) {
 	deny := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	r := &hostproxy.Router{Logger: silent()}
 	r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}

@@ -21,7 +21,7 @@ import (
 
 // The features of an Upstream work for many concurrent streams of one
 // connection: each gets its own response.
-func TestWhatUpstreamsDoHoldsForManyStreams(t *testing.T) {
+func TestUpstreamFeaturesWorkForManyConcurrentStreams(t *testing.T) {
 	t.Parallel()
 	echo := func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)

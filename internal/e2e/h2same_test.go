@@ -20,7 +20,7 @@ import (
 
 // The target, the client and the record get the same over HTTP/1.1 and HTTP/2,
 // except the version.
-func TestARequestIsTheSameByEachProtocol(t *testing.T) {
+func TestARequestIsTheSameOverEachProtocol(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var saw *http.Request
 	var body []byte

@@ -163,7 +163,7 @@ func TestTheRecordOfATunnelOverHTTP2CountsBothWays(t *testing.T) {
 
 // Upstream.IdleTimeout limits how long a client may take no bytes, whether its
 // window is closed or its socket unread, and whatever it sends meanwhile.
-func TestAClientThatTakesNothingIsCutOffByTheIdleTimeout(t *testing.T) {
+func TestAClientThatReadsNothingIsCutOffByTheIdleTimeout(t *testing.T) {
 	t.Parallel()
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.CopyN(w, zeros{}, 64<<20)

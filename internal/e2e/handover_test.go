@@ -207,7 +207,7 @@ func TestWebSocketsOfAHandOverEndAtDrainTimeout(t *testing.T) {
 	})
 }
 
-func TestAShutdownBehindAHandOver(t *testing.T) {
+func TestAShutdownAfterAHandOverEndsItsWebSockets(t *testing.T) {
 	overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws := g.webSocket(t)
 		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
@@ -220,7 +220,7 @@ func TestAShutdownBehindAHandOver(t *testing.T) {
 	})
 }
 
-func TestAServerGoesOnAfterAHandOverThatFailed(t *testing.T) {
+func TestAServerGoesOnAfterAFailedHandOver(t *testing.T) {
 	t.Parallel() // it waits
 	overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws, idle := g.webSocket(t), g.dial(t)
@@ -408,7 +408,7 @@ func TestOnlyTheNewProcessAcceptsOnceHandOverReturns(t *testing.T) {
 
 // A Server with Sockets serves the inherited sockets instead of its addresses,
 // also those of Listeners: nothing else is needed for a hand-over.
-func TestAServerTakesItsSocketsFromTheProcessBefore(t *testing.T) {
+func TestAServerServesTheSocketsThatItInherits(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := &hostproxy.Router{Logger: panicsFail(t)}
 	r.TLS.Storage = newStorage(t)

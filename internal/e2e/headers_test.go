@@ -95,7 +95,7 @@ func (s *site) scheme() string {
 	return "http"
 }
 
-func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
+func TestForwardingFieldsOfAnUntrustedClientAreReplaced(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Do("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 6.6.6.6\r\nX-Forwarded-Proto: evil1\r\n" +
@@ -111,7 +111,7 @@ func TestAnUntrustedClientCannotSpeakAboutItself(t *testing.T) {
 	})
 }
 
-func TestATrustedProxyIsBelieved(t *testing.T) {
+func TestForwardingFieldsOfATrustedProxyAreUsed(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ sent, client string }{
 		{"203.0.113.9", "203.0.113.9"},
@@ -181,7 +181,7 @@ func TestForwardingFieldsOverHTTP2AreBelievedOfTrustedProxiesOnly(t *testing.T) 
 	}
 }
 
-func TestFieldsPassAsTheyAre(t *testing.T) {
+func TestOrdinaryFieldsAreForwardedUnchanged(t *testing.T) {
 	script := proxytest.Reply("HTTP/1.1 200 OK\r\nServer: theirs\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n" +
 		"Alt-Svc: h3=\":443\"\r\nContent-Encoding: gzip\r\nX-Odd: caf\xc3\xa9\r\nContent-Length: 2\r\n\r\nok")
 	overEachLane(t, script, func(t *testing.T, s *site) {
@@ -246,7 +246,7 @@ func TestEarlyHintsDoNotWipeFieldsOfOuterMiddleware(t *testing.T) {
 
 // CVE-2024-24791 and Expect-based poisoning: after an early final response, no
 // connection may be left in the middle of a request.
-func TestExpectWithAnEarlyAnswerPoisonsNothing(t *testing.T) {
+func TestAnEarlyResponseToExpectDisturbsNoOtherRequest(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{"417 Expectation Failed", "413 Content Too Large", "200 OK"} {
 		t.Run(status, func(t *testing.T) {
@@ -312,7 +312,7 @@ func TestContinueIsRelayedOnce(t *testing.T) {
 	})
 }
 
-func TestTheProxysOwnAnswersSayWhoTheyAreFromAndNothingOfTheInside(t *testing.T) {
+func TestTheProxysOwnResponsesNameTheProxyAndNoInternals(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		p := s.dial(t).Do(get)
 		assert.Equal(t, 502, p.StatusCode)
@@ -330,7 +330,7 @@ func TestTheProxysOwnAnswersSayWhoTheyAreFromAndNothingOfTheInside(t *testing.T)
 
 // threats.md: underscore or dot aliases of identity fields. A client cannot
 // send a header that the program sets or removes.
-func TestEditsReachEverySpellingOfAField(t *testing.T) {
+func TestHeaderEditsApplyToEverySpellingOfAName(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nX_User: eve\r\nX.User: eve\r\nx-uSER: eve\r\nX_Admin: 1\r\nX.aDMIN: 1\r\nX-Users: 2\r\n\r\n")
 		got := s.backend.Requests()[0].Header
@@ -346,7 +346,7 @@ func TestEditsReachEverySpellingOfAField(t *testing.T) {
 
 // RFC 6797, 6.1: clients obey the first of several, so there must be one only,
 // in every lane.
-func TestAPolicyOfHSTSIsSentOnceWhateverElseSetsIt(t *testing.T) {
+func TestStrictTransportSecurityIsSentOnceWhateverElseSetsIt(t *testing.T) {
 	const name = "Strict-Transport-Security"
 	script := proxytest.Reply("HTTP/1.1 200 OK\r\nstrict-transport-security: t\r\nStrict_Transport_Security: t\r\n" + sized("x"))
 	for _, l := range lanes {

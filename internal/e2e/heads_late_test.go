@@ -97,7 +97,7 @@ func TestAHalfSentHeadIsAnsweredInADrain(t *testing.T) {
 					assert.NoError(t, err, "%s: the connection is closed", h.about)
 					assert.Contains(t, []string{itoa(p.usual), "100, " + itoa(p.usual)}, statusesOf(answer), h.about)
 				}
-				assert.NoError(t, k.running.Stop(), "nothing is left")
+				assert.NoError(t, k.running.Stop(), "no request is left")
 			})
 		}
 	}

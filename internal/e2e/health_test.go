@@ -69,7 +69,7 @@ func TestATargetWhoseChecksFailGetsNoRequests(t *testing.T) {
 	})
 }
 
-func TestNothingChecksBeforeTheFirstRequestOrAfterTheEnd(t *testing.T) {
+func TestHealthChecksRunFromTheFirstRequestUntilTheServerEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	b := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {}))
 	checks := func() (n int) {
@@ -180,7 +180,7 @@ func TestAClientThatLeavesIsNoFailureOfTheTarget(t *testing.T) {
 	})
 }
 
-func TestWhenAllAreDownTheyAreTriedUnlessThatIsUnwanted(t *testing.T) {
+func TestDownTargetsAreTriedIfAllAreDownUnlessFailClosedIsSet(t *testing.T) {
 	a := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/up" {
 			w.WriteHeader(500)
@@ -210,7 +210,7 @@ func TestWhenAllAreDownTheyAreTriedUnlessThatIsUnwanted(t *testing.T) {
 	}
 }
 
-func TestHealthByConnectingAndOfUnixTargets(t *testing.T) {
+func TestHealthChecksWorkByConnectingAndForUnixTargets(t *testing.T) {
 	refused := proxytest.Refused(t)
 	socket := t.TempDir() + "/s"
 	proxytest.NewUnixServer(t, socket, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {}))
@@ -231,7 +231,7 @@ func TestHealthByConnectingAndOfUnixTargets(t *testing.T) {
 	}
 }
 
-func TestHealthByGRPC(t *testing.T) {
+func TestHealthChecksWorkByGRPC(t *testing.T) {
 	var answer atomic.Pointer[string] // status, then the message
 	var asked atomic.Pointer[string]
 	b := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -305,7 +305,7 @@ func sendForEver(c *proxytest.BackendConn, first, then string) {
 	}
 }
 
-func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
+func TestReplaceWaitsUntilTheNewTargetPassesItsCheck(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	var ready atomic.Bool
 	old := proxytest.NewBackend(t, says("old"))
@@ -325,7 +325,7 @@ func TestReplaceWaitsUntilTheNewAnswersItsCheck(t *testing.T) {
 	assert.NoError(t, <-replaced)
 }
 
-func TestTheStatusPageShowsWhatIsGoingOn(t *testing.T) {
+func TestTheStatusPageShowsTheStateOfTheRoutesTargets(t *testing.T) {
 	hold := make(chan struct{})
 	slow := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) { c.Wait(hold) }))
 	dead := proxytest.Refused(t)

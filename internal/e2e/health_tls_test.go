@@ -99,7 +99,7 @@ func TestChecksOverTLSVerifyTheTarget(t *testing.T) {
 
 // If a route leads elsewhere for a while and then back, the health of its
 // targets is kept.
-func TestWhatIsKnownOfATargetOutlivesItsRoute(t *testing.T) {
+func TestTheHealthOfATargetOutlivesItsRoute(t *testing.T) {
 	for _, by := range []string{"checks", "breaker"} {
 		for _, lane := range []string{"fast", "full"} {
 			t.Run(by+"/"+lane, func(t *testing.T) {

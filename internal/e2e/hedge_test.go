@@ -66,7 +66,7 @@ func noneInFlight(t *testing.T, u *hostproxy.Upstream) {
 	}
 }
 
-func TestAnotherTargetMayAnswerFirst(t *testing.T) {
+func TestTheSecondTargetOfAHedgedRequestMayAnswerFirst(t *testing.T) {
 	for _, method := range []string{"GET", "HEAD"} {
 		t.Run(method, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -88,7 +88,7 @@ func TestAnotherTargetMayAnswerFirst(t *testing.T) {
 	}
 }
 
-func TestTheRecordOfARaceHasBoth(t *testing.T) {
+func TestTheRecordOfAHedgedRequestHasBothAttempts(t *testing.T) {
 	left := make(chan string, 9)
 	slow, fast := slowAndFast(t, left)
 	inLanes(t, hedged(slow, fast), func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -107,7 +107,7 @@ func TestTheRecordOfARaceHasBoth(t *testing.T) {
 }
 
 // The first target wins if it answers first, and the other is given up.
-func TestTheFirstTargetMayStillWin(t *testing.T) {
+func TestTheFirstTargetOfAHedgedRequestMayStillAnswerFirst(t *testing.T) {
 	left := make(chan string, 9)
 	asked := make(chan struct{}, 9)
 	second := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {
@@ -134,7 +134,7 @@ func TestTheFirstTargetMayStillWin(t *testing.T) {
 
 // If the winner's response counts as a failure, the target that was given up is
 // tried again.
-func TestWhoIsGivenUpIsLeftForARetry(t *testing.T) {
+func TestATargetThatAHedgedRequestGaveUpMayGetTheRetry(t *testing.T) {
 	asked := make(chan struct{}, 9)
 	first := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(asked) {
@@ -198,7 +198,7 @@ func TestAnAnswerThatHasBegunIsNotHedged(t *testing.T) {
 	})
 }
 
-func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
+func TestARequestThatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{request("POST /", sized("hello")), request("POST /", "Content-Length: 0\r\n\r\n"), request("PUT /", sized("hello")),
 		request("DELETE /", "\r\n"), request("GET /", sized("hello"))} {
@@ -225,7 +225,7 @@ func TestWhatMustNotBeSentTwiceIsNotHedged(t *testing.T) {
 
 // If one of the two fails, the other one may still answer; if both fail, a
 // third one may.
-func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
+func TestAHedgedAttemptThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	asked := make(chan struct{}, 9)
 	// once the other one has its request
@@ -256,10 +256,10 @@ func TestOneThatFailsLeavesTheRaceToTheOther(t *testing.T) {
 		want     string
 		attempts int
 	}{
-		"the first fails":  {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
-		"the second fails": {[]func(*proxytest.BackendConn){answersWhenAsked, failsAtOnce}, "late", 2},
-		"both fail":        {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
-		"there is nobody":  {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
+		"the first fails":   {[]func(*proxytest.BackendConn){fails, answersLate}, "late", 2},
+		"the second fails":  {[]func(*proxytest.BackendConn){answersWhenAsked, failsAtOnce}, "late", 2},
+		"both fail":         {[]func(*proxytest.BackendConn){fails, failsLate, good}, "good 0", 3},
+		"there is no other": {[]func(*proxytest.BackendConn){answersLateUnasked}, "late", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var u *hostproxy.Upstream
@@ -289,7 +289,7 @@ func answersLateUnasked(c *proxytest.BackendConn) {
 	}
 }
 
-func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
+func TestBothHedgedAttemptsEndWhenTheClientLeaves(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	left := make(chan string, 9)
@@ -309,7 +309,7 @@ func TestBothOfARaceAreGivenUpWhenTheClientLeaves(t *testing.T) {
 	})
 }
 
-func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
+func TestTheRaceOfHedgedAttemptsEndsAtResponseHeaderTimeout(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	left := make(chan string, 9)
 	one, two := proxytest.NewBackend(t, thinks(left)), proxytest.NewBackend(t, thinks(left))
@@ -334,7 +334,7 @@ func TestARaceEndsWithTheTimeForTheHead(t *testing.T) {
 }
 
 // Half of the requests may be hedged only if the budget allows it.
-func TestRacesAreOnABudget(t *testing.T) {
+func TestTheRacesOfHedgedRequestsAreLimitedByABudget(t *testing.T) {
 	raced := make(chan struct{}) // closed when the second target has its request
 	var once sync.Once
 	first := proxytest.NewBackend(t, afterRequest(func(c *proxytest.BackendConn) {

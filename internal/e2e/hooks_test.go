@@ -39,7 +39,7 @@ func overTransports(t *testing.T, h http.Handler, check func(t *testing.T, u *ho
 
 // A panic of a request's body fails only that request, on whichever goroutine
 // the body is read.
-func TestABodyThatPanicsIsTheRequestsFailure(t *testing.T) {
+func TestABodyThatPanicsFailsOnlyItsRequest(t *testing.T) {
 	overTransports(t, nil, func(t *testing.T, u *hostproxy.Upstream) {
 		var r hostproxy.Router
 		var failed atomic.Pointer[hostproxy.Error]
@@ -82,7 +82,7 @@ func (c *rigged) Read(p []byte) (int, error) {
 
 // If a connection of a program's listener panics during an upload, only that
 // connection ends.
-func TestAConnectionThatPanicsWithinAnUploadIsItsOwnFailure(t *testing.T) {
+func TestAConnectionThatPanicsDuringAnUploadEndsAlone(t *testing.T) {
 	for _, l := range lanes {
 		// TLS reads more than once; net/http reads on its own goroutines
 		if l.secure || l.foreign {
@@ -108,7 +108,7 @@ func (f tripper) RoundTrip(q *http.Request) (*http.Response, error) { return f(q
 
 // The limits of an Upstream apply to its Transport too, even if that ignores
 // the request's context.
-func TestTheTimeoutsBoundATransport(t *testing.T) {
+func TestTheTimeoutsOfAnUpstreamApplyToItsTransport(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	release := make(chan struct{})
 	silent := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadRequest(); <-release })
@@ -138,16 +138,16 @@ func TestTheTimeoutsBoundATransport(t *testing.T) {
 		transport http.RoundTripper
 		reason    string
 	}{
-		"one that heeds its context":  {after(heeds), "http_response_timeout"},
-		"one that does not":           {after(deaf), "http_response_timeout"},
-		"a target that says nothing":  {&http.Transport{}, "http_response_timeout"},
-		"one that does not get there": {hangs, "connection_timeout"},
-		"one that leaves its body be": {tripper(deaf), "http_response_timeout"},
+		"a Transport that heeds its context":      {after(heeds), "http_response_timeout"},
+		"a Transport that ignores its context":    {after(deaf), "http_response_timeout"},
+		"a target that sends nothing":             {&http.Transport{}, "http_response_timeout"},
+		"a Transport that does not connect":       {hangs, "connection_timeout"},
+		"a Transport that does not read the body": {tripper(deaf), "http_response_timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of the time is spent waiting
 			for _, body := range []string{"", "hello"} {
-				if name == "one that leaves its body be" && body != "" {
+				if name == "a Transport that does not read the body" && body != "" {
 					continue
 				}
 				s := newSite(t, lanes[0], nil, func(s *site) {
@@ -173,7 +173,7 @@ func (c closer) Close() error             { c.closed.Store(true); return nil }
 
 // The same applies while a handler serves a request, when the connection is
 // read to notice a disconnect.
-func TestAConnectionThatPanicsWhileAHandlerServesIsItsOwnFailure(t *testing.T) {
+func TestAConnectionThatPanicsWhileAHandlerServesEndsAlone(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, raw := range []string{get, request("POST /", sized("hello"))} {
 		t.Run(strings.Fields(raw)[0], func(t *testing.T) {

@@ -47,9 +47,9 @@ func TestARouteThatLeadsToTheSameHandlerKeepsItsStreams(t *testing.T) {
 	}{
 		"the same func":                      {function, function, true},
 		"two closures of one literal":        {hidden(u), hidden(u), false},
-		"middleware that tells":              {wrapper{u}, wrapper{u}, true},
-		"middleware that goes":               {wrapper{u}, u, true},
-		"middleware that comes":              {u, wrapper{wrapper{u}}, true},
+		"middleware with Unwrap":             {wrapper{u}, wrapper{u}, true},
+		"middleware that is removed":         {wrapper{u}, u, true},
+		"middleware that is added":           {u, wrapper{wrapper{u}}, true},
 		"middleware around another upstream": {wrapper{u}, wrapper{other}, false},
 		"a new BasicAuth":                    {wrapper{u}, withPassword(u), true},
 		"a handler that leads to itself":     {u, new(loop), false},
@@ -89,7 +89,7 @@ func TestARouteThatLeadsToTheSameHandlerKeepsItsStreams(t *testing.T) {
 	}
 }
 
-func TestNewMiddlewareAroundTheSameUpstreamCounts(t *testing.T) {
+func TestNewMiddlewareAroundTheSameUpstreamTakesEffect(t *testing.T) {
 	overOurLanes(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		require.Equal(t, 200, c.Do(get).StatusCode)
@@ -101,10 +101,10 @@ func TestNewMiddlewareAroundTheSameUpstreamCounts(t *testing.T) {
 func TestAnUpstreamBehindMiddlewareIsNotHidden(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for about, around := range map[string]func(http.Handler) http.Handler{
-		"that tells":     func(h http.Handler) http.Handler { return wrapper{h} },
-		"that does not":  hidden,
-		"two that tell":  func(h http.Handler) http.Handler { return wrapper{wrapper{h}} },
-		"the first only": func(h http.Handler) http.Handler { return wrapper{hidden(h)} },
+		"with Unwrap":                func(h http.Handler) http.Handler { return wrapper{h} },
+		"without Unwrap":             hidden,
+		"two with Unwrap":            func(h http.Handler) http.Handler { return wrapper{wrapper{h}} },
+		"only the first with Unwrap": func(h http.Handler) http.Handler { return wrapper{hidden(h)} },
 	} {
 		t.Run(about, func(t *testing.T) {
 			proxytest.NoLeaks(t)

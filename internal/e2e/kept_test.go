@@ -45,7 +45,7 @@ func TestTheContextThatADialKeepsStaysThatOfItsRequest(t *testing.T) {
 	}
 }
 
-func TestTheRequestThatAHandlerKeepsHasItsIdentifierStill(t *testing.T) {
+func TestARequestThatAHandlerKeepsStillHasItsIdentifier(t *testing.T) {
 	proxytest.NoLeaks(t)
 	u := hostproxy.To(proxytest.NewBackend(t, proxytest.Reply(ok)).Addr())
 	var mu sync.Mutex

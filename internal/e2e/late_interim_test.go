@@ -51,7 +51,7 @@ func (w fragile) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func TestAWriterThatPanicsAtAnInterimResponseFailsItsRequestAlone(t *testing.T) {
+func TestAWriterThatPanicsAtAnInterimResponseFailsOnlyItsRequest(t *testing.T) {
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusEarlyHints) }))
 	u := hostproxy.To(target.Addr())
 	transport := new(http.Transport)

@@ -255,7 +255,7 @@ func TestALimitOfACanaryMayNeedTheHandlerLane(t *testing.T) {
 }
 
 // Over HTTP/2, each stream is one request in flight until it ends or is reset.
-func TestStreamsAreInFlightByKey(t *testing.T) {
+func TestEachHTTP2StreamIsInFlightForItsKey(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		t.Run(fmt.Sprint("hooked ", hooked), func(t *testing.T) {
 			var r *hostproxy.Router

@@ -293,7 +293,7 @@ func TestALimitByClientHoldsAClientThatInventsKeys(t *testing.T) {
 
 // The header of the proxy's request identifier, which differs each time, cannot
 // be a key.
-func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
+func TestTheRequestIDHeaderCannotBeAKey(t *testing.T) {
 	t.Parallel()
 	l := hostproxy.RateLimit{Rate: 1e-6, Burst: 2, By: hostproxy.LimitKey{Header: "x-request-ID"}}
 	sets := limited(l)
@@ -315,7 +315,7 @@ func TestTheHeaderOfRequestIDIsNoKey(t *testing.T) {
 
 // A client that waits for the end of each response has only one request in
 // flight, however fast it continues.
-func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
+func TestConsecutiveRequestsCountAsOneInFlight(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
@@ -334,7 +334,7 @@ func TestOneRequestAfterTheOtherIsOneInFlight(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamAloneHasAKeyedLimit(t *testing.T) {
+func TestAKeyedLimitWorksWithoutARouter(t *testing.T) {
 	for name, by := range map[string]hostproxy.LimitKey{"header": {Header: "X-Tenant"}, "func": {Func: tenant}} {
 		t.Run(name, func(t *testing.T) {
 			u := hostproxy.To(proxytest.NewBackend(t, good).Addr())

@@ -13,12 +13,12 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestARequestThatComesBackAgainAndAgainIsRefused(t *testing.T) {
+func TestARequestThatLoopsIsRefused(t *testing.T) {
 	other := proxytest.NewBackend(t, good)
 	build, last := keeping(other.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
 		const foreign = "Via: 1.1 a, 1.1 hostproxy (b), 1.1 b\r\nVia: 1.1 a, 1.1 a, 2 a\r\nvia: 1.1 a\r\n"
-		assert.Equal(t, 200, c.Do(request("GET /", foreign+"\r\n")).StatusCode, "others may come as often as they like")
+		assert.Equal(t, 200, c.Do(request("GET /", foreign+"\r\n")).StatusCode, "requests of other proxies are not limited")
 		<-records
 
 		require.NoError(t, last().Replace(t.Context(), c.RemoteAddr().String())) // the proxy itself
@@ -68,7 +68,7 @@ func TestALoopIsLogged(t *testing.T) {
 
 // Two Routers that forward a request one to the other are two proxies, and no
 // loop.
-func TestAnotherRouterIsAnotherProxy(t *testing.T) {
+func TestARequestThroughTwoRoutersIsNoLoop(t *testing.T) {
 	backend := proxytest.NewBackend(t, good)
 	addr := backend.Addr()
 	for range 6 {
@@ -84,7 +84,7 @@ func TestAnotherRouterIsAnotherProxy(t *testing.T) {
 	assert.Len(t, names, 6)
 }
 
-func TestAnUpstreamAloneKnowsItsLoops(t *testing.T) {
+func TestAnUpstreamWithoutARouterDetectsLoops(t *testing.T) {
 	u := hostproxy.To(proxytest.Refused(t))
 	backend := proxytest.NewServer(t, u)
 	require.NoError(t, u.Replace(t.Context(), backend.Addr()))

@@ -47,7 +47,7 @@ func overLanesSlowly(t *testing.T, check func(*testing.T, *site, teller)) {
 	}
 }
 
-func TestWhatAClientSendsWhileItWaitsIsItsNextRequests(t *testing.T) {
+func TestRequestsThatAClientSendsWhileItWaitsAreAnsweredNext(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	overLanesSlowly(t, func(t *testing.T, s *site, tell teller) {
 		c := s.dial(t)
@@ -74,7 +74,7 @@ func TestWhatAClientSendsWhileItWaitsIsItsNextRequests(t *testing.T) {
 	})
 }
 
-func TestAClientThatLeavesItsNextRequestIs499(t *testing.T) {
+func TestAClientThatLeavesDuringItsNextRequestIs499(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	overLanesSlowly(t, func(t *testing.T, s *site, tell teller) {
 		c := s.dial(t)

@@ -17,7 +17,7 @@ import (
 
 // Faults of clients require no action by the operator: a browser that rejects
 // the certificate, a reset, a broken frame.
-func TestWhatClientsDoToTheirConnectionsIsNoWarning(t *testing.T) {
+func TestConnectionFaultsOfClientsAreNotLoggedAsWarnings(t *testing.T) {
 	t.Parallel()
 	for about, bytes := range map[string]string{
 		"a reset before the preface":     "",

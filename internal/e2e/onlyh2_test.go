@@ -146,7 +146,7 @@ func answerInTime(t *testing.T, c *proxytest.Client, raw string) *proxytest.Resp
 
 // For a target that chooses nothing by ALPN, one more connection finds out what
 // it speaks, once.
-func TestATargetWithoutALPNIsAskedOnceWhatItSpeaks(t *testing.T) {
+func TestTheProtocolOfATargetWithoutALPNIsProbedOnce(t *testing.T) {
 	for _, kind := range tlsKinds[2:] {
 		for _, l := range lanes {
 			t.Run(l.name+" "+kind.name, func(t *testing.T) {

@@ -32,7 +32,7 @@ func fieldLines(raw string) string {
 
 // Changes of the Header by hooks and middleware apply; other fields keep the
 // client's order and spelling.
-func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
+func TestFieldsThatHooksDoNotChangeKeepTheClientsOrderAndCase(t *testing.T) {
 	const sent = "x-b: 1\r\nACCEPT: a\r\nX-a: 2\r\nx-B: 3\r\nuser-agent: me\r\nx-empty:\r\n"
 	edit := func(h http.Header) {
 		h.Del("Accept")
@@ -87,7 +87,7 @@ func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheClient(t *testing.T) {
 
 // A request never gets the names of another one on its connection, even if a
 // handler still uses the first.
-func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
+func TestNoRequestGetsTheFieldNamesOfAnother(t *testing.T) {
 	proxytest.NoLeaks(t)
 	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	r := new(hostproxy.Router)
@@ -120,7 +120,7 @@ func TestNoRequestHasTheNamesOfAnother(t *testing.T) {
 // Changes of a response's Header by hooks and middleware apply; other fields
 // keep the target's order and spelling, if our ResponseWriter can be found by
 // Unwrap.
-func TestWhatHooksLeaveAloneKeepsTheOrderAndCaseOfTheTarget(t *testing.T) {
+func TestFieldsThatHooksDoNotChangeKeepTheTargetsOrderAndCase(t *testing.T) {
 	const sent = "x-b: 1\r\nETAG: \"1\"\r\nX-a: 2\r\nx-B: 3\r\n"
 	const whole = "x-b: 1, ETAG: \"1\", X-a: 2, x-B: 3"
 	modify := func(u *hostproxy.Upstream) {

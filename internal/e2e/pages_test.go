@@ -37,7 +37,7 @@ func pages(h http.HandlerFunc, statuses ...int) setting {
 const sorry = "HTTP/1.1 503 Service Unavailable\r\nServer: inside\r\nSet-Cookie: a=b\r\nRetry-After: 7\r\nETag: \"x\"\r\nContent-Encoding: gzip\r\n" +
 	"Content-Security-Policy: default-src 'none'\r\nLast-Modified: x\r\nAccept-Ranges: bytes\r\nTrailer: X-Trailer\r\n"
 
-func TestAPageTakesThePlaceOfATargetsBody(t *testing.T) {
+func TestAPageReplacesTheBodyOfATarget(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"sized": sized("secret"), "chunked": "Transfer-Encoding: chunked\r\n\r\n" + chunked("secret", 3, "X-Trailer: 1"), "none": "Content-Length: 0\r\n\r\n",
@@ -101,7 +101,7 @@ func TestAPageTakesThePlaceOfATargetsBody(t *testing.T) {
 	}
 }
 
-func TestAPageIsForFailuresOfTheProxyToo(t *testing.T) {
+func TestAPageReplacesFailuresOfTheProxyToo(t *testing.T) {
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for i, request := range []string{get, "POST / HTTP/1.1\r\n" + host + sized("hello")} {
@@ -126,7 +126,7 @@ func replaceTarget(u *hostproxy.Upstream, addr string) *hostproxy.Upstream {
 	return v
 }
 
-func TestAPageIsForRefusalsOfTheUpstream(t *testing.T) {
+func TestAPageReplacesRefusalsOfTheUpstream(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		assert.Equal(t, 200, c.Do("GET /api/x HTTP/1.1\r\n"+host+"\r\n").StatusCode)
@@ -139,7 +139,7 @@ func TestAPageIsForRefusalsOfTheUpstream(t *testing.T) {
 	}, below("", "/api", ""), pages(page, 404))
 }
 
-func TestAnErrorHandlerComesBeforePages(t *testing.T) {
+func TestAnErrorHandlerTakesPrecedenceOverPages(t *testing.T) {
 	handle := func(s *site) {
 		s.upstream.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
 			w.WriteHeader(http.StatusBadGateway)
@@ -154,7 +154,7 @@ func TestAnErrorHandlerComesBeforePages(t *testing.T) {
 	}, pages(page, 502), handle, func(s *site) { s.upstream = replaceTarget(s.upstream, proxytest.Refused(t)) })
 }
 
-func TestPagesThatFail(t *testing.T) {
+func TestAPageThatPanicsIs500AndOneThatWritesNothingIsEmpty(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
@@ -227,7 +227,7 @@ func TestRetriesComeBeforePages(t *testing.T) {
 	})
 }
 
-func TestPagesOverEachProtocol(t *testing.T) {
+func TestPagesWorkOverEachProtocol(t *testing.T) {
 	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Grpc-Status", "5")
@@ -304,7 +304,7 @@ func TestAClientThatHasLeftGetsNoPage(t *testing.T) {
 
 // Pages can show the identifier in logs and the client, for responses of
 // targets and of the proxy.
-func TestAPageKnowsItsExchange(t *testing.T) {
+func TestAPageCanShowTheRequestIDAndTheClient(t *testing.T) {
 	overEachLane(t, proxytest.Reply("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for i, raw := range []string{get, "GET / HTTP/1.1\r\nHost: down.test\r\n\r\n", "POST / HTTP/1.1\r\n" + host + sized("hello")} {

@@ -142,7 +142,7 @@ func servers(t *testing.T, r *hostproxy.Router) []status.Server {
 	return p.Servers
 }
 
-func TestAClientHasNoMoreConnectionsThanItMay(t *testing.T) {
+func TestAClientHasAtMostMaxConnsPerClientConnections(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
 			c := newVisitors(t, secure, 2)
@@ -277,10 +277,10 @@ func TestPassthroughConnectionsCountPerClient(t *testing.T) {
 	proxytest.Eventually(t, "the end", func() bool { return open(t, p.router) == 1 })
 	assert.True(t, repeats(p.dial(t, run.HTTPS)) && repeats(two))
 	assert.True(t, p.dial(t, run.HTTPS) == nil)
-	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, p.router), "what is carried is no failed handshake")
+	assert.Equal(t, map[string]uint64{"connections MaxConnsPerClient": 4}, refusalsOf(t, p.router), "a passthrough connection is no failed handshake")
 }
 
-func TestTrustedProxiesHaveAsManyConnectionsAsTheyLike(t *testing.T) {
+func TestTrustedProxiesMayHaveAnyNumberOfConnections(t *testing.T) {
 	c := newVisitors(t, false, 1, netip.MustParsePrefix("127.0.0.2/32"))
 	for range 5 {
 		assert.True(t, answered(t, c.dial(t, "127.0.0.2")))
@@ -313,7 +313,7 @@ func (c *foretold) RemoteAddr() net.Addr { c.hear(); return c.from }
 
 func (c *foretold) Read(p []byte) (int, error) { c.hear(); return c.r.Read(p) }
 
-func TestAClientIsOneHoweverItsAddressIsWritten(t *testing.T) {
+func TestAClientCountsAsOneHoweverItsAddressIsWritten(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
@@ -383,7 +383,7 @@ func TestAFloodOfOneClientLeavesTheOthersServed(t *testing.T) {
 	assert.True(t, answered(t, c.dial(t, "127.0.0.2")))
 }
 
-func TestTheStatusCountsWhatWasRefusedAndWhy(t *testing.T) {
+func TestTheStatusCountsRefusedConnectionsByReason(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	config, roots := proxytest.TLS(t, "a.test")

@@ -61,7 +61,7 @@ func TestAPrefixOfThePathIsReplaced(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotBelowThePrefixReachesNoTarget(t *testing.T) {
+func TestARequestOutsideThePrefixReachesNoTarget(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		for target, status := range map[string]int{
@@ -86,7 +86,7 @@ func TestWhatIsNotBelowThePrefixReachesNoTarget(t *testing.T) {
 	}, below("", "/api", "/v2"))
 }
 
-func TestOnlyAddPrefixLetsNobodyOut(t *testing.T) {
+func TestARequestCannotLeaveThePathThatAddPrefixAdds(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		c := s.dial(t)
 		assert.Equal(t, 400, c.Do("GET /../other/x HTTP/1.1\r\nHost: a.test\r\n\r\n").StatusCode)
@@ -179,7 +179,7 @@ func TestPathsInResponsesAreThoseOfTheClient(t *testing.T) {
 	}
 }
 
-func TestATrustedProxysHostIsThatOfTheClient(t *testing.T) {
+func TestARedirectToTheHostThatATrustedProxyNamesGetsThePrefix(t *testing.T) {
 	for _, trusted := range []bool{true, false} {
 		want := map[bool]string{true: "https://public.test/api/x", false: "https://public.test/x"}[trusted]
 		overEachLane(t, proxytest.Reply("HTTP/1.1 302 Found\r\nLocation: https://public.test/x\r\nContent-Length: 0\r\n\r\n"), func(t *testing.T, s *site) {
@@ -232,7 +232,7 @@ func TestTheTargetIsToldThePrefix(t *testing.T) {
 	}
 }
 
-func TestAPrefixOverEachProtocol(t *testing.T) {
+func TestPrefixesWorkOverEachProtocol(t *testing.T) {
 	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Location", "/v2/there")

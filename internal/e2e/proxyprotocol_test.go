@@ -254,7 +254,7 @@ func TestTrustedProxiesAreLookedUpBehindThePROXYHeader(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoPROXYHeaderClosesTheConnection(t *testing.T) {
+func TestAnInvalidPROXYHeaderClosesTheConnection(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %t", secure), func(t *testing.T) {
 			b := newBalanced(t, secure, nil)
@@ -283,7 +283,7 @@ func TestWhatIsNoPROXYHeaderClosesTheConnection(t *testing.T) {
 	}
 }
 
-func TestAPROXYHeaderOfAnotherPeerIsGarbage(t *testing.T) {
+func TestAPROXYHeaderOfAnUntrustedPeerIsABadRequest(t *testing.T) {
 	b := newBalanced(t, false, func(s *hostproxy.Server) { s.ProxyProtocol.From = noPeers })
 	for _, first := range []string{header1("192.0.2.7:1"), header2("192.0.2.7:1")} {
 		assert.Contains(t, proxytest.Dial(t, b.addr).Do(first+get).Status, "400")
@@ -293,7 +293,7 @@ func TestAPROXYHeaderOfAnotherPeerIsGarbage(t *testing.T) {
 	assert.Equal(t, "127.0.0.1", (<-b.seen).Peer.String())
 }
 
-func TestAPROXYHeaderOfAnotherPeerIsNoClientHello(t *testing.T) {
+func TestAPROXYHeaderOfAnUntrustedPeerIsNoClientHello(t *testing.T) {
 	b := newBalanced(t, true, func(s *hostproxy.Server) { s.ProxyProtocol.From = noPeers })
 	for _, first := range []string{header1("192.0.2.7:1"), header2("192.0.2.7:1")} {
 		nc, err := net.Dial("tcp", b.addr)
@@ -365,7 +365,7 @@ func TestAPROXYHeaderIsReadOffConnectionsOfOtherTypes(t *testing.T) {
 	assert.Positive(t, bare.Load(), "what is below the header is looked for")
 }
 
-func TestClientsBehindALoadBalancerHaveTheirOwnBounds(t *testing.T) {
+func TestClientsBehindALoadBalancerHaveTheirOwnLimits(t *testing.T) {
 	b := newBalanced(t, false, func(s *hostproxy.Server) {
 		s.MaxConnsPerClient = 1
 		s.Router.RateLimit = &hostproxy.RateLimit{Rate: 0.001, Burst: 2}
@@ -447,7 +447,7 @@ func TestADrainEndsTheWaitForAPROXYHeader(t *testing.T) {
 	})
 }
 
-func TestAPROXYHeaderOnAUnixSocket(t *testing.T) {
+func TestAPROXYHeaderIsReadOnAUnixSocket(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for _, due := range []bool{true, false} {
 		path := filepath.Join(t.TempDir(), "s")
@@ -509,7 +509,7 @@ func TestThePlainListenerBesideTLSReadsThePROXYHeader(t *testing.T) {
 	assert.True(t, err == nil && rest == "")
 }
 
-func TestAPROXYProtocolThatCannotBeIsRefused(t *testing.T) {
+func TestInvalidSettingsOfThePROXYProtocolAreRefused(t *testing.T) {
 	r := &hostproxy.Router{Logger: silent()}
 	for want, p := range map[string]hostproxy.ProxyProtocol{
 		"Server.ProxyProtocol.From is empty: want the addresses":                                {},
@@ -522,7 +522,7 @@ func TestAPROXYProtocolThatCannotBeIsRefused(t *testing.T) {
 	}
 }
 
-func TestAPROXYProtocolThatIsChangedLateIsReported(t *testing.T) {
+func TestALateChangeOfThePROXYProtocolIsReported(t *testing.T) {
 	var s *hostproxy.Server
 	b := newBalanced(t, false, func(server *hostproxy.Server) { s = server })
 	assert.True(t, answered(t, func() *proxytest.Conn {

@@ -306,7 +306,7 @@ func TestAForeignServerSendsThePROXYProtocolToo(t *testing.T) {
 	require.NoError(t, u.Drain(t.Context()))
 }
 
-func TestHealthChecksIntroduceThemselvesAsLocal(t *testing.T) {
+func TestHealthChecksSendALocalPROXYHeader(t *testing.T) {
 	for name, check := range map[string]hostproxy.HealthCheck{"by a connection": {}, "by a GET": {Path: "/"}, "by gRPC": {GRPC: true}} {
 		for _, scheme := range []string{"http", "https", "h2c", "unix"} {
 			if check.GRPC && (scheme == "http" || scheme == "unix") {
@@ -391,7 +391,7 @@ func TestACanaryIsToldTheClientByThePROXYProtocol(t *testing.T) {
 	}
 }
 
-func TestAQuestionOfForwardAuthIsToldTheClientByThePROXYProtocol(t *testing.T) {
+func TestAnAuthenticationServerIsToldTheClientByThePROXYProtocol(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -407,7 +407,7 @@ func TestAQuestionOfForwardAuthIsToldTheClientByThePROXYProtocol(t *testing.T) {
 	}
 }
 
-func TestAWebSocketIsIntroducedByThePROXYProtocol(t *testing.T) {
+func TestTheTargetOfAWebSocketIsToldTheClientByThePROXYProtocol(t *testing.T) {
 	proxytest.NoLeaks(t)
 	ln := proxytest.Listen(t)
 	want := header2("192.0.2.7:4321")
@@ -485,7 +485,7 @@ func TestAPROXYHeaderThatCannotBeSentIsAFailedDial(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamProxyProtocolThatCannotBeIsRefused(t *testing.T) {
+func TestInvalidSettingsOfAnUpstreamsPROXYProtocolAreRefused(t *testing.T) {
 	for want, set := range map[string]func(*hostproxy.Upstream){
 		"ProxyProtocol is 3: want 1 or 2":                 func(u *hostproxy.Upstream) { u.ProxyProtocol = 3 },
 		"ProxyProtocol is -1: want 1 or 2":                func(u *hostproxy.Upstream) { u.ProxyProtocol = -1 },

@@ -94,7 +94,7 @@ func TestRequestsAboveABoundWaitForRoom(t *testing.T) {
 	}
 }
 
-func TestWhoWaitsTooLongOrLeavesIsNotServed(t *testing.T) {
+func TestAQueuedRequestThatTimesOutOrLeavesIsNotServed(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for name, tt := range map[string]struct {
 		wait   time.Duration

@@ -17,7 +17,7 @@ import (
 
 // The context of a request may end without a disconnect. Then the record has
 // the status that the client got.
-func TestTheRecordOfAHandlerSaysWhatAClientGotThatStays(t *testing.T) {
+func TestTheRecordOfAHandlerHasTheStatusThatAConnectedClientGot(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	slow := func(w http.ResponseWriter, q *http.Request) {
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(moment))

@@ -39,7 +39,7 @@ func bare(t *testing.T, x hostproxy.Exchange) hostproxy.Exchange {
 
 // Every field of a record is right, and has nothing of an earlier request on
 // the connection.
-func TestEachFieldOfTheRecordIsWhatItSays(t *testing.T) {
+func TestEachFieldOfTheRecordIsRight(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
 	overEachLane(t, good, func(t *testing.T, s *site) {
@@ -111,7 +111,7 @@ func TestTheRecordNamesNoUserWhoWasRefused(t *testing.T) {
 	assert.ErrorContains(t, err, `ForwardAuth.User is "X-Users": want one of the headers in ForwardAuth.Fields`)
 }
 
-func TestTheRecordOfHTTP2SaysTheSame(t *testing.T) {
+func TestTheRecordIsTheSameOverHTTP2(t *testing.T) {
 	for _, foreign := range []bool{false, true} {
 		t.Run(fmt.Sprint("foreign ", foreign), func(t *testing.T) {
 			backend := proxytest.NewBackend(t, good)

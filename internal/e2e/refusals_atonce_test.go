@@ -70,7 +70,7 @@ const soon = 5 * time.Second
 // A response that does not depend on the request's body is sent before the body
 // arrives, without 100 Continue. If the body never arrives, the connection is
 // closed.
-func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
+func TestAResponseDoesNotWaitForAnUnreadBody(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
 		t.Run(p.name, func(t *testing.T) {
@@ -106,7 +106,7 @@ func TestAnAnswerDoesNotWaitForABodyThatNobodyReads(t *testing.T) {
 
 // If a short body arrives after such a response, the next request on the same
 // connection is answered.
-func TestABodyThatComesBehindItsAnswerKeepsTheConnection(t *testing.T) {
+func TestAShortBodyAfterItsResponseKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, p := range answerers() {
 		t.Run(p.name, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestAnAnswerIsSentWithin100Milliseconds(t *testing.T) {
 
 // A client that sends without end after its response, slowly or fast, does not
 // keep its connection for long.
-func TestALastingBodyBehindItsAnswerEndsItsConnection(t *testing.T) {
+func TestAnEndlessBodyAfterItsResponseEndsTheConnection(t *testing.T) {
 	t.Parallel()
 	const bound = 32 << 20 // above the size of socket buffers and of what the proxy reads
 	page := strings.Repeat("x", 64<<10)
@@ -218,7 +218,7 @@ func once(t testing.TB, what string, try func() bool) {
 }
 
 // The body may be slow, as long as some bytes arrive.
-func TestASlowShortBodyBehindItsAnswerKeepsTheConnection(t *testing.T) {
+func TestASlowShortBodyAfterItsResponseKeepsTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, start := range []func(testing.TB, shape) *track{newFast, newAdapter} {
 		k := start(t, shape{change: func(u *hostproxy.Upstream) { u.Deny = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }})

@@ -319,7 +319,7 @@ func (p *h2) verdict(t testing.TB, stream uint32) string {
 				return h.status
 			}
 		case <-timeout:
-			t.Fatalf("nothing becomes of stream %d", stream)
+			t.Fatalf("stream %d got neither a response nor a reset", stream)
 		}
 	}
 }

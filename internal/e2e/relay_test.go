@@ -94,7 +94,7 @@ func TestAWriterOfMiddlewareSeesTheStatusBeforeTheClient(t *testing.T) {
 	assert.Equal(t, "1", p.Header.Get("X-Seen"))
 }
 
-func TestARelayedHeadIsFramedAsItCame(t *testing.T) {
+func TestARelayedHeadKeepsTheFramingOfTheTarget(t *testing.T) {
 	for _, tt := range []struct{ method, answer, want string }{
 		{"HEAD", "200 OK\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n"},
 		{"HEAD", "200 OK\r\n\r\n", ""},
@@ -117,7 +117,7 @@ func TestARelayedHeadIsFramedAsItCame(t *testing.T) {
 	}
 }
 
-func TestWhatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
+func TestAGoroutineThatMiddlewareLeavesRunningReachesNoOtherRequest(t *testing.T) {
 	var left sync.WaitGroup
 	c := relaying(t, func(next http.Handler, w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/leaves" {

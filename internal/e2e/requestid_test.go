@@ -204,7 +204,7 @@ func TestAnUpgradeCarriesTheRequestIDOnce(t *testing.T) {
 
 // All attempts, and the request to an authentication server, have the same
 // identifier, with every kind of client to targets.
-func TestTheRequestIDStaysTheSameOnEveryWay(t *testing.T) {
+func TestAllAttemptsAndTheAuthenticationServerGetTheSameRequestID(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"http", "h2c", "unix"} {
 		t.Run(kind, func(t *testing.T) {
@@ -432,7 +432,7 @@ func TestTheRequestIDCrossesHTTP2(t *testing.T) {
 	}
 }
 
-func TestARequestIDHeaderThatCannotBeIsRefused(t *testing.T) {
+func TestAnInvalidRequestIDHeaderIsRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"X Request": "want the name of a header", "Connection": "want the name of a header", "Host": "want the name of a header",
 		"X-Forwarded-For": "has another meaning", "X-Real-Ip": "has another meaning", "Via": "has another meaning",

@@ -149,7 +149,7 @@ func TestNoConnectionToARemovedTargetIsKept(t *testing.T) {
 					assert.Equal(t, "leaving", ask("/"))
 					assert.Equal(t, before, stays.ever.Load(), "the other's are kept")
 					b.held <- struct{}{}
-					assert.Equal(t, "leaving", <-asked, "what it had begun comes to its end")
+					assert.Equal(t, "leaving", <-asked, "the exchange in flight is completed")
 					proxytest.Eventually(t, "the end of the last one", func() bool { return b.open.Load() == 0 })
 					assert.NoError(t, <-removed)
 					assert.Equal(t, open, b.ever.Load())

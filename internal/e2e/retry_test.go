@@ -59,7 +59,7 @@ func afterRequest(do func(*proxytest.BackendConn)) func(*proxytest.BackendConn) 
 	}
 }
 
-func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
+func TestAFailedRequestIsRetriedAtAnotherTargetIfThatIsSafe(t *testing.T) {
 	t.Parallel()
 	send := func(raw string) func(*proxytest.BackendConn) {
 		return afterRequest(func(c *proxytest.BackendConn) { _ = c.Send(raw) })
@@ -141,7 +141,7 @@ func TestAFailedRequestGoesToAnotherTargetWhereThatIsSafe(t *testing.T) {
 	}
 }
 
-func TestARetryIsBounded(t *testing.T) {
+func TestRetriesAreLimited(t *testing.T) {
 	closes := func(c *proxytest.BackendConn) { _, _ = c.ReadRequest() }
 	var all []*proxytest.Backend
 	upstream := func(change func(*hostproxy.Upstream)) func() *hostproxy.Upstream {

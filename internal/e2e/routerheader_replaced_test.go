@@ -13,7 +13,7 @@ import (
 
 // What the route names is left to it on responses of its targets only. The
 // response of middleware in place of one is not the route's.
-func TestTheRoutersHeadersAreOnWhatMiddlewareSaysInstead(t *testing.T) {
+func TestTheRoutersHeadersAreOnResponsesOfMiddlewareInPlaceOfTheTargets(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, byPath, func(t *testing.T, s *site) {
 		for _, protocol := range s.protocols() {
@@ -42,7 +42,7 @@ func editedByRoute(s *site) *hostproxy.Upstream {
 
 // A page that fails, and a second target that fails, leave a response of the
 // proxy's own.
-func TestTheRoutersHeadersAreOnWhatTheProxySaysInstead(t *testing.T) {
+func TestTheRoutersHeadersAreOnResponsesOfTheProxyInPlaceOfTheTargets(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, byPath, func(t *testing.T, s *site) {
 		for _, protocol := range s.protocols() {

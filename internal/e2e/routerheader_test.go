@@ -297,7 +297,7 @@ func TestTheRoutersHeadersStayOnTheFastLane(t *testing.T) {
 	}, everywhere)
 }
 
-func TestTheRoutesOwnEditHasTheLastWord(t *testing.T) {
+func TestARoutesHeaderEditOverridesTheRouters(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, byPath, func(t *testing.T, s *site) {
 		for _, protocol := range s.protocols() {
@@ -381,7 +381,7 @@ func TestTheRoutersHeadersReplaceThoseOfMiddlewareInFront(t *testing.T) {
 	}
 }
 
-func TestTheRoutersHeadersOnAnUpgrade(t *testing.T) {
+func TestTheRoutersHeadersAreOnAnUpgrade(t *testing.T) {
 	t.Parallel()
 	answer := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" + theirs + "\r\n"
 	overEachLane(t, proxytest.Reply(answer), func(t *testing.T, s *site) {
@@ -417,7 +417,7 @@ func TestTheRoutersHeadersOnInterimResponses(t *testing.T) {
 	}, everywhere)
 }
 
-func TestTheRoutersHeadersOnTheRedirectToHTTPS(t *testing.T) {
+func TestTheRoutersHeadersAreOnTheRedirectToHTTPS(t *testing.T) {
 	t.Parallel()
 	overOurLanes(t, byPath, func(t *testing.T, s *site) {
 		if !s.lane.secure {
@@ -437,7 +437,7 @@ func TestTheRoutersHeadersOnTheRedirectToHTTPS(t *testing.T) {
 	}, everywhere)
 }
 
-func TestTheRoutersHeadersOnErrorsForGRPC(t *testing.T) {
+func TestTheRoutersHeadersAreOnErrorsForGRPC(t *testing.T) {
 	t.Parallel()
 	overHTTP2(t, func(_ *testing.T, s *site) { everywhere(s) }, func(t *testing.T, s *site) {
 		q := newRequest(t, "POST", "/", strings.NewReader("x"))

@@ -10,7 +10,7 @@ import (
 )
 
 // A Router may be the handler of a route of another one. Both edit.
-func TestARouterWithinARouterEditsFirst(t *testing.T) {
+func TestARouterInsideAnotherOneEditsHeadersFirst(t *testing.T) {
 	t.Parallel()
 	overEachLane(t, byPath, func(t *testing.T, s *site) {
 		for _, protocol := range s.protocols() {

@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestATargetsPathComesFirst(t *testing.T) {
+func TestTheTargetsPathIsPutBeforeThatOfTheRequest(t *testing.T) {
 	t.Parallel()
 	tests := []struct{ base, target, want string }{
 		{"/base", "/x", "/base/x"},
@@ -60,7 +60,7 @@ func TestFixedEditsAreAppliedLast(t *testing.T) {
 	})
 }
 
-func TestTheTargetsOwnHost(t *testing.T) {
+func TestTargetHostSendsTheTargetsOwnHost(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		s.dial(t).Do(get)
 		raw := s.backend.WaitRequests(1)[0].Raw
@@ -162,7 +162,7 @@ func TestPathRoutesChooseAndForwardTheSameBytes(t *testing.T) {
 	})
 }
 
-func TestRedirectToTheCanonicalHost(t *testing.T) {
+func TestARedirectToAnotherHostKeepsPortPathAndQuery(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		p := s.dial(t).Do("GET /x%2Fy?z=//e HTTP/1.1\r\nHost: b.test:8443\r\n\r\n")
 		scheme := "http"
@@ -174,7 +174,7 @@ func TestRedirectToTheCanonicalHost(t *testing.T) {
 	}, func(s *site) { s.router.Handle("b.test", hostproxy.Redirect("a.test")) })
 }
 
-func TestRoutesChangeUnderLoad(t *testing.T) {
+func TestChangesOfRoutesUnderLoadFailNoRequest(t *testing.T) {
 	overEachLane(t, proxytest.Reply(ok), func(t *testing.T, s *site) {
 		stop := make(chan struct{})
 		var clients sync.WaitGroup
@@ -298,7 +298,7 @@ func TestATrustedProxyIsBelievedOnTLS(t *testing.T) {
 	}
 }
 
-func TestARedirectWithAPort(t *testing.T) {
+func TestARedirectMayNameAPort(t *testing.T) {
 	t.Parallel()
 	for to, want := range map[string][2]string{ // over plain HTTP, and over TLS
 		"c.test:9443":   {"http://c.test:9443", "https://c.test:9443"},

@@ -20,12 +20,12 @@ import (
 // siegeTime is how long the healthy host is measured under siege. The default
 // is short, and proves nothing about latency:
 //
-//	go test ./internal/e2e -run TestAHealthyHostUnderSiege -v -siege 30s
-var siegeTime = flag.Duration("siege", 0, "time of TestAHealthyHostUnderSiege; 0 is a short one with fewer clients")
+//	go test ./internal/e2e -run TestAHealthyHostIsServedUnderSiege -v -siege 30s
+var siegeTime = flag.Duration("siege", 0, "time of TestAHealthyHostIsServedUnderSiege; 0 is a short one with fewer clients")
 
 // A hanging CA, clients that connect to pending hosts again and again, and one
 // healthy host with 200 full handshakes a second.
-func TestAHealthyHostUnderSiege(t *testing.T) {
+func TestAHealthyHostIsServedUnderSiege(t *testing.T) {
 	clients, rate, length := 150, 25, 2*time.Second
 	if *siegeTime == 0 {
 		t.Parallel() // most of the time is spent waiting

@@ -143,7 +143,7 @@ func TestAWaitForACertificateEndsWhenTheServerDrains(t *testing.T) {
 	require.NoError(t, s.run.Stop())
 }
 
-func TestAPartOfAHelloTakesNoHandshakeSlot(t *testing.T) {
+func TestAnIncompleteClientHelloTakesNoHandshakeSlot(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := besiege(t, func(s *hostproxy.Server) { s.MaxHandshakes = 1 })
 	hello := helloOf(t, &tls.Config{ServerName: "a.test"})

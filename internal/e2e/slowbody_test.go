@@ -81,7 +81,7 @@ func (s *site) upload(path string, b bodyFeed) (string, error) {
 
 // A client whose body is too slow gets 408, in every lane. A slow body that
 // moves is accepted, and so is one whose response has begun, and a gRPC stream.
-func TestABodyMustMoveUntilItIsAnswered(t *testing.T) {
+func TestABodyThatIsTooSlowGets408(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewServer(t, http.HandlerFunc(talker))
 	toTalker := func(s *site) { s.upstream = hostproxy.To(backend.Addr()) }

@@ -20,7 +20,7 @@ import (
 
 // The status of a Router that serves real requests shows its certificates and
 // targets.
-func TestTheStatusIsThatOfWhatWasServed(t *testing.T) {
+func TestTheStatusShowsTheCertificatesAndTargetsInUse(t *testing.T) {
 	for _, lane := range []string{"fast", "handler"} {
 		t.Run(lane, func(t *testing.T) {
 			r := &hostproxy.Router{Logger: silent()}

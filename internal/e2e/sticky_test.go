@@ -38,7 +38,7 @@ func sticky(key string, addrs ...string) func() *hostproxy.Upstream {
 	}
 }
 
-func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
+func TestAStickyCookieWorksAtEachUpstreamWithItsKey(t *testing.T) {
 	addrs := named(t, 4)
 	reversed := []string{addrs[3], addrs[2], addrs[1], addrs[0]}
 	const ours, theirs = "0123456789abcdef", "0123456789abcdeF"
@@ -69,10 +69,10 @@ func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
 			places := map[string]bool{}
 			for range addrs {
 				at, set := stickily(c, value)
-				assert.Equal(t, values[ours][at], set, "who comes with the cookie of another key is placed anew, and told so")
+				assert.Equal(t, values[ours][at], set, "a client with the cookie of another key gets a new target and its cookie")
 				places[at] = true
 			}
-			assert.Len(t, places, 4, "as if there was none")
+			assert.Len(t, places, 4, "clients are distributed as without a cookie")
 		}
 	})
 	inLanes(t, func() *hostproxy.Upstream {
@@ -83,12 +83,12 @@ func TestACookieCountsWhereverItsKeyIs(t *testing.T) {
 		for _, value := range values[ours] {
 			who, set := stickily(c, value)
 			assert.NotEmpty(t, set)
-			assert.NotEqual(t, values[ours][who], set, "a key that nobody set is nobody else's")
+			assert.NotEqual(t, values[ours][who], set, "a generated key differs from the one that was set")
 		}
 	})
 }
 
-func TestACookieLastsForMaxAge(t *testing.T) {
+func TestAStickyCookieLastsForMaxAge(t *testing.T) {
 	b := named(t, 1)
 	for age, want := range map[time.Duration]int{0: 0, 90 * time.Minute: 5400} {
 		build := func() *hostproxy.Upstream {
@@ -163,7 +163,7 @@ func TestAClientLeavesATargetThatIsDown(t *testing.T) {
 				if by == "checks" {
 					changed.await(t, addrs[i]+" up")
 					again, set := stickily(c, cookie)
-					assert.Equal(t, first, again, "who kept the old cookie comes back")
+					assert.Equal(t, first, again, "a client with the old cookie comes back")
 					assert.Empty(t, set)
 				}
 			})

@@ -124,7 +124,7 @@ func TestAnUpgradeIsNotAskedOfAnH2CTarget(t *testing.T) {
 	})
 }
 
-func TestAnEarlyResponseToAnUnfinishedUpload(t *testing.T) {
+func TestAnEarlyResponseToAnUnfinishedUploadReachesTheClient(t *testing.T) {
 	for _, framing := range []string{"Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		t.Run(framing, func(t *testing.T) {
 			script := func(c *proxytest.BackendConn) {
@@ -189,7 +189,7 @@ func TestBytesBehindTheUpgradeAreKept(t *testing.T) {
 	})
 }
 
-func TestHalfCloseBothWays(t *testing.T) {
+func TestEitherSideOfATunnelMayHalfCloseIt(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err != nil || c.Send(switched) != nil {
 			return
@@ -224,7 +224,7 @@ func TestHalfCloseBothWays(t *testing.T) {
 	})
 }
 
-func TestEitherSidesEndEndsTheTunnel(t *testing.T) {
+func TestATunnelEndsWhenEitherSideEnds(t *testing.T) {
 	ended := make(chan struct{}, 1)
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadHead(); err == nil && c.Send(switched) == nil {
@@ -272,7 +272,7 @@ func TestAnUpgradeThatIsRefusedStaysHTTP(t *testing.T) {
 
 // CVE-2022-41721, h2csmuggler: only upgrades to protocols on the list are
 // forwarded.
-func TestOtherUpgradesAreNotAskedFor(t *testing.T) {
+func TestOnlyUpgradesOnTheListAreForwarded(t *testing.T) {
 	t.Parallel()
 	for _, ask := range []string{
 		"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
@@ -469,7 +469,7 @@ func TestStreamsAreCountedUntilTheyEnd(t *testing.T) {
 		assert.Less(t, time.Since(cut)-stills.Total(), 4*time.Second, "at once: no answer to a Close frame is waited for")
 		proxytest.Eventually(t, "none of either", func() bool { return counts() == [2]int64{} })
 		for range 20 {
-			assert.NoError(t, s.upstream.Drain(over), "nothing is left")
+			assert.NoError(t, s.upstream.Drain(over), "no request is left")
 		}
 	})
 }

@@ -57,7 +57,7 @@ func TestExtendedConnectIsATunnelOnlyBehind101(t *testing.T) {
 			require.NoError(t, p.connectTo(tt.protocol))
 			require.Equal(t, tt.outcome, p.outcome(t, 1))
 			if tt.outcome == "501" {
-				assert.Zero(t, backend.Conns(), "nobody is asked")
+				assert.Zero(t, backend.Conns(), "no target gets the request")
 				return
 			}
 			if tt.outcome != "200" {

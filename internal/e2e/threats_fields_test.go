@@ -84,7 +84,7 @@ func TestAnHTTP10ClientGetsNoInterimResponse(t *testing.T) {
 }
 
 // CVE-2022-32148, XFF spoofing: peers without an IPv4 address.
-func TestPeersOfEveryKindAreNamed(t *testing.T) {
+func TestForwardingFieldsNamePeersOfEveryKind(t *testing.T) {
 	unix := filepath.Join(t.TempDir(), "front")
 	for _, tt := range []struct{ about, network, addr, trusted, forwarded, real string }{
 		{"IPv6", "tcp", "[::1]:0", "", "::1", "::1"},
@@ -128,7 +128,7 @@ func TestPeersOfEveryKindAreNamed(t *testing.T) {
 }
 
 // If a handler in front changes the URL, its URL counts, not the client's.
-func TestHandlersAroundUsMayChangeTheTarget(t *testing.T) {
+func TestHandlersInFrontMayChangeTheRequestTarget(t *testing.T) {
 	backend := proxytest.NewBackend(t, proxytest.Reply(ok))
 	var r hostproxy.Router
 	r.Handle("a.test/app/", http.StripPrefix("/app", hostproxy.To(backend.Addr())))

@@ -26,7 +26,7 @@ func pour(c *proxytest.Conn, part string) (sent int) {
 
 // CVE-2021-31525, CVE-2023-24534, CVE-2025-58186, CVE-2021-40346: heads that
 // cost more memory than their size.
-func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
+func TestHeadsThatCostTooMuchMemoryAreRefused(t *testing.T) {
 	for _, tt := range []struct{ about, fields string }{
 		{"10,000 header lines", strings.Repeat("a: b\r\n", 10_000)},
 		{"10,000 lines of one byte", strings.Repeat("a:\r\n", 10_000)},
@@ -54,7 +54,7 @@ func TestHeadsThatAreTooMuchAreRefused(t *testing.T) {
 
 // CVE-2023-39326 and similar: everything that a client or an upstream may
 // repeat has a limit.
-func TestAClientsFloodEnds(t *testing.T) {
+func TestAFloodOfAClientIsCutOff(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	post := "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct{ about, first, part string }{
@@ -78,7 +78,7 @@ func TestAClientsFloodEnds(t *testing.T) {
 	}
 }
 
-func TestAnUpstreamsFloodEnds(t *testing.T) {
+func TestAFloodOfAnUpstreamIsCutOff(t *testing.T) {
 	t.Parallel()
 	head := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 	for _, tt := range []struct {
@@ -122,7 +122,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 				assert.Less(t, <-sent, flood/2)
 				final := rest[max(0, strings.LastIndex(rest, "HTTP/1.1 ")):]
 				assert.True(t, strings.HasPrefix(final, "HTTP/1.1 "+itoa(tt.status)+" "), "%s", short(final))
-				assert.False(t, tt.status == 200 && strings.HasSuffix(rest, "0\r\n\r\n"), "no clean end")
+				assert.False(t, tt.status == 200 && strings.HasSuffix(rest, "0\r\n\r\n"), "the response does not look complete")
 				assert.LessOrEqual(t, strings.Count(rest, "HTTP/1.1 1"), 64)
 				k := s.record(t, 1)
 				var failure *hostproxy.Error
@@ -135,7 +135,7 @@ func TestAnUpstreamsFloodEnds(t *testing.T) {
 }
 
 // Requests that arrive together are answered one by one, in order.
-func TestAThousandPipelinedRequests(t *testing.T) {
+func TestAThousandPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
 			q, err := c.ReadRequest()

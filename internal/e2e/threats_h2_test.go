@@ -144,7 +144,7 @@ func (p *h2) outcome(t testing.TB, stream uint32) string {
 				return h.status
 			}
 		case <-timeout:
-			t.Fatalf("nothing becomes of stream %d", stream)
+			t.Fatalf("stream %d got neither a response nor a reset", stream)
 		}
 	}
 }
@@ -203,7 +203,7 @@ func TestAWellFormedHTTP2RequestBecomesHTTP11(t *testing.T) {
 
 // A body of another length than its Content-Length must not become a request
 // after another one.
-func TestHTTP2BodiesOfTheWrongLengthReachNobodyWhole(t *testing.T) {
+func TestHTTP2BodiesOfTheWrongLengthReachNoTargetWhole(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.records = nil
 	k.mirror.answer.Store(&say)
@@ -303,7 +303,7 @@ func TestHTTP2FloodsAreBounded(t *testing.T) {
 			cut := p.pour(tt.once, tt.ends)
 			assert.True(t, cut || !tt.ends, "the connection is cut")
 			p.c.Close()
-			proxytest.Eventually(t, "the backend to be left in peace", func() bool { return open.Load() == 0 })
+			proxytest.Eventually(t, "the requests at the backend to end", func() bool { return open.Load() == 0 })
 			assert.LessOrEqual(t, most.Load(), int64(300), "requests at a time: MaxConcurrentStreams is 250")
 
 			again := newH2(t, k)

@@ -138,7 +138,7 @@ func TestAnHTTP2UpstreamCannotSplitTheResponse(t *testing.T) {
 					answer := c.Rest()
 					assert.NotContains(t, strings.ToLower(answer), "evil", path)
 					if path == "/trailer" {
-						assert.NotContains(t, answer, "\r\n0\r\n", "no clean end")
+						assert.NotContains(t, answer, "\r\n0\r\n", "the response does not look complete")
 					} else {
 						assert.True(t, strings.HasPrefix(answer, "HTTP/1.1 502 "), "%s: %q", path, answer)
 					}
@@ -167,7 +167,7 @@ func TestFramingNamesInTrailersOfHTTP2AreDropped(t *testing.T) {
 
 // A proxy that asks for gzip by itself would have to decompress, and the
 // target's response could cost more than the client's.
-func TestNobodyIsAskedForACodingThatTheClientDidNotName(t *testing.T) {
+func TestTargetsAreAskedOnlyForCodingsThatTheClientNames(t *testing.T) {
 	var coded bytes.Buffer
 	z := gzip.NewWriter(&coded)
 	_, err := z.Write(bytes.Repeat([]byte("ok"), 10_000))

@@ -79,7 +79,7 @@ func (p *h2) write(stream uint32, block []byte) error {
 
 // CVE-2016-6581, CVE-2023-45288 and similar: header lists that cost more than
 // their size are refused, and are not built first.
-func TestHeaderListsThatAreTooMuchAreNotBuilt(t *testing.T) {
+func TestHeaderListsThatCostTooMuchMemoryAreNotBuilt(t *testing.T) {
 	for _, tt := range []struct {
 		about string
 		block func(p *h2) []byte
@@ -267,7 +267,7 @@ func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uin
 }
 
 // An incomplete head costs little more memory than its size.
-func TestHeadsOfManyFieldsHoldLittle(t *testing.T) {
+func TestIncompleteHeadsOfManyFieldsHoldLittleMemory(t *testing.T) {
 	const clients = 100
 	for about, fields := range map[string]string{
 		"90 of 130 bytes": strings.Repeat("a: "+strings.Repeat("v", 125)+"\r\n", 90), "3000 of 4 bytes": strings.Repeat("a:\r\n", 3000),

@@ -117,7 +117,7 @@ func TestTheFastLaneDoesNotSkipClientAuthentication(t *testing.T) {
 
 	for _, sni := range []string{"mtls.localhost", "x.mtls.localhost"} {
 		c := g.dial(t, sni, g.client)
-		assert.Equal(t, 200, c.Do("GET / HTTP/1.1\r\nHost: "+strings.ToUpper(sni)+".:443\r\n\r\n").StatusCode, "who proved it is let in")
+		assert.Equal(t, 200, c.Do("GET / HTTP/1.1\r\nHost: "+strings.ToUpper(sni)+".:443\r\n\r\n").StatusCode, "a client that proved its certificate is served")
 		assert.Equal(t, 421, c.Do(first).StatusCode, "what was proved to one host counts for no other")
 		c.Close()
 	}

@@ -131,7 +131,7 @@ func TestTheRestOfAnUnreadBodyIsNoRequest(t *testing.T) {
 
 // Bytes that an upstream sends after a response without a body must not answer
 // another request.
-func TestBytesBehindABodilessAnswerPoisonNothing(t *testing.T) {
+func TestBytesAfterABodilessResponseAnswerNoOtherRequest(t *testing.T) {
 	t.Parallel()
 	poison := "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 	for _, tt := range []struct{ about, method, answer string }{
@@ -197,7 +197,7 @@ func TestUpstreamsOfDifferentIdentityShareNoConnection(t *testing.T) {
 
 // CVE-2020-15586, CVE-2021-36221: races and panics with bodies that are
 // abandoned while the response arrives.
-func TestClientsThatLeaveInTheMiddleRaceWithNothing(t *testing.T) {
+func TestClientsThatLeaveInTheMiddleCauseNoDataRace(t *testing.T) {
 	script := func(c *proxytest.BackendConn) {
 		for {
 			if _, err := c.ReadHead(); err != nil || c.Send(ok) != nil {

@@ -89,7 +89,7 @@ func TestStreamsThatAreResetLeaveTheBackend(t *testing.T) {
 				}
 			}
 			assert.GreaterOrEqual(t, w.come.Load(), int64(each))
-			proxytest.Eventually(t, "the backend to be left in peace", func() bool { return w.here.Load() == 0 })
+			proxytest.Eventually(t, "the requests at the backend to end", func() bool { return w.here.Load() == 0 })
 			assert.LessOrEqual(t, w.most.Load(), int64(300), "requests at a time: MaxConcurrentStreams is 250")
 
 			again := newH2(t, k)

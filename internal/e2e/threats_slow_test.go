@@ -122,7 +122,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 // threats.md: slow body; CVE-2024-28869: a GET with Content-Length and no body
 // hangs for ever.
-func TestABodyThatDoesNotComeEnds(t *testing.T) {
+func TestARequestWhoseBodyStopsEnds(t *testing.T) {
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = 4 * moment }
 	tests := []struct{ about, raw string }{
 		{"GET with a length and no body", "GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n"},
@@ -169,7 +169,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 				c.Send(get)
 				rest, err := c.ReadAll()
 				assert.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the client is cut off")
-				assert.NotContains(t, rest, "\r\n0\r\n\r\n", "no clean end")
+				assert.NotContains(t, rest, "\r\n0\r\n\r\n", "the response does not look complete")
 				var failure *hostproxy.Error
 				require.ErrorAs(t, s.record(t, 1).Err, &failure)
 				assert.Equal(t, hostproxy.SideUpstream, failure.Side)
@@ -180,7 +180,7 @@ func TestATargetThatStopsInMidBodyIsGivenUp(t *testing.T) {
 }
 
 // A tunnel without traffic ends after IdleTimeout.
-func TestATunnelWhereNothingMovesEnds(t *testing.T) {
+func TestAnIdleTunnelEnds(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	overLanesAtOnce(t, echoes, func(t *testing.T, s *site) {
 		c, tunnels := moving(t, s)
@@ -271,7 +271,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 			rest, err := conns[i].ReadAll()
 			require.NoError(t, err, "%s: the connection is closed", tt.about)
 			assert.Less(t, len(rest), len(big), tt.about)
-			assert.False(t, strings.HasSuffix(rest, "\r\n0\r\n\r\n"), "%s: no clean end", tt.about)
+			assert.False(t, strings.HasSuffix(rest, "\r\n0\r\n\r\n"), "%s: the response does not look complete", tt.about)
 		}
 	})
 }
@@ -279,7 +279,7 @@ func TestAClientThatDoesNotReadIsCutOff(t *testing.T) {
 // A slow client is not cut off as long as it reads. Its buffer has a fixed
 // size: with a growing one, the kernel may send nothing for seconds on a busy
 // machine.
-func TestASlowReaderThatMovesGoesOn(t *testing.T) {
+func TestASlowClientThatReadsIsNotCutOff(t *testing.T) {
 	const idle = 16 * moment
 	body := strings.Repeat("0123456789abcdef", 1<<18)
 	impatient := func(u *hostproxy.Upstream) { u.IdleTimeout = idle }

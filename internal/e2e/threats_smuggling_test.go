@@ -90,7 +90,7 @@ func (s *site) sendDespite(t *testing.T, head string, late bool) {
 
 // RFC 9112, 3.2.2: if a target's authority and Host differ, the authority
 // counts for the route, the backend and the forwarding fields.
-func TestTheAuthorityIsOneForEverybody(t *testing.T) {
+func TestTheAuthorityOfTheTargetOverridesHostEverywhere(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, first, method string }{
 		{"first", "", "GET"},
@@ -131,7 +131,7 @@ func assertAuthority(t *testing.T, raw []byte, host string) {
 }
 
 // RFC 9113, 8.3.1: the same for :authority and a host field.
-func TestTheAuthorityIsOneForEverybodyOverHTTP2(t *testing.T) {
+func TestTheAuthorityOverridesAHostFieldEverywhereOverHTTP2(t *testing.T) {
 	for _, kind := range []string{"http", "h2c", "https"} {
 		t.Run(kind, func(t *testing.T) {
 			proxytest.NoLeaks(t)

@@ -103,7 +103,7 @@ func (k *track) handshake13(t *testing.T) (net.Conn, *writer13) {
 
 // The records of a writer13 are correct: a request after a few key updates is
 // served.
-func TestAFewKeyUpdatesAreNoThreat(t *testing.T) {
+func TestAFewKeyUpdatesAreAccepted(t *testing.T) {
 	k := newFast(t, shape{secure: true})
 	k.mirror.answer.Store(&answer{raw: ok})
 	raw, w := k.handshake13(t)

@@ -71,7 +71,7 @@ func assertPanic(t *testing.T, hook string, x hostproxy.Exchange) {
 	assert.Equal(t, 1, x.Attempts, "another target would not help")
 }
 
-func TestAPanicInAHandshakeIsItsRequestsFailure(t *testing.T) {
+func TestAPanicInAHandshakeFailsOnlyItsRequest(t *testing.T) {
 	for hook, set := range panicking {
 		for name, hedge := range map[string]time.Duration{"": 0, ", hedged": time.Minute} {
 			t.Run(hook+name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestAPanicInTheHandshakeOfAHedgeLeavesTheFirstTargetTime(t *testing.T) {
 
 // The handshakes of health checks, and of requests that need HTTP/2, run on
 // goroutines of net/http.
-func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
+func TestAPanicInTheHandshakeOfAHealthCheckFailsTheCheck(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	old := proxytest.NewBackend(t, says("old"))
 	for hook, set := range panicking {
@@ -176,7 +176,7 @@ func TestAPanicInAHandshakeOfACheckIsAnError(t *testing.T) {
 	}
 }
 
-func TestAPanicInAHandshakeOfACallIsItsFailure(t *testing.T) {
+func TestAPanicInAHandshakeFailsOnlyItsGRPCCall(t *testing.T) {
 	for hook, set := range panicking {
 		t.Run(hook, func(t *testing.T) {
 			target, _ := newAsking(t, nil)

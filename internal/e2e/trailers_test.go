@@ -126,7 +126,7 @@ func TestTrailersAreSentOnceOnEachAttempt(t *testing.T) {
 
 // A client that a header identifies must not be able to forge that header by a
 // trailer.
-func TestTrailersPassAGuardWithoutWhatItSays(t *testing.T) {
+func TestATrailerCannotForgeTheHeaderThatAGuardSets(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("s3cret"), bcrypt.MinCost)
 	require.NoError(t, err)
@@ -200,7 +200,7 @@ func TestAHandlerBehindAGuardSeesTheTrailers(t *testing.T) {
 
 // If the client gets the response of the authentication server, it gets its
 // trailers too.
-func TestTrailersOfANoGoToTheClient(t *testing.T) {
+func TestTrailersOfARefusalByTheAuthServerGoToTheClient(t *testing.T) {
 	no := proxytest.Reply("HTTP/1.1 403 Forbidden\r\nTrailer: X-Why\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked("no", 9, "X-Why: 7"))
 	overJudges(t, proxytest.Reply(ok), no, asks, func(t *testing.T, s *site, _ *proxytest.Backend) {
 		a := s.dial(t).Do("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n")

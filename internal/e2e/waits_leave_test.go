@@ -95,7 +95,7 @@ func leavesWaiting(t *testing.T, s *site, queued bool, bodies []unreadBody) {
 		require.ErrorAs(t, x.Err, &fail, tt.name)
 		assert.Equal(t, hostproxy.SideClient, fail.Side, tt.name)
 	}
-	assert.Len(t, s.backend.Requests(), before, "no target has heard of them")
+	assert.Len(t, s.backend.Requests(), before, "no target gets them")
 }
 
 // A client that resets its connection has disconnected, like one that closes

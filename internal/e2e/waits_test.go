@@ -88,7 +88,7 @@ func TestARequestThatWasPausedGoesToTheTargetsOfItsResume(t *testing.T) {
 	assert.Empty(t, old.Requests())
 }
 
-func TestAnExchangeIsHandedOverOnceAndWhole(t *testing.T) {
+func TestAnExchangeIsHandedToTheOtherLaneOnceAndWhole(t *testing.T) {
 	target := newH2C(t)
 	arrived := make(doorbell, 1)
 	body := strings.Repeat("0123456789", 10_000)
@@ -210,7 +210,7 @@ func TestARequestThatWasQueuedWaitsForTheEndOfAPause(t *testing.T) {
 	})
 }
 
-func TestARetryGoesToTheTargetsOfItsTime(t *testing.T) {
+func TestARetryGoesToTheTargetsThatExistAtItsTime(t *testing.T) {
 	held, drop := make(chan struct{}), "" // nothing is answered
 	old := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(held) {

@@ -64,7 +64,7 @@ func sleepState(t *testing.T, r *hostproxy.Router) string {
 
 // Requests arrive while no target listens. One Start wakes it for all of them,
 // and each keeps its body.
-func TestSleepingTargetsAreWakedOnceForAllRequests(t *testing.T) {
+func TestSleepingTargetsAreWokenOnceForAllRequests(t *testing.T) {
 	overEachLane(t, nil, func(t *testing.T, s *site) {
 		addr, release := proxytest.Reserve(t)
 		n := &nap{start: make(chan error)}
@@ -121,7 +121,7 @@ func waiting(r *hostproxy.Router) (n int) {
 
 // Exchanges in flight keep the targets awake, even if no byte moves for long:
 // WebSockets, streams, uploads.
-func TestWhatIsInFlightKeepsTheTargetsAwake(t *testing.T) {
+func TestExchangesInFlightKeepTheTargetsAwake(t *testing.T) {
 	t.Parallel()
 	const idle = 20 * time.Millisecond
 	script := func(c *proxytest.BackendConn) {
@@ -269,7 +269,7 @@ func TestAClientThatLeavesASleepingTargetIsNoFailure(t *testing.T) {
 }
 
 // The shutdown of a Server waits for requests that wait for Start.
-func TestAServerThatDrainsServesThoseThatWait(t *testing.T) {
+func TestAServerThatDrainsServesRequestsThatWaitForStart(t *testing.T) {
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		n := &nap{start: make(chan error)}
 		u := hostproxy.To(s.backend.Addr())
@@ -321,7 +321,7 @@ func TestHealthChecksPauseWhileTheTargetsSleep(t *testing.T) {
 }
 
 // Only the upstream that serves a client's request is waked.
-func TestACanaryIsWakedByItsOwnClients(t *testing.T) {
+func TestACanaryIsWokenByItsOwnClients(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		stable, canary := new(nap), new(nap)
 		u, to := hostproxy.To(proxytest.Refused(t)), hostproxy.To(s.backend.Addr())
@@ -373,7 +373,7 @@ func TestAnExplanationSaysThatTargetsSleep(t *testing.T) {
 	}, func(s *site) { s.router.Logger = silent() })
 }
 
-func TestABadWakeIsRefused(t *testing.T) {
+func TestInvalidWakeSettingsAreRefused(t *testing.T) {
 	start := func(context.Context) error { return nil }
 	for want, w := range map[string]hostproxy.Wake{
 		"Wake.Start is nil: set it":                  {},

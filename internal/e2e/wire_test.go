@@ -62,7 +62,7 @@ func TestWhiteSpaceBehindAChunkSizeIsRefused(t *testing.T) {
 }
 
 // RFC 9112, 3: the status says which part of a head is too long.
-func TestATargetThatIsTooLongIs414AndFieldsThatAreAre431(t *testing.T) {
+func TestATargetThatIsTooLongIs414AndFieldsTooLongAre431(t *testing.T) {
 	long := strings.Repeat("a", 20<<10)
 	for _, tt := range []struct{ raw, status string }{
 		{"GET /" + long + " HTTP/1.1\r\n" + host + "\r\n", "414"},
@@ -260,7 +260,7 @@ func TestResponsesThatHaveNoBodyByTheirStatusHaveNoLength(t *testing.T) {
 
 // RFC 9110, 7.6.2: a client can query the proxies of a chain one after the
 // other.
-func TestOptionsGoesOnAsOftenAsMaxForwardsSays(t *testing.T) {
+func TestOptionsIsForwardedAsOftenAsMaxForwardsAllows(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ about, fields, want string }{
 		{"one", "Max-Forwards: 1\r\n", "0"},
@@ -313,7 +313,7 @@ func TestTheLastOptionsIsAnsweredBehindTheGuards(t *testing.T) {
 }
 
 // The same over HTTP/2.
-func TestOptionsIsCountedOverHTTP2(t *testing.T) {
+func TestMaxForwardsOfOptionsIsCountedOverHTTP2(t *testing.T) {
 	s := newSite(t, lane{secure: true}, proxytest.Reply(ok))
 	client := proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2")
 	for n, want := range map[string]int{"0": 0, "2": 1} {
@@ -359,7 +359,7 @@ func TestTraceIsNeverForwarded(t *testing.T) {
 
 // A POST that the program makes has no Content-Length to pass on: without a
 // body, the target gets a length of 0 (RFC 9110, 8.6).
-func TestAPostThatAProgramMakesSaysThatItHasNoBody(t *testing.T) {
+func TestABodilessPostOfTheProgramHasALengthOfZero(t *testing.T) {
 	b := proxytest.NewBackend(t, good)
 	hostproxy.To(b.Addr()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://a.test/", nil))
 	assert.Equal(t, []string{"0"}, field(b.WaitRequests(1)[0].Raw, "Content-Length"))
