@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,13 +30,24 @@ type timed struct {
 	client *http.Client
 	base   string // URL of the site
 
-	around func(http.Handler) http.Handler // wraps the Router; nil does not
+	around    func(http.Handler) http.Handler // wraps the Router; nil does not
+	attempted atomic.Bool                     // a late record had an attempt
 }
 
-// tooSoon is a timeout that the slow paths never keep, and others do.
-const tooSoon = 30 * time.Millisecond
+// tooSoon is the time limit of paths that the target does not answer in time.
+const tooSoon = 50 * time.Millisecond
 
-func timeout(h http.Handler) http.Handler { return http.TimeoutHandler(h, tooSoon, "too late") }
+// timeout is an http.TimeoutHandler around h.
+func timeout(h http.Handler) http.Handler {
+	short, long := http.TimeoutHandler(h, tooSoon, "too late"), http.TimeoutHandler(h, proxytest.Patience, "much too late")
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if strings.HasPrefix(q.URL.Path, "/s") {
+			short.ServeHTTP(w, q)
+		} else {
+			long.ServeHTTP(w, q)
+		}
+	})
+}
 
 // overEachServer runs check on a new site for each server and protocol.
 func overEachServer(t *testing.T, set func(*timed), check func(*testing.T, *timed)) {
@@ -153,9 +165,14 @@ func users(t testing.TB) map[string]string {
 func (s *timed) late(t *testing.T, x hostproxy.Exchange) {
 	t.Helper()
 	assert.Equal(t, 503, x.Status)
-	assert.Equal(t, s.target.Addr(), x.Target)
+	require.Len(t, x.Timeline, x.Attempts)
+	if x.Attempts == 0 {
+		t.Log("a busy machine: the timeout came before the first attempt")
+		return
+	}
+	s.attempted.Store(true)
 	assert.Equal(t, 1, x.Attempts)
-	require.Len(t, x.Timeline, 1)
+	assert.Equal(t, s.target.Addr(), x.Target)
 	assert.Equal(t, s.target.Addr(), x.Timeline[0].Target)
 	assert.Positive(t, x.Timeline[0].Duration)
 	assert.LessOrEqual(t, x.Timeline[0].Duration, x.Duration)
@@ -181,7 +198,7 @@ func TestATimeoutHandlerInARouteHasARecordOfWhatTheClientGot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			overEachServer(t, func(s *timed) { s.router.Handle("a.test", wrap(s.upstream)) }, func(t *testing.T, s *timed) {
-				for i := range 8 {
+				for i := range 4 {
 					status, body := s.do(t, "GET", "a.test", "/slow", nil)
 					assert.Equal(t, "503 too late", fmt.Sprint(status, " ", body))
 					s.late(t, s.record(t, 3*i+1))
@@ -196,7 +213,8 @@ func TestATimeoutHandlerInARouteHasARecordOfWhatTheClientGot(t *testing.T) {
 					assert.Equal(t, []any{200, "plain.test", s.target.Addr(), nil, ""}, []any{x.Status, x.Pattern, x.Target, x.Err, x.User})
 				}
 				s.settles(t)
-				assert.Equal(t, 24, s.recorded())
+				assert.Equal(t, 12, s.recorded())
+				assert.True(t, s.attempted.Load())
 			})
 		})
 	}

@@ -26,7 +26,8 @@ import (
 // the loan.
 type Loan struct {
 	context.Context
-	x *Exchange // the lender's
+	x    *Exchange // the lender's
+	hook bool      // the lender goes on: nothing is taken over
 
 	passes atomic.Uint32
 
@@ -54,10 +55,10 @@ func Lend(ctx context.Context, x *Exchange) *Loan {
 }
 
 // NewContext returns ctx carrying x for a hook that does not serve requests: a
-// loan that is over.
+// loan that is over before it begins.
 func NewContext(ctx context.Context, x *Exchange) context.Context {
 	l := Lend(ctx, x)
-	l.over = true
+	l.hook, l.over = true, true
 	return l
 }
 
@@ -326,8 +327,8 @@ func NoteFailure(ctx context.Context, f *Failure) {
 // noteAt notes n in the exchange of q that w responds to, if there is one.
 func noteAt(w http.ResponseWriter, q *http.Request, n notes) {
 	l := loanOf(q.Context())
-	if w, ok := w.(*Watcher); ok && (l == nil || l.x != w.x) {
-		w.note(n) // of a Router's own response, or of a borrower
+	if w, ok := w.(*Watcher); ok && (l == nil || l.hook || l.x != w.x) {
+		w.note(n) // it is the caller's own
 		return
 	}
 	if l != nil {
