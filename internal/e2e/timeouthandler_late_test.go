@@ -260,7 +260,8 @@ func TestLateUseOfARequestDoesNoHarm(t *testing.T) {
 	})
 }
 
-// aborts lets h serve a request that is over. It may panic as net/http wants it.
+// aborts lets h serve a request that is over. It may panic with
+// http.ErrAbortHandler.
 func aborts(t *testing.T, h http.Handler, q *http.Request) {
 	defer func() {
 		if p := recover(); p != nil {
