@@ -189,7 +189,8 @@ func (s *timed) late(t *testing.T, x hostproxy.Exchange, status int, body string
 	assert.GreaterOrEqual(t, x.Duration, tooSoon)
 	assert.EqualValues(t, len(body), x.ResponseBytes)
 	var fault *hostproxy.Error
-	if assert.ErrorAs(t, x.Err, &fault) && fault.Op != "dial" { // a dial may notice the deadline before the context
+	// a dial may notice the deadline before the context does
+	if assert.ErrorAs(t, x.Err, &fault) && fault.Op != "dial" {
 		assert.Equal(t, hostproxy.SideProxy, fault.Side, "%v", fault)
 		assert.Equal(t, s.target.Addr(), fault.Target)
 	}
