@@ -273,9 +273,7 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		exchange.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)
 		return
 	}
-	if x := exchange.FromContext(q.Context()); x != nil {
-		x.User = exchange.Bounded(user)
-	}
+	exchange.NoteUser(q.Context(), exchange.Bounded(user))
 	if b.UserHeader != "" {
 		asked := q
 		q = exchange.Withhold(q, b.UserHeader)
@@ -362,14 +360,21 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, err)
 		return
 	}
-	x := exchange.FromContext(q.Context())
-	if x == nil {
-		x = exchange.Begin(q, nil)
-	}
-	if passed := question.Ask(auth, w, q, x); passed != nil {
+	if passed := ask(question, auth, w, q); passed != nil {
 		defer exchange.ReturnForm(q, passed)
 		exchange.PassTo(a.Next, w, passed, exchange.PassCredentials)
 	}
+}
+
+// ask returns q as it should pass, or nil after another response.
+func ask(question *handler.Question, auth *forward.Forwarder, w http.ResponseWriter, q *http.Request) *http.Request {
+	x := exchange.Borrow(q.Context())
+	if x == nil {
+		return question.Ask(auth, w, q, exchange.Begin(q, nil))
+	}
+	defer x.Return()
+	x.Shared = true // the question has it
+	return question.Ask(auth, w, q, x)
 }
 
 func (a *ForwardAuth) explain(e *status.Explanation, _ *http.Request, _ *exchange.Exchange) {
@@ -637,9 +642,7 @@ var errNil = errors.New(`nil handler: a handler is required, such as hostproxy.T
 // unusable answers requests to a handler with invalid fields, used without a
 // route. The fields of a route's handler are checked when the route is added.
 func unusable(w http.ResponseWriter, q *http.Request, err error) {
-	if x := exchange.FromContext(q.Context()); x != nil {
-		x.Fail(&exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
-	}
+	exchange.NoteFailure(q.Context(), &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: err})
 	exchange.Refuse(http.StatusInternalServerError, "proxy_internal_error").ServeHTTP(w, q)
 }
 
@@ -1024,8 +1027,9 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	rt, refusal := r.route(q, x.Path)
 	if rt == nil {
 		if r.NotFound != nil { // refusal may be NotFound
-			q = x.Numbered(q)
-			q = q.WithContext(exchange.NewContext(q.Context(), x))
+			l := exchange.Lend(q.Context(), x)
+			defer l.End()
+			q = x.Numbered(q).WithContext(l)
 		}
 		exchange.ServeWatched(refusal, w, q, x)
 		return
@@ -1044,10 +1048,11 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 		u.serve(w, q, x)
 		return
 	}
-	x.Owner, x.Passes = rt.Value.behind, exchange.PassesOf(q.Context())
-	q = q.WithContext(exchange.NewContext(q.Context(), x))
+	x.Owner = rt.Value.behind
+	l := exchange.Lend(q.Context(), x)
+	q = q.WithContext(l)
 	defer exchange.ReturnForm(asked, q)
-	exchange.ServeOwn(rt.Value.handler, w, q, x)
+	exchange.ServeOwn(rt.Value.handler, w, q, l)
 }
 
 // closeRetired is closeUnused for the upstreams of a route that was removed

@@ -761,12 +761,15 @@ func parseTarget(s string) (*url.URL, error) {
 // ServeHTTP forwards q to a target. Any handler may call it. Outside a
 // [Router], the client address is the remote address of the connection.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
-	x := exchange.FromContext(q.Context())
+	x := exchange.Borrow(q.Context())
 	if x == nil {
-		x = exchange.Begin(q, nil)
 		exchange.CloseUnbounded(w, q)
+		u.serve(w, q, exchange.Begin(q, nil))
+		return
 	}
+	defer x.Return() // also when the response is cut off
 	u.serve(w, q, x)
+	x.Returned = true
 }
 
 func (u *Upstream) serve(w http.ResponseWriter, q *http.Request, x *exchange.Exchange) {

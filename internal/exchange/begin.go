@@ -47,8 +47,11 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 // nothing if the handler has panicked or if something may still hold x.
 func (x *Exchange) Release() {
 	if x.Returned && !x.Shared {
-		b := x.beginning
-		*x = Exchange{beginning: b}
+		b, told := x.beginning, x.told
+		if told != nil {
+			*told = progress{}
+		}
+		*x = Exchange{beginning: b, told: told}
 		exchanges.Put(x)
 	}
 }
@@ -95,9 +98,8 @@ func (x *Exchange) Finish() {
 // began. err is the cause. Left panics with http.ErrAbortHandler, as net/http
 // requires.
 func Left(q *http.Request, err error) {
-	if x := FromContext(q.Context()); x != nil {
-		x.Status = StatusClientClosed
-		x.Fail(&Failure{Op: "read", Side: SideClient, Status: StatusClientClosed, Err: err})
+	if l := loanOf(q.Context()); l != nil {
+		l.note(notes{status: StatusClientClosed, fail: &Failure{Op: "read", Side: SideClient, Status: StatusClientClosed, Err: err}})
 	}
 	panic(http.ErrAbortHandler)
 }

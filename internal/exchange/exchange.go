@@ -6,6 +6,7 @@
 //   - accesslog.go: the record as a line of a log
 //   - passed.go: the checks it passed on the way to a handler of the program
 //   - begin.go, writer.go: its beginning and its end at an http.Handler
+//   - loan.go: how handlers on other goroutines share an exchange
 //   - check.go, loop.go: requests that are refused before anything else
 //   - reason.go, reply.go, page.go, ownpage.go, grpc.go: the proxy's own
 //     responses
@@ -59,8 +60,7 @@ type Exchange struct {
 	Head   HeadEdit               // the Router's; nil has none
 	edited atomic.Pointer[Spared] // see Edited
 
-	Passes Pass // checks that it passed before the route's handler
-	Owner  any  // the Router's key for the route's handler, if that is not an Upstream
+	Owner any // the Router's key for the route's handler, if that is not an Upstream
 
 	// ClientScheme and ClientHost are what the client itself used, as reported
 	// by a trusted peer; else they are Scheme and Host.
@@ -84,6 +84,11 @@ type Exchange struct {
 	// and the route's. Nil entries are ignored.
 	Lives [2]context.Context
 
+	Mapped bool      // Status is the meaning of a response of gRPC, whose own status is 200
+	loan   *Loan     // that a copy was borrowed from; else nil
+	told   *progress // what the loan knows of a copy; guarded by the loan's mu, like back
+	back   bool      // the copy was returned
+
 	client Client          // nil behind a foreign server
 	cut    context.Context // set by WithCut; nil behind a server of ours
 }
@@ -101,20 +106,6 @@ func (x *Exchange) OriginOf(q *http.Request) *proxyproto.Header {
 
 // RouteLife is the index of the route's life in Lives.
 const RouteLife = 1
-
-type exchangeKey struct{}
-
-// NewContext returns ctx carrying x.
-func NewContext(ctx context.Context, x *Exchange) context.Context {
-	x.Shared = true
-	return context.WithValue(ctx, exchangeKey{}, x)
-}
-
-// FromContext returns the exchange that ctx carries, or nil.
-func FromContext(ctx context.Context) *Exchange {
-	x, _ := ctx.Value(exchangeKey{}).(*Exchange)
-	return x
-}
 
 type drainKey struct{}
 

@@ -43,7 +43,14 @@ func (s *Spared) Spares(h http.Header, name string) bool {
 // x.Head. A handler around the route may still replace it by one of its own.
 func (x *Exchange) Edited(spared *Spared) {
 	if x.Head != nil {
-		x.edited.Store(spared)
+		x.spare(spared)
+	}
+}
+
+// spare stores spared in x, and in the exchange of each lender.
+func (x *Exchange) spare(spared *Spared) {
+	for x.edited.Store(spared); x.loan != nil; x.edited.Store(spared) {
+		x = x.loan.x
 	}
 }
 
@@ -54,31 +61,36 @@ var nothing Spared
 // place of one that was edited and whose fields are still there.
 func (x *Exchange) Own() {
 	if x.edited.Load() != nil {
-		x.edited.Store(&nothing)
+		x.spare(&nothing)
 	}
 }
 
 // edit edits the head that is about to be sent, if w is the writer nearest to
-// the client.
+// the client. w.mu is held.
 func (w *Watcher) edit() {
-	if w.edits() {
+	if !w.wrote && !w.inner && w.x.Head != nil {
 		w.x.Head.EditHead(w.Header(), w.x.edited.Load())
 	}
 }
 
 // edits reports whether w has a head to edit.
-func (w *Watcher) edits() bool { return !w.Wrote && !w.inner && w.x.Head != nil }
+func (w *Watcher) edits() bool { return !w.inner && w.x.Head != nil && !w.Wrote() }
 
 // ServeWatched lets h serve q, noting status and body bytes in x.
 func ServeWatched(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
 	watcher := Watch(w, x)
+	defer watcher.end()
 	h.ServeHTTP(watcher, q)
 	watcher.Conclude()
 }
 
 // Conclude edits the head of a response whose handler has returned without
 // writing one: the server then does.
-func (w *Watcher) Conclude() { w.edit() }
+func (w *Watcher) Conclude() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.edit()
+}
 
 // flushes reports whether w, or what it wraps, can be flushed.
 func flushes(w http.ResponseWriter) bool {

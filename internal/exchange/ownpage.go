@@ -70,11 +70,7 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 		x.Edited(a.Spared)
 	}
 	p := &pageWriter{w: w, status: a.Status, head: q.Method == http.MethodHead}
-	var err error
-	func() {
-		defer Contain("Pages", &err)
-		a.Page.ServeHTTP(p, pageRequest(q, x))
-	}()
+	err := x.ServeHook("Pages", q.Context(), func(l *Loan) { a.Page.ServeHTTP(p, pageRequest(q, l)) })
 	if err == nil {
 		p.end()
 		return
@@ -83,20 +79,16 @@ func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 		err = fmt.Errorf("%w, called for: %w", err, a.Failure.Err)
 	}
 	x.Err = &Failure{Op: "read", Target: x.Target, Side: SideProxy, Err: err}
-	if w.Wrote {
+	if w.Wrote() {
 		panic(http.ErrAbortHandler)
 	}
 	x.Own()
 	Reply(w, q, http.StatusInternalServerError, "proxy_internal_error")
 }
 
-// pageRequest returns q as a page sees it. x is the exchange of q.
-func pageRequest(q *http.Request, x *Exchange) *http.Request {
-	ctx := q.Context()
-	if FromContext(ctx) == nil {
-		ctx = NewContext(ctx, x)
-	}
-	c := q.WithContext(ctx)
+// pageRequest returns q as a page sees it, with the loan of its exchange.
+func pageRequest(q *http.Request, l *Loan) *http.Request {
+	c := q.WithContext(l)
 	c.Header = make(http.Header, len(q.Header))
 	for k, v := range q.Header {
 		if k != "Range" && k != "Expect" && !strings.HasPrefix(k, "If-") && k != "Content-Length" {
@@ -120,7 +112,7 @@ func (p *pageWriter) Header() http.Header { return p.w.Header() }
 
 // WriteHeader implements http.ResponseWriter. It ignores interim responses.
 func (p *pageWriter) WriteHeader(status int) {
-	if status >= 200 && !p.w.Wrote {
+	if status >= 200 && !p.w.Wrote() {
 		p.w.WriteHeader(p.status)
 	}
 }
@@ -145,7 +137,7 @@ func (p *pageWriter) Flush() { _ = p.FlushError() }
 
 // end sends the head of a page that has written nothing.
 func (p *pageWriter) end() {
-	if !p.w.Wrote && !p.head {
+	if !p.w.Wrote() && !p.head {
 		p.Header().Set("Content-Length", "0")
 	}
 	p.WriteHeader(p.status)

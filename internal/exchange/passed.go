@@ -24,8 +24,8 @@ type passKey struct{}
 // which a Router would have made, next gets a copy of q.
 func PassTo(next http.Handler, w http.ResponseWriter, q *http.Request, p Pass) {
 	ctx := q.Context()
-	if x := FromContext(ctx); x != nil {
-		x.Passes |= p
+	if l := loanOf(ctx); l != nil {
+		l.passes.Or(uint32(p))
 	} else if p != 0 {
 		asked := q
 		q = q.WithContext(context.WithValue(ctx, passKey{}, PassesOf(ctx)|p))
@@ -49,8 +49,8 @@ func WayOf(q *http.Request) status.Arrival {
 // PassesOf returns the passes of the request with ctx.
 func PassesOf(ctx context.Context) Pass {
 	p, _ := ctx.Value(passKey{}).(Pass)
-	if x := FromContext(ctx); x != nil {
-		p |= x.Passes
+	if l := loanOf(ctx); l != nil {
+		p |= Pass(l.passes.Load())
 	}
 	return p
 }

@@ -20,11 +20,8 @@ const Allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 // gets a gRPC status instead, and the record gets the HTTP status.
 func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	if AwaitsTrailers(q) {
-		x := exchangeOf(w, q)
-		trailersOnly(w, q, x, status, reason)
-		if x != nil {
-			x.Status = status
-		}
+		trailersOnly(w, q, exchangeOf(w, q), status, reason)
+		noteAt(w, q, notes{status: status})
 		return
 	}
 	body := Line(status, reason)
@@ -43,7 +40,8 @@ func Reply(w http.ResponseWriter, q *http.Request, status int, reason string) {
 	}
 }
 
-// exchangeOf returns the exchange of q that w responds to, or nil.
+// exchangeOf returns the exchange of q that w responds to, or nil. It must not
+// be changed: see noteAt.
 func exchangeOf(w http.ResponseWriter, q *http.Request) *Exchange {
 	if w, ok := w.(*Watcher); ok {
 		return w.x
@@ -82,9 +80,7 @@ func Refuse(status int, reason string) http.Handler {
 // in its record.
 func (f *Failure) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if x := exchangeOf(w, q); x != nil {
-			x.Fail(f)
-		}
+		noteAt(w, q, notes{fail: f})
 		Reply(w, q, f.Status, f.Reason)
 	})
 }

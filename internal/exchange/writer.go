@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
@@ -20,12 +21,15 @@ func Watch(w http.ResponseWriter, x *Exchange) *Watcher {
 	return &Watcher{ResponseWriter: w, x: x, inner: inner, length: -1}
 }
 
-// ServeOwn lets h, a handler of the program, serve q. If the client leaves
-// before the end of the response, it notes that in the record, even if h panics
-// because of that.
-func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, x *Exchange) {
+// ServeOwn lets h, a handler of the program, serve q, whose context is the loan
+// of an exchange. It ends the loan. If the client leaves before the end of the
+// response, it notes that in the record, even if h panics because of that.
+func ServeOwn(h http.Handler, w http.ResponseWriter, q *http.Request, l *Loan) {
+	x := l.x
 	watcher := Watch(w, x)
 	defer func() {
+		watcher.end()
+		l.End()
 		if ClientLeft(q.Context()) && !watcher.complete(q.Method) && x.Err == nil {
 			x.Fail(&Failure{Op: "copy", Side: SideClient, Status: cmp.Or(x.Status, StatusClientClosed), Err: ErrClientGone})
 			x.Status = StatusClientClosed
@@ -48,24 +52,57 @@ func ReturnForm(q, c *http.Request) {
 // leaving.
 func (w *Watcher) complete(method string) bool {
 	bodiless := method == http.MethodHead || w.x.Status == http.StatusNoContent || w.x.Status == http.StatusNotModified
-	return w.Wrote && (bodiless || method == http.MethodConnect || w.n == w.length)
+	return w.wrote && (bodiless || method == http.MethodConnect || w.n == w.length)
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got.
 // Only the first watcher of an exchange counts bytes. It is the nearest to the
-// client: handlers may change what the others get.
+// client: handlers may change what the others get. A handler that writes after
+// it has returned changes nothing in the record any more: see end.
 type Watcher struct {
 	http.ResponseWriter
-	x      *Exchange
-	Wrote  bool
-	inner  bool  // another watcher is nearer to the client
+	x     *Exchange
+	inner bool // another watcher is nearer to the client
+
+	mu     sync.Mutex // guards the fields below, and what they stand for in x
+	over   bool       // nothing is noted any more
+	wrote  bool
 	length int64 // Content-Length in the head; -1 if there is none
 	n      int64 // number of bytes written
 }
 
+// end makes w note nothing any more. From then on its fields do not change.
+func (w *Watcher) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+}
+
+// Wrote reports whether the response has begun.
+func (w *Watcher) Wrote() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.wrote
+}
+
+// note notes n in the exchange of w.
+func (w *Watcher) note(n notes) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	if n.fail != nil {
+		w.x.Fail(n.fail)
+	}
+	if n.status != 0 {
+		w.x.Status, w.x.Mapped = n.status, true
+	}
+}
+
 // WriteHeader notes the first final status.
 func (w *Watcher) WriteHeader(status int) {
-	if !w.Wrote && (status >= 200 || status == http.StatusSwitchingProtocols) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
@@ -89,13 +126,17 @@ func (w *Watcher) Relay(status int, fields []h1.Field, length int64) bool {
 	if !ok || w.edits() && w.x.edited.Load() == nil || !inner.Relay(status, fields, length) {
 		return false
 	}
-	w.Wrote, w.x.Status, w.length = true, status, length
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.wrote, w.x.Status, w.length = true, status, length
+	}
 	return true
 }
 
 // Write counts p.
 func (w *Watcher) Write(p []byte) (int, error) {
-	w.implicit()
+	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(p)
 	w.count(int64(n))
 	return n, err
@@ -103,7 +144,7 @@ func (w *Watcher) Write(p []byte) (int, error) {
 
 // WriteString is for handlers that assert io.StringWriter.
 func (w *Watcher) WriteString(s string) (int, error) {
-	w.implicit()
+	w.begin(http.StatusOK)
 	n, err := io.WriteString(w.ResponseWriter, s)
 	w.count(int64(n))
 	return n, err
@@ -111,29 +152,33 @@ func (w *Watcher) WriteString(s string) (int, error) {
 
 // ReadFrom keeps the inner writer's fast path.
 func (w *Watcher) ReadFrom(src io.Reader) (int64, error) {
-	w.implicit()
+	w.begin(http.StatusOK)
 	n, err := io.Copy(w.ResponseWriter, src)
 	w.count(n)
 	return n, err
 }
 
 func (w *Watcher) count(n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
 	w.n += n
 	if !w.inner {
 		w.x.ResponseBytes += n
 	}
 }
 
-func (w *Watcher) implicit() {
-	if !w.Wrote {
-		w.begin(http.StatusOK)
-	}
-}
-
-// begin notes the head of the final response.
+// begin notes the head of the final response, unless it has begun.
 func (w *Watcher) begin(status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wrote || w.over {
+		return
+	}
 	w.edit()
-	w.Wrote, w.x.Status = true, status
+	w.wrote, w.x.Status = true, status
 	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
 		w.length = n
 	}
@@ -146,11 +191,11 @@ func (w *Watcher) Flush() { _ = w.FlushError() }
 // not been sent.
 func (w *Watcher) FlushError() error {
 	if w.edits() && flushes(w.ResponseWriter) {
-		w.implicit() // the head must be edited before it goes out
+		w.begin(http.StatusOK) // the head must be edited before it goes out
 	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
-		w.implicit()
+		w.begin(http.StatusOK)
 	}
 	return err
 }

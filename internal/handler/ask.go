@@ -76,7 +76,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 			x.Fail(fail)
 		}
 		if c.Refused {
-			x.Status = c.Status
+			x.Status, x.Mapped = c.Status, c.Mapped
 		}
 	}()
 	serveQuestion(f, v, k.about(q.WithContext(ctx), x), c)

@@ -161,17 +161,13 @@ func hookStatus(err error) int {
 // the exchange's failure. If no response has begun, the client gets one as for
 // any failed hook.
 func serveErrorHandler(f *forward.Forwarder, w *exchange.Watcher, q *http.Request, x *exchange.Exchange, fail *exchange.Failure) {
-	var err error
-	func() {
-		defer exchange.Contain("ErrorHandler", &err)
-		f.ErrorHandler(w, q, fail)
-	}()
+	err := x.ServeHook("ErrorHandler", q.Context(), func(l *exchange.Loan) { f.ErrorHandler(w, q.WithContext(l), fail) })
 	if err == nil {
 		w.Conclude()
 		return
 	}
 	x.Err = &exchange.Failure{Op: fail.Op, Target: fail.Target, Side: exchange.SideProxy, Err: fmt.Errorf("%w, called for: %w", err, fail.Err)}
-	if w.Wrote {
+	if w.Wrote() {
 		panic(http.ErrAbortHandler)
 	}
 	exchange.Reply(w, q, hookStatus(err), "proxy_internal_error")

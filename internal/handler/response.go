@@ -243,6 +243,9 @@ func (a *roundTrip) copyBody(res *http.Response, stream bool) *exchange.Failure 
 			if !a.x.Watched { // otherwise a Watcher counts
 				a.x.ResponseBytes += int64(m)
 			}
+			if errors.Is(werr, http.ErrHandlerTimeout) {
+				return a.cut(exchange.SideProxy, a.x.Status, exchange.ErrDeadline)
+			}
 			if werr != nil && !errors.Is(werr, http.ErrBodyNotAllowed) {
 				return a.cut(exchange.SideClient, exchange.StatusClientClosed, werr)
 			}

@@ -169,7 +169,7 @@ func (a *roundTrip) Place(f *forward.Forwarder) *exchange.Failure {
 // introduce puts the exchange into the request's context for hooks. The context
 // of a Question's request already has the exchange of the client's request.
 func (a *roundTrip) introduce() {
-	if a.x.Asker == nil && exchange.FromContext(a.q.Context()) != a.x {
+	if a.x.Asker == nil && !a.x.Carries(a.q.Context()) {
 		a.q = a.q.WithContext(exchange.NewContext(a.q.Context(), a.x))
 	}
 }
@@ -322,6 +322,7 @@ func (a *roundTrip) announce() (err error) {
 	if t := a.x.Latest(); t != nil {
 		t.Whole = a.body == nil || a.body.Whole()
 	}
+	defer a.tell()
 	if !a.x.Hooks.Tries() {
 		return nil
 	}
@@ -330,6 +331,16 @@ func (a *roundTrip) announce() (err error) {
 		a.body.replace(a.set)
 	}
 	return err
+}
+
+// tell tells a handler of the program that the exchange is lent by how far it
+// is.
+func (a *roundTrip) tell() {
+	if a.body == nil {
+		a.x.Tell(nil)
+	} else {
+		a.x.Tell(&a.body.Body)
+	}
 }
 
 // tryOwn performs one attempt with the built-in HTTP/1.1 client.

@@ -1,0 +1,337 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A Loan is the context of a request that is served by a handler of the
+// program. It gives the request's exchange to handlers of ours that this one
+// calls.
+//
+// An Exchange belongs to one goroutine. A handler of the program may call ours
+// on another goroutine, and may return while they still run, as
+// http.TimeoutHandler does. So handlers of ours never change the exchange of
+// the lender. Each of them works on a copy, from Borrow to Return. It tells the
+// loan how far it is when an attempt begins, and the rest when it returns. The
+// lender takes these facts over with End, when its handler has returned. From
+// then on the loan is over: what borrowers still do stays in their copies,
+// which nothing else reads.
+//
+// Of the lender's exchange, handlers read only what the lender has set before
+// the loan.
+type Loan struct {
+	context.Context
+	x    *Exchange // the lender's
+	hook bool      // the lender goes on: nothing is taken over
+
+	passes atomic.Uint32
+
+	mu     sync.Mutex // guards the fields below
+	over   bool
+	latest *Exchange // the copy that was borrowed last; nil if none was
+	notes  notes
+}
+
+// notes are facts about an exchange from handlers that borrow nothing.
+type notes struct {
+	user   string
+	fail   *Failure
+	status int
+}
+
+// Lend begins a loan of x, in ctx. The caller calls End when the handler that
+// got it has returned, and does not use x before that. Its writer for the
+// handler may be a Watcher of x.
+func Lend(ctx context.Context, x *Exchange) *Loan {
+	x.Shared = true
+	l := &Loan{Context: ctx, x: x}
+	l.passes.Store(uint32(PassesOf(ctx)))
+	return l
+}
+
+// NewContext returns ctx carrying x for a hook that does not serve requests: a
+// loan that is over before it begins.
+func NewContext(ctx context.Context, x *Exchange) context.Context {
+	l := Lend(ctx, x)
+	l.hook, l.over = true, true
+	return l
+}
+
+type exchangeKey struct{}
+
+// Value implements context.Context.
+func (l *Loan) Value(key any) any {
+	if _, ok := key.(exchangeKey); ok {
+		return l
+	}
+	return l.Context.Value(key)
+}
+
+func loanOf(ctx context.Context) *Loan {
+	l, _ := ctx.Value(exchangeKey{}).(*Loan)
+	return l
+}
+
+// FromContext returns the exchange that ctx carries, or nil. It belongs to the
+// lender: see Loan.
+func FromContext(ctx context.Context) *Exchange {
+	if l := loanOf(ctx); l != nil {
+		return l.x
+	}
+	return nil
+}
+
+// Carries reports whether ctx carries x, or the exchange that x is a copy of.
+func (x *Exchange) Carries(ctx context.Context) bool {
+	l := loanOf(ctx)
+	return l != nil && (l.x == x || l == x.loan)
+}
+
+// Borrow returns a copy of the exchange that ctx carries, or nil if there is
+// none. The copy belongs to the caller until Return. It has what earlier
+// borrowers did. Its Status and ResponseBytes are zero.
+func Borrow(ctx context.Context) *Exchange {
+	l := loanOf(ctx)
+	if l == nil {
+		return nil
+	}
+	x := exchanges.Get().(*Exchange)
+	x.inherit(l.x)
+	x.loan = l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return x
+	}
+	switch before := l.latest; {
+	case before == nil:
+		x.resume(&l.x.Record)
+		x.Paged, x.Refused = l.x.Paged, l.x.Refused
+	case before.back:
+		x.resume(&before.Record)
+		x.Paged, x.Refused = before.Paged, before.Refused
+		before.Release()
+	case before.told != nil: // it still runs
+		x.resume(before.told.record())
+	}
+	l.latest = x
+	return x
+}
+
+// inherit sets what the lender's exchange x has had since before the loan.
+func (x *Exchange) inherit(from *Exchange) {
+	r := &from.Record
+	x.Start, x.Client, x.Peer, x.Proto, x.Scheme, x.Method = r.Start, r.Client, r.Peer, r.Proto, r.Scheme, r.Method
+	x.Host, x.Path, x.Query, x.Pattern = r.Host, r.Path, r.Query, r.Pattern
+	x.UserAgent, x.Referer, x.RequestID = r.UserAgent, r.Referer, r.RequestID
+	x.TLSVersion, x.ServerName = r.TLSVersion, r.ServerName
+	x.Via, x.Name, x.Trusted, x.Watched = from.Via, from.Name, from.Trusted, from.Watched
+	x.Numbering, x.Hooks, x.Set, x.begun = from.Numbering, from.Hooks, from.Set, from.begun
+	x.Head, x.Owner, x.ClientScheme, x.ClientHost = from.Head, from.Owner, from.ClientScheme, from.ClientHost
+	x.edited.Store(from.edited.Load())
+	x.Mirrored, x.Asker, x.About = from.Mirrored, from.Asker, from.About
+	x.Charged, x.Tried = slices.Clip(from.Charged), slices.Clip(from.Tried)
+	x.Lives, x.client, x.cut = from.Lives, from.client, from.cut
+}
+
+// resume sets what earlier borrowers have done. What they list is copied, since
+// a hook or the next attempt may change it.
+func (x *Exchange) resume(r *Record) {
+	x.User, x.Value, x.Err, x.RequestBytes = r.User, r.Value, r.Err, r.RequestBytes
+	x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte = r.Target, r.Attempts, r.Queue, r.Dial, r.FirstByte
+	x.Retried, x.Timeline = slices.Clone(r.Retried), slices.Clone(r.Timeline)
+}
+
+// A progress is how far a borrower is.
+type progress struct {
+	Record           // without the attempt that runs
+	running  Attempt // copied here, so that the usual case needs no other memory
+	runs     bool
+	uploaded *Body // nil if the request has no body
+}
+
+// record returns the progress with the attempt that runs.
+func (p *progress) record() *Record {
+	if p.runs {
+		p.runs = false
+		p.Timeline = append(p.Timeline, p.running)
+	}
+	if p.uploaded != nil {
+		p.RequestBytes = p.uploaded.Count()
+	}
+	return &p.Record
+}
+
+// Tell tells the lender of x how far x is. upload is the body on its way to the
+// target; nil if there is none. Tell does nothing if x is not borrowed.
+func (x *Exchange) Tell(upload *Body) {
+	l := x.loan
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over || l.latest != x {
+		return
+	}
+	if x.told == nil {
+		x.told = new(progress)
+	}
+	p := x.told
+	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
+	p.Target, p.Attempts, p.Queue, p.Dial, p.FirstByte = x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte
+	p.Retried, p.Timeline = slices.Clone(x.Retried), nil
+	if last := x.Latest(); last != nil {
+		p.running, p.runs = *last, true
+		p.Timeline = slices.Clone(x.Timeline[:len(x.Timeline)-1])
+	}
+}
+
+// Return ends the use of x. It does nothing if x is not borrowed.
+func (x *Exchange) Return() {
+	l := x.loan
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.latest == x { // so it is not over
+		x.back = true
+		return
+	}
+	if f, ok := x.Err.(*Failure); ok { // another one was called meanwhile
+		l.notes.note(notes{fail: f})
+	}
+	x.Release()
+}
+
+// End ends the loan, and notes in the lender's exchange what borrowers have
+// told. If the last one still runs, the exchange ends without it: that is a
+// failure if the client got an error. Later calls do nothing.
+func (l *Loan) End() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
+	x, last := l.x, l.latest
+	l.over, l.latest = true, nil
+	switch {
+	case last == nil:
+	case last.back:
+		x.takeBack(last)
+		last.Release()
+	default:
+		x.abandon(last.told)
+	}
+	if l.notes.user != "" {
+		x.User = l.notes.user
+	}
+	if l.notes.fail != nil {
+		x.Fail(l.notes.fail)
+	}
+	x.became(l.notes.status, true)
+}
+
+// takeBack notes what a borrower has done that has returned its copy.
+func (x *Exchange) takeBack(from *Exchange) {
+	r, first := &from.Record, x.Err
+	x.User, x.Value, x.RequestBytes, x.Retried, x.Timeline = r.User, r.Value, r.RequestBytes, r.Retried, r.Timeline
+	x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte = r.Target, r.Attempts, r.Queue, r.Dial, r.FirstByte
+	if x.Err = r.Err; x.Err == nil {
+		x.Err = first
+	}
+	x.Paged, x.Refused = from.Paged, from.Refused
+	if r.ResponseBytes > 0 { // of an upgraded connection, which the Watcher does not see
+		x.ResponseBytes = r.ResponseBytes
+	}
+	x.became(r.Status, from.Mapped)
+}
+
+// became notes the status of a borrower's response; 0 if there is none. The
+// client has got the Watcher's, if any, which may be another one: a handler may
+// have replaced the response. A borrower knows better only that the client has
+// left, and what a response of gRPC means.
+func (x *Exchange) became(status int, mapped bool) {
+	if status != 0 && (x.Status == 0 || status == StatusClientClosed || mapped && x.Status == http.StatusOK) {
+		x.Status = status
+	}
+}
+
+// abandon notes what a borrower has told that still runs.
+func (x *Exchange) abandon(told *progress) {
+	if told != nil {
+		x.resume(told.record())
+	}
+	if x.Status >= http.StatusInternalServerError {
+		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})
+	}
+}
+
+// ErrAbandoned is the cause of an exchange's failure if a handler of the
+// program has answered without waiting for the Upstream behind it.
+var ErrAbandoned = errors.New("a handler in front of the Upstream, such as http.TimeoutHandler, has answered without waiting for it")
+
+// ServeHook calls a hook of the program that may serve the request with that
+// context, by handlers of ours too. It lends x, or the exchange that x is a
+// question about, and returns the panic of the hook as an error.
+func (x *Exchange) ServeHook(name string, ctx context.Context, hook func(*Loan)) (err error) {
+	if x.About != nil {
+		x = x.About
+	}
+	l := Lend(ctx, x)
+	defer l.End()
+	defer Contain(name, &err)
+	hook(l)
+	return nil
+}
+
+// note adds what more says. The first failure stays.
+func (n *notes) note(more notes) {
+	if more.user != "" {
+		n.user = more.user
+	}
+	if n.fail == nil {
+		n.fail = more.fail
+	}
+	if more.status != 0 {
+		n.status = more.status
+	}
+}
+
+func (l *Loan) note(n notes) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.notes.note(n)
+}
+
+// NoteUser notes the name of the user in the exchange that ctx carries, if any.
+func NoteUser(ctx context.Context, name string) {
+	if l := loanOf(ctx); l != nil {
+		l.note(notes{user: name})
+	}
+}
+
+// NoteFailure notes f in the exchange that ctx carries, if any.
+func NoteFailure(ctx context.Context, f *Failure) {
+	if l := loanOf(ctx); l != nil {
+		l.note(notes{fail: f})
+	}
+}
+
+// noteAt notes n in the exchange of q that w responds to, if there is one.
+func noteAt(w http.ResponseWriter, q *http.Request, n notes) {
+	l := loanOf(q.Context())
+	if w, ok := w.(*Watcher); ok && (l == nil || l.hook || l.x != w.x) {
+		w.note(n) // it is the caller's own
+		return
+	}
+	if l != nil {
+		l.note(n)
+	}
+}
