@@ -53,7 +53,7 @@ func TestASmallAnswerIsOneWriteWithItsLength(t *testing.T) {
 	}
 }
 
-func TestAnOddRequestCostsItsConnectionNothing(t *testing.T) {
+func TestAnUnusualRequestKeepsItsConnectionOpen(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Method, " ", q.Host, q.URL.Path) })
 	for _, tt := range []struct{ raw, want string }{
@@ -70,7 +70,7 @@ func TestAnOddRequestCostsItsConnectionNothing(t *testing.T) {
 	assert.Empty(t, c.Rest())
 }
 
-func TestHeadsMayBeAsLongAsMaxHeaderBytesSays(t *testing.T) {
+func TestMaxHeaderBytesLimitsRequestHeads(t *testing.T) {
 	proxytest.NoLeaks(t)
 	h := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
@@ -86,7 +86,7 @@ func TestHeadsMayBeAsLongAsMaxHeaderBytesSays(t *testing.T) {
 	assert.Equal(t, 431, c.Response("GET").StatusCode)
 }
 
-func TestAPipelinedRequestIsServedBehindTheFirst(t *testing.T) {
+func TestPipelinedRequestsAreServedInOrder(t *testing.T) {
 	proxytest.NoLeaks(t)
 	seen := make(chan struct{}, 1)
 	c := serving(t, func(w http.ResponseWriter, q *http.Request) {
@@ -104,7 +104,7 @@ func TestAPipelinedRequestIsServedBehindTheFirst(t *testing.T) {
 	}
 }
 
-func TestAnUnreadBodyKeepsItsConnectionIfItComes(t *testing.T) {
+func TestAConnectionStaysOpenIfAnUnreadBodyArrives(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
 	for range 3 {
@@ -114,18 +114,18 @@ func TestAnUnreadBodyKeepsItsConnectionIfItComes(t *testing.T) {
 	}
 }
 
-func TestABodyThatDoesNotComeHoldsNoAnswerUp(t *testing.T) {
+func TestAnIncompleteBodyDoesNotDelayTheResponse(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct {
 		name, request string
 		says          bool // the response announces the end of the connection
 	}{
-		{"nothing of it", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\n", false},
+		{"no byte of it", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\n", false},
 		{"some of it", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\nx", false},
 		{"chunked", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", false},
 		{"too long", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\nx", true},
-		{"waits for a word", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", true},
+		{"waits for 100 Continue", "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := serving(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
@@ -138,7 +138,7 @@ func TestABodyThatDoesNotComeHoldsNoAnswerUp(t *testing.T) {
 	}
 }
 
-func TestTheFirstReadAsksForTheBody(t *testing.T) {
+func TestTheFirstBodyReadSends100Continue(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, q *http.Request) {
 		body, _ := io.ReadAll(q.Body)
@@ -155,7 +155,7 @@ func TestTheFirstReadAsksForTheBody(t *testing.T) {
 	assert.Empty(t, c.Rest())
 }
 
-func TestHTTP10GetsNoInterimResponsesAndExpectsNothing(t *testing.T) {
+func TestHTTP10RequestsGetNoInterimResponsesAndLoseExpectAndUpgrade(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, q *http.Request) {
 		w.WriteHeader(103)
@@ -196,7 +196,7 @@ func TestAPanicCutsItsClientOffAndIsLogged(t *testing.T) {
 	}
 }
 
-func TestABodyWithoutALengthIsSeenToBeCutOff(t *testing.T) {
+func TestAnAbortedBodyWithoutALengthResetsTheConnection(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "half")
@@ -208,7 +208,7 @@ func TestABodyWithoutALengthIsSeenToBeCutOff(t *testing.T) {
 	assert.ErrorContains(t, err, "reset")
 }
 
-func TestTheContextEndsWithTheClient(t *testing.T) {
+func TestTheContextEndsWhenTheClientDisconnects(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for name, request := range map[string]string{
@@ -234,7 +234,7 @@ func TestTheContextEndsWithTheClient(t *testing.T) {
 	}
 }
 
-func TestTheContextEndsWithTheHandlerAndNotBefore(t *testing.T) {
+func TestTheContextEndsWhenTheHandlerReturns(t *testing.T) {
 	proxytest.NoLeaks(t)
 	contexts := make(chan context.Context, 1)
 	c := serving(t, func(_ http.ResponseWriter, q *http.Request) {
@@ -245,7 +245,7 @@ func TestTheContextEndsWithTheHandlerAndNotBefore(t *testing.T) {
 	<-(<-contexts).Done()
 }
 
-func TestAHandlerMayTakeTheConnectionOver(t *testing.T) {
+func TestAHandlerCanHijackTheConnection(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
 		nc, buf, err := http.NewResponseController(w).Hijack()
@@ -267,7 +267,7 @@ func TestAHandlerMayTakeTheConnectionOver(t *testing.T) {
 	assert.Equal(t, "got early bird\nand worm\n", c.Rest())
 }
 
-func TestAResponseDuringTheDrainIsTheLast(t *testing.T) {
+func TestAResponseDuringADrainClosesItsConnection(t *testing.T) {
 	t.Parallel() // it waits
 	proxytest.NoLeaks(t)
 	began, goOn := make(chan struct{}), make(chan struct{})
@@ -294,7 +294,7 @@ func TestAResponseDuringTheDrainIsTheLast(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-func TestAWriterIsOfNoUseBehindItsRequest(t *testing.T) {
+func TestAResponseWriterHasNoEffectAfterItsRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	kept := make(chan http.ResponseWriter, 1)
 	body := make(chan io.Reader, 1)
@@ -317,7 +317,7 @@ func TestAWriterIsOfNoUseBehindItsRequest(t *testing.T) {
 	assert.Empty(t, c.Do(get).Content)
 }
 
-func TestABodyThatIsReadWhenTheHandlerReturnsIsLetGo(t *testing.T) {
+func TestABodyReadFailsWhenTheHandlerReturns(t *testing.T) {
 	proxytest.NoLeaks(t)
 	failed := make(chan error, 1)
 	reads := make(chan struct{})
@@ -354,7 +354,7 @@ func TestDeadlinesOfAHandlerEndWithItsRequest(t *testing.T) {
 	assert.Equal(t, 200, c.Do(get).StatusCode)
 }
 
-func TestBothWaysAtOnce(t *testing.T) {
+func TestAFullDuplexHandlerReadsAndWritesAtOnce(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, q *http.Request) {
 		rc := http.NewResponseController(w)
@@ -408,7 +408,7 @@ func TestFormFilesAreRemoved(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestOverTLSARequestKnowsItAndItsConnectionSaysGoodbye(t *testing.T) {
+func TestARequestOverTLSHasItsStateAndEndsWithCloseNotify(t *testing.T) {
 	proxytest.NoLeaks(t)
 	config, roots := proxytest.TLS(t, "a.test")
 	addr := start(t, &serve.Server{TLS: config, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -426,7 +426,7 @@ func TestOverTLSARequestKnowsItAndItsConnectionSaysGoodbye(t *testing.T) {
 	assert.NoError(t, err)
 }
 
-func TestAnInvalidLengthIsLoggedAndASecondStatusToo(t *testing.T) {
+func TestAnInvalidContentLengthAndASecondStatusAreLogged(t *testing.T) {
 	proxytest.NoLeaks(t)
 	logs := new(lockedBuffer)
 	s := &serve.Server{Log: slog.New(slog.NewTextHandler(logs, nil)), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -440,7 +440,7 @@ func TestAnInvalidLengthIsLoggedAndASecondStatusToo(t *testing.T) {
 	assert.Contains(t, logs.String(), "superfluous response.WriteHeader call from github.com/hostproxy/hostproxy/internal/serve_test.")
 }
 
-func TestA304KeepsWhatItSaysOfTheBody(t *testing.T) {
+func TestA304KeepsItsContentLength(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "10")
@@ -479,7 +479,7 @@ func (l opaque) Accept() (net.Conn, error) {
 	return struct{ net.Conn }{c}, err
 }
 
-func TestTheContextEndsWithAClientThatCannotBePeekedAt(t *testing.T) {
+func TestTheContextEndsWhenTheClientOfAnOpaqueConnectionDisconnects(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	for name, request := range map[string]string{
@@ -516,7 +516,7 @@ func TestTheContextEndsWithAClientThatCannotBePeekedAt(t *testing.T) {
 	}
 }
 
-func TestContextsBelowARequestsEndWithIt(t *testing.T) {
+func TestDerivedContextsEndWithTheRequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	type key struct{}
 	below := make(chan context.Context, 1)
@@ -540,7 +540,7 @@ func TestContextsBelowARequestsEndWithIt(t *testing.T) {
 	assert.False(t, stop())
 }
 
-func TestRefusalsAreTheSameFromTheFirstRequestToTheFifth(t *testing.T) {
+func TestTheFifthRequestIsRefusedLikeTheFirst(t *testing.T) {
 	proxytest.NoLeaks(t)
 	handled := make(chan string, 100)
 	addr := start(t, &serve.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -576,7 +576,7 @@ func TestRefusalsAreTheSameFromTheFirstRequestToTheFifth(t *testing.T) {
 	}
 }
 
-func TestAHandlerFramesItsResponseOnceHoweverItSpellsTheKeys(t *testing.T) {
+func TestAResponseIsFramedOnceRegardlessOfHeaderCase(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for _, tt := range []struct {
 		name string
@@ -608,7 +608,7 @@ func TestAHandlerFramesItsResponseOnceHoweverItSpellsTheKeys(t *testing.T) {
 	}
 }
 
-func TestNothingThatFramesAResponseIsATrailer(t *testing.T) {
+func TestFramingHeadersAreNotSentAsTrailers(t *testing.T) {
 	proxytest.NoLeaks(t)
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "hello")
@@ -622,7 +622,7 @@ func TestNothingThatFramesAResponseIsATrailer(t *testing.T) {
 	assert.Equal(t, http.Header{"X-T": {"1"}}, p.Trailer)
 }
 
-func TestWhatFollowsA101IsNoRequest(t *testing.T) {
+func TestBytesAfterA101AreNotARequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var served atomic.Int32
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -639,7 +639,7 @@ func TestWhatFollowsA101IsNoRequest(t *testing.T) {
 	assert.Equal(t, int32(1), served.Load())
 }
 
-func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
+func TestBytesAfterAnHTTP10RequestWithoutALengthAreNotARequest(t *testing.T) {
 	proxytest.NoLeaks(t)
 	const stays = " / HTTP/1.0\r\nConnection: keep-alive\r\n"
 	for raw, want := range map[string]int32{
@@ -658,7 +658,7 @@ func TestWhatFollowsARequestOfHTTP10WithoutALengthIsNoRequest(t *testing.T) {
 	}
 }
 
-func TestAWriteThatFailsSaysHowMuchHasBeenTaken(t *testing.T) {
+func TestAFailedWriteReturnsTheNumberOfBytesWritten(t *testing.T) {
 	proxytest.NoLeaks(t)
 	const size = 64 << 20
 	type result struct {

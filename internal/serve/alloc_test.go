@@ -169,7 +169,7 @@ func TestAFeatureAllocatesNothing(t *testing.T) {
 
 // crypto/tls allocates a reader for each record that it reads: one for the
 // request, and one for the response.
-func TestTLSAllocatesNothingOfOurs(t *testing.T) {
+func TestOnlyCryptoTLSAllocatesOverTLS(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
 	r.Handle("a.test", hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")))
@@ -186,7 +186,7 @@ func TestARequestOfTheHandlerLaneAllocatesLittle(t *testing.T) {
 		handler http.Handler
 		most    float64
 	}{
-		"a handler of somebody's":   {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }), 8.1},
+		"a handler without a route": {http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }), 8.1},
 		"middleware around a route": {http.HandlerFunc(r.ServeHTTP), 6.1},
 		"middleware that sets a field": {http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("X-A", "1")

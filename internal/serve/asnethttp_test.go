@@ -34,7 +34,7 @@ func asNetHTTP(t *testing.T, h http.HandlerFunc, check func(t *testing.T, url st
 	t.Run("ours", func(t *testing.T) { check(t, "http://"+start(t, &serve.Server{Handler: h})) })
 }
 
-func TestALongUploadCanBeReadBehindTheHeadOfItsAnswer(t *testing.T) {
+func TestALongUploadCanBeReadAfterTheResponseHeadIsSent(t *testing.T) {
 	t.Parallel() // it waits
 	const size = 5 << 20
 	upload := bytes.Repeat([]byte("x"), size)
@@ -62,7 +62,7 @@ func TestALongUploadCanBeReadBehindTheHeadOfItsAnswer(t *testing.T) {
 	})
 }
 
-func TestALimitAboveTheLengthIsNoExcess(t *testing.T) {
+func TestACopyWithALimitAboveContentLengthSucceeds(t *testing.T) {
 	copied := make(chan error, 1)
 	copies := func(have int) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -84,7 +84,7 @@ func TestALimitAboveTheLengthIsNoExcess(t *testing.T) {
 	})
 }
 
-func TestContextsBelowValuesNeedNoGoroutine(t *testing.T) {
+func TestContextsDerivedThroughValuesNeedNoGoroutine(t *testing.T) {
 	type key struct{}
 	grown := make(chan int, 1)
 	asNetHTTP(t, func(w http.ResponseWriter, q *http.Request) {
@@ -104,7 +104,7 @@ func TestContextsBelowValuesNeedNoGoroutine(t *testing.T) {
 	})
 }
 
-func TestFullDuplexAfterTheRequestIsNothing(t *testing.T) {
+func TestEnableFullDuplexAfterTheRequestDoesNotPanic(t *testing.T) {
 	late := make(chan *http.ResponseController, 1)
 	asNetHTTP(t, func(w http.ResponseWriter, _ *http.Request) { late <- http.NewResponseController(w) }, func(t *testing.T, url string) {
 		res, err := http.Get(url)
@@ -143,7 +143,7 @@ func (c lateConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestAReadDeadlineDoesNotEndTheLookoutForTheClient(t *testing.T) {
+func TestAReadDeadlineDoesNotStopDisconnectDetection(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	proxytest.NoLeaks(t)
 	waits, ended := make(chan struct{}), make(chan error, 1)

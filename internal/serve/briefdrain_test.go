@@ -18,7 +18,7 @@ import (
 
 // A short drain is clean if no request is in flight: a client that may send
 // another one is no reason to fail.
-func TestAShortDrainOfConnectionsWithoutRequestsIsClean(t *testing.T) {
+func TestAShortDrainWithoutRequestsInFlightSucceeds(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			ln := newPipes()

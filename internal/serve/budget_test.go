@@ -29,7 +29,7 @@ func budget(most int) *serve.Budget {
 	return &serve.Budget{MaxPerClient: most, Log: slog.New(slog.DiscardHandler)}
 }
 
-func TestWhoCountsAsOneClient(t *testing.T) {
+func TestAnIPv4AddressOrAnIPv6PrefixOf64BitsIsOneClient(t *testing.T) {
 	for _, tt := range []struct {
 		about, a, b string
 		same        bool
@@ -56,7 +56,7 @@ func TestWhoCountsAsOneClient(t *testing.T) {
 	}
 }
 
-func TestPeersWithoutALimit(t *testing.T) {
+func TestTrustedAndUnixPeersHaveNoConnectionLimit(t *testing.T) {
 	b := budget(1)
 	b.Trusted = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	for range 3 {
@@ -75,7 +75,7 @@ func TestPeersWithoutALimit(t *testing.T) {
 }
 
 // Clients come and go at random, and a model counts them.
-func TestEachClientHasItsPlacesAndNoMore(t *testing.T) {
+func TestAClientCannotExceedItsConnectionLimit(t *testing.T) {
 	const most = 3
 	b := budget(most)
 	open := make(map[string][]*serve.Client)
@@ -95,7 +95,7 @@ func TestEachClientHasItsPlacesAndNoMore(t *testing.T) {
 	}
 }
 
-func TestClientsThatComeAtOnceShareTheirPlaces(t *testing.T) {
+func TestConcurrentConnectionsOfAClientShareItsLimit(t *testing.T) {
 	const most = 5
 	b := budget(most)
 	var mu sync.Mutex
@@ -233,7 +233,7 @@ func TestRefusedHandshakesAreCountedByReason(t *testing.T) {
 		want  map[string]uint64
 		logs  int
 	}{
-		{"no place in time", func(pauser) error { <-time.After(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
+		{"no slot in time", func(pauser) error { <-time.After(time.Minute); return nil }, func(ln *pipes, roots *x509.CertPool) {
 			_ = client(ln, roots, "a.test").Handshake()
 		}, map[string]uint64{"handshakes MaxHandshakes": 1}, 1},
 		{"too slow", held(0), func(*pipes, *x509.CertPool) { <-time.After(time.Minute) }, map[string]uint64{"handshakes HandshakeTimeout": 1}, 0},

@@ -26,7 +26,7 @@ func (b busy) Close() error {
 	return nil
 }
 
-func TestACompanionHasTheTimeOfAHandOverUntilTheShutdown(t *testing.T) {
+func TestACompanionKeepsTheHandOverTimeoutUntilAShutdown(t *testing.T) {
 	const drain = 2 * time.Second
 	for name, tt := range map[string]struct {
 		hand, handed, shut time.Duration // zero handed or shut means never

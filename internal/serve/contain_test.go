@@ -74,7 +74,7 @@ func (l *hostileListener) Accept() (net.Conn, error) {
 }
 
 // A panic in the program's own connection type ends that connection only.
-func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
+func TestAPanickingConnectionTypeEndsOnlyItsConnection(t *testing.T) {
 	for method, calls := range map[string][]int64{"Read": {4, 5, 6}, "Write": {1, 2, 3, 4, 5, 6}, "SetWriteDeadline": {1}} {
 		for _, n := range calls {
 			proxytest.NoLeaks(t)
@@ -114,7 +114,7 @@ func TestAConnectionOfATypeThatPanicsEnds(t *testing.T) {
 }
 
 // sendPage writes a large body without a copy: it contains panics by itself.
-func TestAConnectionThatPanicsInALargeBodyEnds(t *testing.T) {
+func TestAPanicInALargeWriteEndsOnlyItsConnection(t *testing.T) {
 	proxytest.NoLeaks(t)
 	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write(make([]byte, 1<<20))
@@ -135,7 +135,7 @@ type panickedConn struct{ net.Conn }
 func (c *panickedConn) Read([]byte) (int, error) { panic("oh") }
 
 // A panic during an upload leaves no goroutine that waits for the rest.
-func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
+func TestAPanickingTargetConnectionEndsTheUpload(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) { _, _ = c.ReadString(1 << 20) })
 	u := hostproxy.To(backend.Addr())
@@ -156,7 +156,7 @@ func TestATargetsConnectionThatPanicsEndsTheUpload(t *testing.T) {
 
 // The sweeper and a drain handle all connections. A panic there ends only one
 // of them.
-func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
+func TestAPanickingConnectionEndsNeitherASweepNorADrain(t *testing.T) {
 	for _, tt := range []struct {
 		name, method string
 		busy         bool // has a request in flight until it ends
@@ -192,7 +192,7 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 						_, err := io.WriteString(c, get)
 						require.NoError(t, err)
 					}
-					// so long a pause that a drain does not wait for the client
+					// after this pause a drain does not wait for the client
 					time.Sleep(time.Second)
 					left.Store(1)
 					if tt.sweeps {
@@ -216,7 +216,7 @@ func TestAConnectionThatPanicsEndsNeitherASweepNorADrain(t *testing.T) {
 
 // A hook that panics after an early response ends only its stream. The rest of
 // the request body may still arrive, and is not the client's fault.
-func TestAHookThatPanicsBehindAnEarlyAnswerEndsItsStreamAlone(t *testing.T) {
+func TestAHookPanicAfterAnEarlyResponseEndsOnlyItsStream(t *testing.T) {
 	backend := proxytest.NewBackend(t, func(c *proxytest.BackendConn) {
 		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	})

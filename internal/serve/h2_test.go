@@ -18,7 +18,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAStreamIsARequestAndItsResponse(t *testing.T) {
+func TestAStreamCarriesARequestAndItsResponse(t *testing.T) {
 	proxytest.NoLeaks(t)
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
@@ -45,7 +45,7 @@ func TestAStreamIsARequestAndItsResponse(t *testing.T) {
 	assert.False(t, r.reset)
 }
 
-func TestHowAResponseEnds(t *testing.T) {
+func TestAStreamEndsWithItsResponseOrWithAReset(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		switch q.URL.Path {
 		case "/sized":
@@ -103,19 +103,19 @@ func TestHowAResponseEnds(t *testing.T) {
 
 // RFC 9113, 8.1: RST_STREAM with NO_ERROR tells the client that the rest of the
 // request is not needed.
-func TestAnEarlyAnswerEndsWithoutAnError(t *testing.T) {
+func TestAnEarlyResponseIsFollowedByAResetWithoutError(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
 	p.ask(1, true, of("POST", "/")...)
 	assert.Equal(t, "403", p.reply(1).status)
 	reset := p.frame("reset", func(s seen) bool { return s.kind == http2.FrameRSTStream })
 	assert.Equal(t, http2.ErrCodeNo, reset.code)
-	require.NoError(t, p.WriteData(1, false, make([]byte, 1000)), "which may be on its way")
+	require.NoError(t, p.WriteData(1, false, make([]byte, 1000)), "frames that were in flight")
 	require.NoError(t, p.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p.fields("x-sent", "1"), EndStream: true, EndHeaders: true}))
 	p.ask(3, false, of("GET", "/")...)
 	assert.Equal(t, "403", p.reply(3).status, "the connection goes on")
 }
 
-func TestBothSidesOfAStreamSpeakAtOnce(t *testing.T) {
+func TestAStreamCarriesBothDirectionsAtOnce(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		buf := make([]byte, 100)
 		for {
@@ -144,7 +144,7 @@ func TestBothSidesOfAStreamSpeakAtOnce(t *testing.T) {
 }
 
 // A body never exceeds the flow-control windows, and all of it arrives.
-func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
+func TestAResponseObeysTheClientsWindows(t *testing.T) {
 	const size = 300 << 10
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }),
 		http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
@@ -180,7 +180,7 @@ func TestAnAnswerKeepsToTheWindowsOfItsClient(t *testing.T) {
 }
 
 // Only bytes that were read are given back to the flow-control window.
-func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
+func TestReadingAnUploadExtendsItsWindow(t *testing.T) {
 	read := make(chan int)
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) {
 		for n := range read {
@@ -212,7 +212,7 @@ func TestAnUploadIsGivenWindowWhenItIsRead(t *testing.T) {
 }
 
 // RFC 9113, 6.9.1: DATA beyond the window is a connection error.
-func TestMoreThanTheWindowAllowsEndsTheConnection(t *testing.T) {
+func TestDataBeyondTheWindowEndsTheConnection(t *testing.T) {
 	p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }))
 	p.ask(1, true, of("POST", "/")...)
 	for range 5 {
@@ -222,7 +222,7 @@ func TestMoreThanTheWindowAllowsEndsTheConnection(t *testing.T) {
 	assert.Equal(t, http2.ErrCodeFlowControl, code)
 }
 
-func TestALargeBodyStarvesNobody(t *testing.T) {
+func TestALargeBodyDoesNotStarveOtherStreams(t *testing.T) {
 	asked := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/large" {
@@ -271,7 +271,7 @@ func TestALargeBodyStarvesNobody(t *testing.T) {
 
 // CVE-2023-44487: a stream that was reset counts against the limit until its
 // handler has returned.
-func TestNoMoreStreamsRunThanAreAllowed(t *testing.T) {
+func TestTheStreamLimitCountsResetStreamsWhoseHandlersRun(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var running, most atomic.Int64
 	release := make(chan struct{})
@@ -320,7 +320,7 @@ func TestAResetEndsTheRequestsContext(t *testing.T) {
 	assert.Error(t, <-ended)
 }
 
-func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
+func TestADrainServesStreamsOpenedBeforeTheLastGOAWAY(t *testing.T) {
 	proxytest.NoLeaks(t)
 	release := make(chan struct{})
 	var once sync.Once
@@ -343,7 +343,7 @@ func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
 	p.ask(5, false, of("GET", "/")...)
 	open()
 	assert.Equal(t, "whole", p.reply(1).body)
-	assert.Equal(t, "whole", p.reply(3).body, "it was on its way")
+	assert.Equal(t, "whole", p.reply(3).body, "it was opened before the last GOAWAY")
 	code, polite := p.closed()
 	assert.True(t, polite)
 	assert.Equal(t, http2.ErrCodeNo, code)
@@ -354,7 +354,7 @@ func TestADrainLetsStreamsEndAndOthersBegin(t *testing.T) {
 	assert.NoError(t, <-done)
 }
 
-func TestAnExpectationIsAnsweredWhenTheBodyIsRead(t *testing.T) {
+func TestAStreamSends100ContinueWhenTheBodyIsRead(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/read" {
 			_, _ = io.Copy(w, q.Body)
@@ -372,7 +372,7 @@ func TestAnExpectationIsAnsweredWhenTheBodyIsRead(t *testing.T) {
 
 // RFC 9113, 6.8: a client that has sent GOAWAY gets its responses; then the
 // connection closes.
-func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
+func TestAClientThatSendsGOAWAYGetsItsResponses(t *testing.T) {
 	release := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
 		<-release
@@ -389,7 +389,7 @@ func TestAClientThatGoesGetsItsAnswers(t *testing.T) {
 
 // The heads of all streams together have a limit. A stream beyond it may be
 // retried (REFUSED_STREAM).
-func TestHeadsHaveABoundPerConnection(t *testing.T) {
+func TestRequestHeadsHaveALimitPerConnection(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
 	p := dialH2(t, startH2(t, func(http.ResponseWriter, *http.Request) { <-release }))
@@ -414,7 +414,7 @@ func (b bytewise) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestFramesMayComeInPieces(t *testing.T) {
+func TestFramesMayArriveInPieces(t *testing.T) {
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		body, err := io.ReadAll(q.Body)
 		fmt.Fprint(w, string(body), " ", err, " ", q.Trailer.Get("X-T"), " ", q.Header.Get("X-A"))

@@ -46,7 +46,7 @@ func (p *peer) pour(most int, once func(p *peer, i int)) (sent int) {
 // Frames that cost the server more than the client end the connection:
 // CVE-2019-9512, 9513, 9515, 9518, 2023-44487, 2023-45288, 2024-27316,
 // 2025-8671.
-func TestWhatAClientMayCostIsBounded(t *testing.T) {
+func TestAnAbusiveClientIsCutOff(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		served int64 // highest number of requests that reach a handler
@@ -145,7 +145,7 @@ func TestWhatAClientMayCostIsBounded(t *testing.T) {
 // CVE-2025-8671: bodies whose length differs from their Content-Length make the
 // server reset streams. Each costs the client a token, even if it waits for
 // each reset.
-func TestResetsThatAClientProvokesCost(t *testing.T) {
+func TestResetsThatAClientProvokesCostTokens(t *testing.T) {
 	for name, body := range map[string]string{"too long": "xxx", "too short": "x"} {
 		t.Run(name, func(t *testing.T) {
 			p := dialH2(t, startH2(t, func(_ http.ResponseWriter, q *http.Request) { _, _ = io.Copy(io.Discard, q.Body) }))
@@ -171,7 +171,7 @@ func TestResetsThatAClientProvokesCost(t *testing.T) {
 }
 
 // CVE-2019-9511, 9517, 2016-1546: window updates of single bytes cost tokens.
-func TestTinyWindowsCost(t *testing.T) {
+func TestTinyWindowUpdatesCostTokens(t *testing.T) {
 	ended := make(chan struct{})
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) {
 		defer close(ended)
@@ -187,7 +187,7 @@ func TestTinyWindowsCost(t *testing.T) {
 }
 
 // Answers to PINGs do not gather in memory if the client reads none.
-func TestAnswersThatNobodyReadsDoNotGather(t *testing.T) {
+func TestUnreadPINGRepliesDoNotAccumulate(t *testing.T) {
 	c, err := net.Dial("tcp", startH2(t, nil))
 	require.NoError(t, err)
 	p := newPeer(t, c)
@@ -199,7 +199,7 @@ func TestAnswersThatNobodyReadsDoNotGather(t *testing.T) {
 }
 
 // Frames that browsers and gRPC clients often send cost nothing.
-func TestOrdinaryClientsPayNothing(t *testing.T) {
+func TestOrdinaryFramesCostNoTokens(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
 	for i := range 2000 {
 		stream := uint32(2*i + 1)
@@ -215,7 +215,7 @@ func TestOrdinaryClientsPayNothing(t *testing.T) {
 }
 
 // A client that was cut off and reconnects does not get all its tokens back.
-func TestWhatAClientMayCostIsBoundedOverItsConnections(t *testing.T) {
+func TestAnAbusiveClientGetsNoNewTokensByReconnecting(t *testing.T) {
 	var served atomic.Int64
 	addr := startH2(t, func(_ http.ResponseWriter, q *http.Request) {
 		served.Add(1)

@@ -34,7 +34,7 @@ func endsAfter(t *testing.T, p *peer, d time.Duration) {
 
 func timeouts(s *serve.Server) { s.ReadHeaderTimeout, s.IdleTimeout = 10*time.Second, 30*time.Second }
 
-func TestAPrefaceThatTricklesEnds(t *testing.T) {
+func TestATricklingPrefaceEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, nil)
 		// inside the preface, and after it
@@ -59,7 +59,7 @@ func TestAPrefaceThatTricklesEnds(t *testing.T) {
 	})
 }
 
-func TestAHeadThatTricklesEndsTheConnection(t *testing.T) {
+func TestATricklingHeadEndsTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, nil)
 		p := newPeer(t, dial())
@@ -84,7 +84,7 @@ func TestAHeadThatTricklesEndsTheConnection(t *testing.T) {
 	})
 }
 
-func TestAnIdleConnectionEnds(t *testing.T) {
+func TestAnIdleConnectionIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, timeouts, func(http.ResponseWriter, *http.Request) {})
 		p := newPeer(t, dial())
@@ -119,7 +119,7 @@ func TestABodyThatStallsFailsItsReader(t *testing.T) {
 	})
 }
 
-func TestABodyMayPauseOnceItIsAnswered(t *testing.T) {
+func TestABodyMayPauseOnceTheResponseHasBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
 			_ = http.NewResponseController(w).Flush()
@@ -135,7 +135,7 @@ func TestABodyMayPauseOnceItIsAnswered(t *testing.T) {
 	})
 }
 
-func TestAReadDeadlineOfAHandlersEndsItsRead(t *testing.T) {
+func TestAHandlersReadDeadlineEndsItsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 2)
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
@@ -159,7 +159,7 @@ func TestAReadDeadlineOfAHandlersEndsItsRead(t *testing.T) {
 	})
 }
 
-func TestAWindowThatStaysClosedEndsItsStreamAlone(t *testing.T) {
+func TestAWindowThatStaysClosedEndsOnlyItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
@@ -187,7 +187,7 @@ func TestAWindowThatStaysClosedEndsItsStreamAlone(t *testing.T) {
 	})
 }
 
-func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
+func TestAHandlersWriteDeadlineEndsItsWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
@@ -207,7 +207,7 @@ func TestAWriteDeadlineOfAHandlersEndsItsWrite(t *testing.T) {
 
 // A handler's write deadline also holds while its goroutine writes for all
 // streams.
-func TestAWriteDeadlineOfAHandlersEndsItsWriteToAClientThatReadsNothing(t *testing.T) {
+func TestAHandlersWriteDeadlineHoldsWhileTheClientReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failed := make(chan error, 1)
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) {
@@ -244,7 +244,7 @@ func TestAClientThatReadsNothingIsCutOff(t *testing.T) {
 		p.ask(1, false, of("GET", "/")...)
 		start := time.Now()
 		assert.Error(t, <-failed)
-		assert.InDelta(t, 90, time.Since(start).Seconds(), 35, "a minute behind the last byte that it took")
+		assert.InDelta(t, 90, time.Since(start).Seconds(), 35, "a minute after the last byte that it read")
 		_, _ = io.Copy(io.Discard, p.c)
 	})
 }
@@ -318,7 +318,7 @@ func TestADrainDoesNotWaitForAPing(t *testing.T) {
 	})
 }
 
-func TestAConnectionThatEndsIsNotInAHurryWithItsLastAnswer(t *testing.T) {
+func TestASlowClientGetsTheWholeLastResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 40<<10)) })
 		c := dial()
@@ -369,7 +369,7 @@ func (r *records) Read(p []byte) (int, error) {
 
 // A client can use only whole TLS records, and TCP sends little at first after
 // a pause.
-func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
+func TestTheFirstTLSRecordsAfterAPauseAreSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config, roots := proxytest.TLS(t, "a.test")
 		config.NextProtos = []string{"h2"}
@@ -405,7 +405,7 @@ func TestTheFirstRecordsBehindAPauseAreSmall(t *testing.T) {
 
 // A client cannot send while unread bodies fill the connection's window:
 // BodyStall does not count that time.
-func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
+func TestABodyMayStallWhileTheConnectionWindowIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
@@ -440,8 +440,8 @@ func TestAClientThatMaySendNothingIsNotLate(t *testing.T) {
 	})
 }
 
-// Nor is such an upload late for its target, on either lane.
-func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
+// The same holds for an upload to a target, on either lane.
+func TestAProxiedUploadMayStallWhileTheConnectionWindowIsFull(t *testing.T) {
 	for _, hooked := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			release := make(chan struct{})
@@ -503,7 +503,7 @@ func TestAnUploadThatMaySendNothingIsNotLate(t *testing.T) {
 
 // A client may still read a response although the only other stream was reset
 // and its handler still runs.
-func TestAnAnswerOnItsWayOutlivesAResetOfTheOnlyOtherStream(t *testing.T) {
+func TestAnUnreadResponseSurvivesAResetOfTheOnlyOtherStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		leave := make(chan struct{})
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {

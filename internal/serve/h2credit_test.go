@@ -14,7 +14,7 @@ import (
 
 // A client that respects its windows can send a body past unread bodies, as
 // long as these leave it any window.
-func TestABodyPassesThoseThatNobodyReads(t *testing.T) {
+func TestABodyPassesUnreadBodiesOfOtherStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const size = 2 << 20
 		release := make(chan struct{})

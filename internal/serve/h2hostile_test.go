@@ -26,7 +26,7 @@ import (
 )
 
 // The last byte of a body may arrive in its own TCP segment or TLS record.
-func TestAByteThatComesAloneIsTaken(t *testing.T) {
+func TestTheLastByteOfABodyMayArriveAlone(t *testing.T) {
 	read := make(chan struct{}, 1)
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		_, _ = q.Body.Read(make([]byte, 1))
@@ -48,7 +48,7 @@ func TestAByteThatComesAloneIsTaken(t *testing.T) {
 
 // Only bytes that were sent shrink a stream's window, even if the connection's
 // window is smaller.
-func TestNoWindowIsLostWhereTheConnectionsIsTheSmallerOne(t *testing.T) {
+func TestASmallerConnectionWindowLosesNoStreamWindow(t *testing.T) {
 	const window, rounds = 65535, 16
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, rounds/2*window)) }))
 	p.ask(1, false, of("GET", "/")...)
@@ -106,7 +106,7 @@ func drained(t *testing.T) (p *peer, finish func()) {
 
 // RFC 9113, 6.8: frames of streams that the client opened before it read the
 // last GOAWAY are ignored.
-func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
+func TestAnUploadAfterTheLastGOAWAYIsIgnored(t *testing.T) {
 	p, finish := drained(t)
 	p.ask(3, true, of("POST", "/")...)
 	require.NoError(t, p.WriteData(3, false, []byte("body")))
@@ -120,7 +120,7 @@ func TestAnUploadThatIsTooLateForADrainHarmsNobody(t *testing.T) {
 
 // After a drain's last GOAWAY, as many streams as are allowed may still arrive.
 // They cost the client nothing.
-func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
+func TestManyStreamsAfterTheLastGOAWAYCostNoTokens(t *testing.T) {
 	p, finish := drained(t)
 	for stream := uint32(3); stream < 2*250; stream += 2 {
 		p.ask(stream, true, of("POST", "/")...)
@@ -136,7 +136,7 @@ func TestManyStreamsThatAreTooLateForADrainHarmNobody(t *testing.T) {
 
 // A worker that writes for all streams soon continues its own stream, even
 // while a slow client reads a large body.
-func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
+func TestAWorkerThatWritesForAllStreamsContinuesItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began, said := make(chan struct{}), 0
 		dial, _ := dialBubble(t, nil, func(w http.ResponseWriter, q *http.Request) {
@@ -176,7 +176,7 @@ func TestWhoWritesForOthersComesToAnEnd(t *testing.T) {
 }
 
 // Frames for a stream that the server has ended early cost the usual tokens.
-func TestFramesForForsakenStreamsCost(t *testing.T) {
+func TestFramesForStreamsThatEndedEarlyCostTokens(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		once func(p *peer)
@@ -202,7 +202,7 @@ func TestFramesForForsakenStreamsCost(t *testing.T) {
 
 // RFC 9113, 6.8: a client's GOAWAY limits the streams that the server opens,
 // not the client's own.
-func TestARequestBehindAGoAwayIsServed(t *testing.T) {
+func TestARequestAfterAGOAWAYIsServed(t *testing.T) {
 	p := dialH2(t, startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "whole") }))
 	p.pour(1, func(p *peer, i int) {
 		if i == 0 {
@@ -218,7 +218,7 @@ func TestARequestBehindAGoAwayIsServed(t *testing.T) {
 
 // CVE-2023-44487: a request that is reset before it has begun does not reach
 // its target. It has a record.
-func TestARequestThatIsResetAtOnceIsServedByNobody(t *testing.T) {
+func TestARequestThatIsResetImmediatelyIsNotServed(t *testing.T) {
 	const resets = 20
 	var served atomic.Int64
 	records := make(chan exchange.Record, resets)
@@ -276,7 +276,7 @@ func TestARequestThatIsResetDuringTheDialIsNotSent(t *testing.T) {
 
 // A client that streams small messages may have a whole window of them in
 // flight when it reads an early response.
-func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
+func TestSmallFramesAfterAnEarlyResponseAreFreeWithinTheWindow(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		first int // bytes in large pieces, before the small ones
@@ -311,7 +311,7 @@ func TestSmallPiecesBehindAnEarlyAnswerAreFreeWithinTheirWindow(t *testing.T) {
 
 // Frames that a client sends while it reads its last response, such as
 // WINDOW_UPDATE, do not cut that response off.
-func TestTheLastAnswerOfAConnectionIsTakenSlowly(t *testing.T) {
+func TestWindowUpdatesDoNotCutOffTheLastResponse(t *testing.T) {
 	t.Parallel() // it waits
 	const size = 1 << 20
 	c, err := net.Dial("tcp", startH2(t, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, size)) }))

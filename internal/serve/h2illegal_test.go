@@ -30,9 +30,9 @@ var moves = []move{
 	{"a request", func(p *peer, id uint32) { p.ask(id, false, of("GET", "/")...) }},
 	{"the head of an upload", func(p *peer, id uint32) { p.ask(id, true, of("POST", "/")...) }},
 	{"trailers", func(p *peer, id uint32) { p.ask(id, false, "x-t", "1") }},
-	{"trailers that end nothing", func(p *peer, id uint32) { p.ask(id, true, "x-t", "1") }},
+	{"trailers without END_STREAM", func(p *peer, id uint32) { p.ask(id, true, "x-t", "1") }},
 	{"a malformed request", func(p *peer, id uint32) { p.ask(id, false, of("GET", "/", "X-A", "1")...) }},
-	{"a header block that is none", raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, "\xff\xff\xff\xff\xff\x7f")},
+	{"an invalid header block", raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, "\xff\xff\xff\xff\xff\x7f")},
 	{"a header block that ends in a field", raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, "\x00\x05x")},
 	{"a table that is too large", raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, "\x3f\xe2\x1f")},
 	{"a request that depends on itself", func(p *peer, id uint32) {
@@ -71,12 +71,12 @@ var moves = []move{
 	{"frames that are too small", raw(http2.FrameSettings, 0, "\x00\x05\x00\x00\x00\x01")},
 	{"a switch that is neither on nor off", raw(http2.FrameSettings, 0, "\x00\x02\x00\x00\x00\x02")},
 	{"short settings", raw(http2.FrameSettings, 0, "\x00\x04\x00\x00\x10")},
-	{"an acknowledgement of settings with some", raw(http2.FrameSettings, http2.FlagSettingsAck, "\x00\x04\x00\x00\x10\x00")},
+	{"an acknowledgement of settings with a payload", raw(http2.FrameSettings, http2.FlagSettingsAck, "\x00\x04\x00\x00\x10\x00")},
 	{"a PING", raw(http2.FramePing, 0, "12345678")},
 	{"an answer to no PING", raw(http2.FramePing, http2.FlagPingAck, "12345678")},
 	{"a short PING", raw(http2.FramePing, 0, "1234567")},
-	{"a short goodbye", raw(http2.FrameGoAway, 0, "\x00\x00\x00\x00\x00\x00\x00")},
-	{"a goodbye", raw(http2.FrameGoAway, 0, "\x00\x00\x00\x00\x00\x00\x00\x00")},
+	{"a short GOAWAY", raw(http2.FrameGoAway, 0, "\x00\x00\x00\x00\x00\x00\x00")},
+	{"a GOAWAY", raw(http2.FrameGoAway, 0, "\x00\x00\x00\x00\x00\x00\x00\x00")},
 	{"a push", raw(http2.FramePushPromise, http2.FlagPushPromiseEndHeaders, "\x00\x00\x00\x02\x82")},
 	{"a frame of an unknown kind", raw(0xee, 0xff, "whatever")},
 }
@@ -103,7 +103,7 @@ var states = []struct {
 	}},
 	{9, "reset by its server", func(p *peer, id uint32) { p.ask(id, false, of("GET", "/", "X-A", "1")...) }},
 	{11, "reset by its server before its end", func(p *peer, id uint32) { p.ask(id, true, of("POST", "/", "X-A", "1")...) }},
-	{13, "passed over", nil},
+	{13, "skipped", nil},
 	{15, "open, with a length", func(p *peer, id uint32) { p.ask(id, true, of("POST", "/", "content-length", "5")...) }},
 	{16, "the server's", nil},
 	{17, "idle", nil},
@@ -117,8 +117,8 @@ type deviation struct {
 }
 
 const (
-	severe  = "RFC 9113, 5.4.1: what is an error of a stream may be one of the connection, and is where only an attacker gains by more"
-	earlier = "of two faults we see the other one first"
+	severe  = "RFC 9113, 5.4.1: a stream error may be treated as a connection error; we do so where only an attacker would gain otherwise"
+	earlier = "there are two faults, and we report the other one"
 )
 
 // deviations are all known deviations. Read-only.
@@ -129,7 +129,7 @@ var deviations = []deviation{
 	{"GOAWAY STREAM_CLOSED", "reset PROTOCOL_ERROR", severe, false},
 	{"GOAWAY PROTOCOL_ERROR", "reset STREAM_CLOSED", severe, false},
 	{"GOAWAY STREAM_CLOSED", "GOAWAY PROTOCOL_ERROR", "net/http does not know which streams have ended", false},
-	{"", "reset STREAM_CLOSED", "RFC 9113, 5.1: what may be on its way to a stream that we have reset is ignored", true},
+	{"", "reset STREAM_CLOSED", "RFC 9113, 5.1: frames for a stream that we have reset are ignored", true},
 	{"", "reset PROTOCOL_ERROR", "the same", true},
 	{"", "GOAWAY PROTOCOL_ERROR", "the same", true},
 	{"GOAWAY STREAM_CLOSED", "GOAWAY COMPRESSION_ERROR", earlier, false},
@@ -141,7 +141,7 @@ var deviations = []deviation{
 	{"GOAWAY FRAME_SIZE_ERROR", "reset STREAM_CLOSED", "the same", false},
 	{"GOAWAY FRAME_SIZE_ERROR", "reset PROTOCOL_ERROR", "the same", false},
 	{"reset PROTOCOL_ERROR", "reset INTERNAL_ERROR", "RFC 9113, 8.1.1: net/http leaves a body that is too short to its handler", false},
-	{"", "GOAWAY NO_ERROR", "we take leave with the last answer", false},
+	{"", "GOAWAY NO_ERROR", "we send GOAWAY only with the last response", false},
 }
 
 // A rebel is a client that breaks rules. It runs in a synctest bubble.
@@ -261,7 +261,7 @@ func dialNetHTTP(h http.Handler) (dial func() net.Conn, stop func()) {
 
 // Each move on a stream in each state has the same outcome as with net/http's
 // server, apart from the deviations in the table.
-func TestWhatAClientMustNotSendIsRefusedAsByNetHTTP(t *testing.T) {
+func TestIllegalFramesHaveTheSameOutcomeAsWithNetHTTP(t *testing.T) {
 	used := map[deviation]int{}
 	for m := range moves {
 		for s := range states {
@@ -269,7 +269,7 @@ func TestWhatAClientMustNotSendIsRefusedAsByNetHTTP(t *testing.T) {
 		}
 	}
 	for _, d := range deviations {
-		assert.NotZero(t, used[d], "nothing differs by %q and %q: the deviation can go", d.ours, d.theirs)
+		assert.NotZero(t, used[d], "nothing differs by %q and %q: remove the deviation", d.ours, d.theirs)
 	}
 }
 

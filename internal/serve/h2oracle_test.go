@@ -166,7 +166,7 @@ func sameAsNetHTTP(t testing.TB, ours, theirs string, script []byte) {
 	}
 }
 
-func TestWhatAClientMaySendIsServedAsByNetHTTP(t *testing.T) {
+func TestLegalFramesGetTheSameRepliesAsFromNetHTTP(t *testing.T) {
 	ours, theirs := startH2(t, tell), startNetHTTP2(t, http.HandlerFunc(tell))
 	for seed := range uint64(150) {
 		random := rand.New(rand.NewPCG(seed, 2))

@@ -93,7 +93,7 @@ func TestAnUploadIsNotReadByteByByte(t *testing.T) {
 }
 
 // A worker that flushes stops writing for other streams after some rounds.
-func TestAFlushDoesNotWaitForTheBodiesOfOthers(t *testing.T) {
+func TestAFlushDoesNotWaitForTheBodiesOfOtherStreams(t *testing.T) {
 	flushed := make(chan struct{})
 	large := make(chan struct{})
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
@@ -121,13 +121,13 @@ func TestAFlushDoesNotWaitForTheBodiesOfOthers(t *testing.T) {
 	select {
 	case <-flushed:
 	case <-time.After(proxytest.Patience):
-		t.Fatal("a flush goes on for as long as somebody else has something to send")
+		t.Fatal("the flush waits for the body of another stream")
 	}
 }
 
 // The body of a request that was answered early may arrive much later.
-func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
-	for name, size := range map[string]int{"with trailers": 10_000, "its trailers alone": 0} {
+func TestABodyMayArriveLongAfterItsResponse(t *testing.T) {
+	for name, size := range map[string]int{"with trailers": 10_000, "only its trailers": 0} {
 		t.Run(name, func(t *testing.T) {
 			addr := startH2(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 			p := dialH2(t, addr)
@@ -150,7 +150,7 @@ func TestABodyMayComeLongAfterItsAnswer(t *testing.T) {
 }
 
 // runtime.Goexit, which testing's FailNow calls, ends only the handler.
-func TestAHandlerMayEndItsGoroutine(t *testing.T) {
+func TestAHandlerMayCallGoexit(t *testing.T) {
 	proxytest.NoLeaks(t)
 	addr, drain := startDraining(t, func(_ http.ResponseWriter, q *http.Request) {
 		if q.URL.Path == "/exit" {
@@ -215,7 +215,7 @@ func (l *heldListener) Accept() (net.Conn, error) {
 
 // A request that arrives at the end of IdleTimeout is served, or GOAWAY tells
 // the client that it was not.
-func TestARequestMayCrossTheEndOfTheIdleTime(t *testing.T) {
+func TestARequestAtTheEndOfIdleTimeoutIsServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &heldListener{pipes: newPipes(), conns: make(chan *heldConn, 1)}
 		s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), IdleTimeout: 30 * time.Second,
@@ -298,7 +298,7 @@ func TestADrainLosesNoRequest(t *testing.T) {
 }
 
 // Goroutines that a handler leaves running cannot read or write another stream.
-func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
+func TestGoroutinesOfAHandlerCannotTouchOtherStreams(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var left sync.WaitGroup
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
@@ -309,7 +309,7 @@ func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
 					buf := make([]byte, 1000)
 					for range 50 {
 						if n, _ := q.Body.Read(buf); n > 0 && string(buf[:n]) != strings.Repeat("s", n) {
-							t.Error("the stray one reads another's body")
+							t.Error("a goroutine left running reads the body of another stream")
 						}
 						_, _ = io.WriteString(w, "stray")
 						_ = http.NewResponseController(w).Flush()
@@ -361,7 +361,7 @@ func TestWhatAHandlerLeavesRunningTouchesNoOther(t *testing.T) {
 
 // The program's own proxy, limits and panics behave over HTTP/2 as with
 // net/http's server.
-func TestHandlersOfTheProgram(t *testing.T) {
+func TestHandlersBehaveOverHTTP2AsWithNetHTTP(t *testing.T) {
 	proxytest.NoLeaks(t)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Trailer", "X-T")
@@ -416,7 +416,7 @@ func TestHandlersOfTheProgram(t *testing.T) {
 	assert.Equal(t, []string{"x-t: t"}, r.trailers)
 
 	p.ask(3, false, of("GET", "/proxy/cut")...)
-	assert.True(t, p.reply(3).reset, "what was cut off is not whole")
+	assert.True(t, p.reply(3).reset, "a cut-off body must not look complete")
 
 	p.ask(5, true, of("POST", "/max")...)
 	require.NoError(t, p.WriteData(5, false, make([]byte, 100)))
@@ -442,7 +442,7 @@ func TestHandlersOfTheProgram(t *testing.T) {
 
 // A client with the same address as one that spends too many tokens keeps its
 // requests in flight.
-func TestTheCostOfANeighbourCutsNothingOff(t *testing.T) {
+func TestAnAbusiveNeighbourDoesNotCutOffRequestsInFlight(t *testing.T) {
 	release := make(chan struct{})
 	addr := startH2(t, func(w http.ResponseWriter, q *http.Request) {
 		select {

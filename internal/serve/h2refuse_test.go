@@ -22,7 +22,7 @@ import (
 
 // A request that h1.Request refuses gets an error response; a malformed one
 // gets a reset (RFC 9113, 8.1.1). No handler sees either.
-func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
+func TestAnInvalidRequestIsRefusedOrItsStreamIsReset(t *testing.T) {
 	const reset = "reset"
 	swap := func(name, value string) []string {
 		pairs := of("GET", "/")
@@ -97,7 +97,7 @@ func TestAStreamIsRefusedForWhatARequestOfHTTP11Is(t *testing.T) {
 	}
 }
 
-func TestABodyThatIsNotOfItsLengthIsAnError(t *testing.T) {
+func TestABodyThatDiffersFromItsContentLengthIsAnError(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		pieces []string
@@ -131,7 +131,7 @@ func TestABodyThatIsNotOfItsLengthIsAnError(t *testing.T) {
 	}
 }
 
-func TestTrailersThatAreNoneAreAnError(t *testing.T) {
+func TestInvalidTrailersAreAnError(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		ends   bool
@@ -260,27 +260,27 @@ func TestUnknownFramesAreIgnored(t *testing.T) {
 	assert.Equal(t, "200", p.reply(1).status)
 }
 
-func TestH2CIsForThoseWhoKnow(t *testing.T) {
-	t.Run("not where it is off", func(t *testing.T) {
+func TestH2CNeedsPriorKnowledge(t *testing.T) {
+	t.Run("refused if H2C is disabled", func(t *testing.T) {
 		c := serving(t, func(http.ResponseWriter, *http.Request) {})
 		c.Send(http2.ClientPreface)
 		assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 505 "))
 	})
 	s := &serve.Server{H2C: true, Log: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, q.Proto) })}
 	addr := start(t, s)
-	t.Run("not after a request of HTTP/1.1", func(t *testing.T) {
+	t.Run("refused after an HTTP/1.1 request", func(t *testing.T) {
 		c := proxytest.Dial(t, addr)
 		c.Send(get)
 		assert.Equal(t, "HTTP/1.1", string(c.Response("GET").Content))
 		c.Send(http2.ClientPreface)
 		assert.True(t, strings.HasPrefix(c.Rest(), "HTTP/1.1 505 "))
 	})
-	t.Run("not by an upgrade", func(t *testing.T) {
+	t.Run("an upgrade is ignored", func(t *testing.T) {
 		c := proxytest.Dial(t, addr)
 		c.Send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n")
 		assert.Equal(t, "HTTP/1.1", string(c.Response("GET").Content))
 	})
-	t.Run("byte by byte", func(t *testing.T) {
+	t.Run("the preface arrives byte by byte", func(t *testing.T) {
 		c := proxytest.Dial(t, addr)
 		for _, b := range []byte(http2.ClientPreface) {
 			c.Send(string(b))
@@ -293,7 +293,7 @@ func TestH2CIsForThoseWhoKnow(t *testing.T) {
 	})
 }
 
-func TestAStreamThatIsRefusedHasARecord(t *testing.T) {
+func TestARefusedStreamHasARecord(t *testing.T) {
 	records := make(chan exchange.Record, 1)
 	p := dialH2(t, startH2(t, nil, func(s *serve.Server) {
 		s.Lane = &serve.Lane{Always: true, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, End: func(r *exchange.Record) { records <- *r },

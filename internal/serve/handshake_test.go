@@ -100,7 +100,7 @@ func held(atLeast time.Duration) func(pauser) error {
 	}
 }
 
-func TestAPauseLastsAsLongAsTheHandshakeMayTake(t *testing.T) {
+func TestAPauseLastsForTheLongerOfHandshakeTimeoutAndAtLeast(t *testing.T) {
 	for _, tt := range []struct{ timeout, atLeast, want time.Duration }{
 		{10 * time.Second, 0, 10 * time.Second},
 		{10 * time.Second, 30 * time.Second, 30 * time.Second},
@@ -119,7 +119,7 @@ func TestAPauseLastsAsLongAsTheHandshakeMayTake(t *testing.T) {
 
 // A handshake that waited ends in time, and its limits do not remain on the
 // connection.
-func TestAHandshakeThatWaitedKeepsItsLimitAndItsConnectionHasNone(t *testing.T) {
+func TestAPausedHandshakeEndsInTimeAndLeavesNoDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{HandshakeTimeout: 10 * time.Second}, func(p pauser) error {
 			_, end := p.Pause(30 * time.Second)
@@ -145,7 +145,7 @@ func TestAHandshakeThatWaitedKeepsItsLimitAndItsConnectionHasNone(t *testing.T) 
 	})
 }
 
-func TestAPauseGivesTheSlotBackAndTakesOneAgain(t *testing.T) {
+func TestAPauseReleasesTheHandshakeSlotAndThenTakesOneAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan struct{})
 		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1}, func(p pauser) error {
@@ -198,7 +198,7 @@ func (m mute) Write(p []byte) (int, error) {
 	return m.Conn.Write(p)
 }
 
-func TestChallengesAreBoundedAndTheOldestGoesFirst(t *testing.T) {
+func TestChallengesBeyondTheLimitEvictTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1}, held(0))
 		var stalled []net.Conn
@@ -220,7 +220,7 @@ func TestChallengesAreBoundedAndTheOldestGoesFirst(t *testing.T) {
 	})
 }
 
-func TestAHandshakeWithoutASlotEndsInTime(t *testing.T) {
+func TestAHandshakeWithoutASlotEndsAtItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, roots := waitingServer(t, &serve.Server{MaxHandshakes: 1, HandshakeTimeout: 10 * time.Second}, func(pauser) error {
 			time.Sleep(time.Minute) // a hook of the program keeps its place

@@ -26,11 +26,11 @@ func TestADrainWaitsAMomentForTheNextRequestOfABusyClient(t *testing.T) {
 		sends bool          // sends a request after the drain has begun
 		most  time.Duration // longest duration of the drain
 	}{
-		"a busy client":             {sends: true, most: 110 * time.Millisecond},
-		"a new connection":          {first: true, sends: true, most: 110 * time.Millisecond},
-		"a client without another":  {most: 320 * time.Millisecond},
-		"a client that has paused":  {pause: time.Second},
-		"a connection without uses": {first: true, pause: time.Second},
+		"a busy client":                    {sends: true, most: 110 * time.Millisecond},
+		"a new connection":                 {first: true, sends: true, most: 110 * time.Millisecond},
+		"a client without another request": {most: 320 * time.Millisecond},
+		"a client that has paused":         {pause: time.Second},
+		"an unused connection":             {first: true, pause: time.Second},
 	} {
 		t.Run(about, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -42,7 +42,7 @@ func TestPlacesAreGivenInOrderAndFollowTheirBound(t *testing.T) {
 	})
 }
 
-func TestAWaitForAPlaceEnds(t *testing.T) {
+func TestAWaitForAPlaceEndsAtItsDeadlineOrAShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var p serve.Places
 		p.Bound(1)
@@ -52,7 +52,7 @@ func TestAWaitForAPlaceEnds(t *testing.T) {
 		close(done)
 		assert.ErrorIs(t, p.Take(time.Time{}, done), serve.ErrDraining)
 		p.Leave()
-		assert.NoError(t, p.Take(time.Now().Add(time.Second), done), "those that gave up hold no place")
+		assert.NoError(t, p.Take(time.Now().Add(time.Second), done), "waits that have ended hold no place")
 		assert.Zero(t, p.Waiting())
 	})
 }

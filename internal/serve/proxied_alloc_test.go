@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAFastLaneRequestBehindAPROXYHeaderAllocatesNothing(t *testing.T) {
+func TestAFastLaneRequestAfterAPROXYHeaderAllocatesNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	r := new(hostproxy.Router)
 	r.Handle("a.test", hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")))
@@ -28,7 +28,7 @@ func TestAFastLaneRequestBehindAPROXYHeaderAllocatesNothing(t *testing.T) {
 	assert.Less(t, (&link{c, t}).perRequest("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"), 0.05)
 }
 
-func TestAFastLaneRequestToATargetThatIsToldTheClientAllocatesNothing(t *testing.T) {
+func TestAFastLaneRequestToATargetWithProxyProtocolAllocatesNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	for version := 1; version <= 2; version++ {
 		u := hostproxy.To(backend(t, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))

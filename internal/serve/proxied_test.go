@@ -54,8 +54,8 @@ func startProxied(t *testing.T, s *serve.Server) *pipes {
 
 const proxiedHead = "PROXY TCP4 192.0.2.7 192.0.2.8 4321 443\r\n"
 
-func TestTheTimeForAPROXYHeaderIsForAllOfIt(t *testing.T) {
-	for name, pause := range map[string]time.Duration{"a byte a second": time.Second, "a byte at once, and no more": time.Hour, "all but too slow": 150 * time.Millisecond} {
+func TestTheTimeoutOfAPROXYHeaderCoversAllOfIt(t *testing.T) {
+	for name, pause := range map[string]time.Duration{"a byte a second": time.Second, "one byte, then nothing": time.Hour, "slightly too slow": 150 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, begin := startProxied(t, new(serve.Server)).dial(), time.Now()
@@ -79,7 +79,7 @@ func TestTheTimeForAPROXYHeaderIsForAllOfIt(t *testing.T) {
 	}
 }
 
-func TestTheTimeForAPROXYHeaderIsNoneOfTheRequests(t *testing.T) {
+func TestTheTimeoutOfAPROXYHeaderDoesNotApplyToRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startProxied(t, new(serve.Server)).dial()
 		_, err := io.WriteString(c, proxiedHead)
@@ -94,7 +94,7 @@ func TestTheTimeForAPROXYHeaderIsNoneOfTheRequests(t *testing.T) {
 	})
 }
 
-func TestAChallengeIsAnsweredBehindAPROXYHeader(t *testing.T) {
+func TestAChallengeIsAnsweredAfterAPROXYHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cert, roots := proxytest.Certificate(t, "a.test")
 		var from string

@@ -31,7 +31,7 @@ func (f readCounter) Read(p []byte) (int, error) {
 	return f.File.Read(p)
 }
 
-func TestAFileThatIsCopiedGoesOutBySendfile(t *testing.T) {
+func TestACopiedFileIsSentBySendfile(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
 	const size = 1 << 20
 	require.NoError(t, os.WriteFile(name, bytes.Repeat([]byte("x"), size), 0o600))

@@ -53,7 +53,7 @@ func TestACopyThatOutlivesItsHandlerFails(t *testing.T) {
 	assert.Error(t, <-failed)
 }
 
-func TestWhatAHandlerLeavesRunningReachesNobodyElse(t *testing.T) {
+func TestGoroutinesOfAHandlerCannotTouchOtherRequests(t *testing.T) {
 	proxytest.NoLeaks(t)
 	var left sync.WaitGroup
 	began := make(chan struct{}, 1)
@@ -98,7 +98,7 @@ func TestWhatAHandlerLeavesRunningReachesNobodyElse(t *testing.T) {
 	}
 }
 
-func TestAPanicWaitsForNoClientThatTakesNothing(t *testing.T) {
+func TestAPanicDoesNotWaitForAClientThatReadsNothing(t *testing.T) {
 	proxytest.NoLeaks(t)
 	failed, blocks := make(chan error, 1), make(chan struct{})
 	c := serving(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -115,7 +115,7 @@ func TestAPanicWaitsForNoClientThatTakesNothing(t *testing.T) {
 	assert.Error(t, <-failed)
 }
 
-func TestRequestsBehindUnreadBodiesAreWhole(t *testing.T) {
+func TestRequestsAfterUnreadBodiesAreComplete(t *testing.T) {
 	proxytest.NoLeaks(t)
 	h := func(w http.ResponseWriter, q *http.Request) {
 		n := int64(0)
