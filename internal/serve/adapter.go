@@ -51,6 +51,7 @@ import (
 type adapter struct {
 	c      *conn
 	f      front
+	one    *front1 // f on HTTP/1.x, for what HTTP/2 does not have; else nil
 	w      *response
 	writer http.ResponseWriter // w, as the handler sees it
 	q      *http.Request
@@ -131,7 +132,7 @@ func (a *adapter) begin(x *fastExchange, c *conn) error {
 	a.headOnly = string(x.req.Method) == http.MethodHead
 	a.texts.take(a.f.text())
 	var w http.ResponseWriter
-	if a.f.hijacks() {
+	if a.one, _ = a.f.(*front1); a.one != nil {
 		h := new(hijackable)
 		w, a.w = h, &h.response
 	} else {
@@ -179,7 +180,7 @@ func (a *adapter) abandon(p any) {
 	a.w.mu.Unlock()
 	a.w.shut()
 	a.leaveBody()
-	a.f.handled()
+	a.f.handle(nil)
 	a.f.cut()
 }
 
@@ -198,13 +199,13 @@ func (a *adapter) finish() step {
 	}
 	if err != nil || short {
 		a.leaveBody()
-		a.f.handled()
+		a.f.handle(nil)
 		a.f.cut()
 		return end
 	}
 	whole := a.closeBody()
 	a.f.body().release()
-	a.f.handled()
+	a.f.handle(nil)
 	return a.f.next(whole)
 }
 
@@ -222,7 +223,7 @@ func (a *adapter) release() {
 	}
 	clear(a.keys)
 	clear(a.fields)
-	a.c, a.f, a.w, a.writer, a.q, a.texts = nil, nil, nil, nil, nil, text{}
+	a.c, a.f, a.one, a.w, a.writer, a.q, a.texts = nil, nil, nil, nil, nil, nil, text{}
 	a.keys, a.fields, a.out, a.given = a.keys[:0], a.fields[:0], head{}, given{trailers: a.given.trailers[:0]}
 	a.relayed, a.relay, a.order = false, a.relay[:0], exchange.Order{}
 	a.wrote, a.sent, a.done, a.duplex, a.hijacked, a.asks, a.expects = false, false, false, false, false, false, false

@@ -236,7 +236,7 @@ func (b *requestBody) end(a *adapter) {
 		b.trailer[key] = append(b.trailer[key], string(f.Value))
 	}
 	s.release()
-	a.f.lookOut(b.w)
+	a.one.lookOut(b.w)
 }
 
 // lookOut starts to look out for the client of a request without a body. After
@@ -245,7 +245,7 @@ func (b *requestBody) lookOut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if a := b.w.a.Load(); a.f.body().length() == 0 {
-		a.f.lookOut(b.w)
+		a.one.lookOut(b.w)
 	}
 }
 
@@ -333,7 +333,7 @@ func (a *adapter) shutBody() bool {
 func (a *adapter) closeBody() bool {
 	a.leaveBody()
 	s := a.f.body()
-	if !s.whole() && a.f.keeps() {
+	if !s.whole() && a.one != nil && a.one.keeps() {
 		return s.settle(exchange.LingerTime)
 	}
 	return s.whole()
@@ -342,7 +342,7 @@ func (a *adapter) closeBody() bool {
 // leaveBody ends all reading of the body by the handler, if there can be any.
 func (a *adapter) leaveBody() {
 	b, s := &a.w.body, a.f.body()
-	if s.length() == 0 && !a.f.looksOut() && !s.bounded() {
+	if s.length() == 0 && !a.one.looksOut() && !s.bounded() {
 		return
 	}
 	b.closed.Store(true)
@@ -354,6 +354,6 @@ func (a *adapter) leaveBody() {
 	a.w.gate.Lock()
 	b.left = true
 	a.w.gate.Unlock()
-	a.f.comeBack()
+	a.one.comeBack()
 	s.resume()
 }

@@ -274,7 +274,7 @@ func (a *adapter) writeHead(first []byte) error {
 		h.length = unknownLength
 	}
 	body := a.f.body()
-	h.last = body.expected() && body.pending() || body.length() != 0 && !a.duplex && a.f.reuses(h) && !a.shutBody()
+	h.last = body.expected() && body.pending() || body.length() != 0 && !a.duplex && a.one != nil && a.one.reuses(h) && !a.shutBody()
 	body.answer()
 	h.undated = g.date
 	if !g.kind && !g.encoded && !coded && len(first) > 0 && hasBody(h.status) {
@@ -436,7 +436,7 @@ func (w *response) sniffs() bool {
 func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	a := w.use()
 	defer w.mu.Unlock()
-	if a == nil || a.hijacked || a.headOnly || !hasBody(a.out.status) {
+	if a == nil || a.one == nil || a.hijacked || a.headOnly || !hasBody(a.out.status) {
 		return 0, nil
 	}
 	some := &io.LimitedReader{R: src, N: math.MaxInt64}
@@ -447,7 +447,7 @@ func (w *response) sendFile(src io.Reader) (n int64, err error) {
 	if a.out.length >= 0 {
 		some.N = min(some.N, max(a.out.length-a.written, 0))
 	}
-	n, _, err = a.f.readFrom(some)
+	n, err = a.one.sendFile(some)
 	if a.written += n; ok {
 		limited.N -= n
 	}
@@ -459,7 +459,7 @@ func (w *response) SetReadDeadline(t time.Time) error {
 	w.gate.Lock()
 	defer w.gate.Unlock()
 	if a := w.a.Load(); a != nil {
-		return a.f.readBy(t)
+		return a.f.body().readBy(t)
 	}
 	return errServed
 }
@@ -498,10 +498,10 @@ func (w *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if a.wrote {
 		_ = a.flush()
 	}
-	a.f.handled()
+	a.f.handle(nil)
 	a.leaveBody()
 	a.hijacked = true
-	conn, buf := a.f.hijack()
+	conn, buf := a.one.hijack()
 	return conn, buf, nil
 }
 

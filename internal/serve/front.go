@@ -1,9 +1,6 @@
 package serve
 
 import (
-	"bufio"
-	"io"
-	"net"
 	"time"
 	"unsafe"
 
@@ -15,26 +12,43 @@ import (
 // A front is a request and its response in one version of HTTP: it reads the
 // body, and writes and frames the response. One goroutine uses it at a time,
 // except where a method says otherwise. After a failed write all further writes
-// fail.
+// fail. What only HTTP/1.x has, such as hijacking and sendfile, are methods of
+// front1.
 type front interface {
+	// major returns the major version of HTTP. text returns the head of the
+	// request; its fields are slices of it. body returns its body.
+	major() int
+	text() []byte
+	body() source
+
+	// conn returns the client's connection.
+	conn() *conn
+
+	// hasLeft reports whether the client has closed its side. reads says
+	// whether the body is being read; otherwise the end may come after bytes of
+	// it. hasLeft consumes no bytes, and may be called concurrently. Where
+	// sockets cannot be peeked at, it reads ahead until lookBack.
+	hasLeft(reads bool) bool
+	lookBack()
+
+	// handle lets the sweeper watch the request that a handler answers by w.
+	// Nil ends that. client returns the client of that request, for its
+	// context. why returns what the client's Why returns.
+	handle(w *response)
+	client(w *response) exchange.Client
+	why() error
+
 	// interim sends an interim response immediately; HTTP/1.0 has none.
 	interim(status int, fields []h1.Field) error
-
-	// reuses reports whether the connection can carry another request after a
-	// response with that head.
-	reuses(h *head) bool
 
 	// head begins the final response. It may hold the head back until flush.
 	head(h *head) error
 
 	// data sends the next part of the body, or holds it back until flush. It
-	// keeps no reference to p. n is how much of p it has taken.
+	// keeps no reference to p. n is how much of p it has taken. piece returns
+	// how many bytes of a large body to give it at a time.
 	data(p []byte) (n int, err error)
-
-	// readFrom sends r as the next part of the body, by sendfile or the like.
-	// It reads nothing, and done is false, if the system cannot, or if r is no
-	// file: reading it could wait.
-	readFrom(r io.Reader) (n int64, done bool, err error)
+	piece() int
 
 	// flush sends what head and data have held back.
 	flush() error
@@ -50,71 +64,17 @@ type front interface {
 	cut()
 	sever()
 
-	// body returns the body of the request.
-	body() source
-
-	// text returns the head of the request; its fields are slices of it. major
-	// returns the major version of HTTP.
-	text() []byte
-	major() int
-
-	// handle lets the sweeper watch the request that a handler answers by w.
-	// handled ends that.
-	handle(w *response)
-	handled()
-
-	// client returns the client of that request, for its context.
-	client(w *response) exchange.Client
-
-	// why returns what the client's Why returns.
-	why() error
-
-	// lookOut starts to read ahead, to notice a client that leaves while a
-	// handler serves a request that has been read to its end. It does nothing
-	// if the client is watched otherwise. comeBack ends it, and looksOut
-	// reports whether it runs.
-	lookOut(w *response)
-	looksOut() bool
-	comeBack()
-
-	// keeps reports whether the connection can carry another request after the
-	// response that has begun.
-	keeps() bool
-
-	// next returns what to do with the connection after the response. whole
-	// means that the body has been read to its end.
-	next(whole bool) step
-
 	// patience limits how long a write may make no progress; 0 means the
-	// server's limit.
+	// server's limit. writeBy sets the deadline of writes; the zero time
+	// removes it. It may be called concurrently. release removes the deadline
+	// too.
 	patience(stall time.Duration)
-
-	// piece returns how many bytes of a large body to give to data at a time.
-	piece() int
-
-	// closed reports whether the client has closed its side, and hungUp the
-	// same for a request whose body is not read. They consume none of its
-	// bytes, and may be called concurrently. Where sockets cannot be peeked at,
-	// they read ahead until lookBack.
-	closed() bool
-	hungUp() bool
-	lookBack()
-
-	// readBy and writeBy set the deadlines of reads of the body and of writes;
-	// the zero time removes them. They may be called concurrently.
-	readBy(t time.Time) error
 	writeBy(t time.Time) error
-
-	// release removes the deadline of writeBy.
 	release()
 
-	// conn returns the client's connection.
-	conn() *conn
-
-	// hijacks reports whether hijack can give the connection away, with the
-	// bytes read ahead.
-	hijacks() bool
-	hijack() (net.Conn, *bufio.ReadWriter)
+	// next returns what to do with the connection after the response. whole
+	// means that the body of the request has been read to its end.
+	next(whole bool) step
 }
 
 // A head is the head of a final response, without the fields that a front adds.

@@ -110,12 +110,11 @@ func (f *front1) major() int { return 1 }
 
 // handle implements front.
 func (f *front1) handle(w *response) {
-	w.since = f.c.s.now()
+	if w != nil {
+		w.since = f.c.s.now()
+	}
 	f.c.handling.Store(w)
 }
-
-// handled implements front.
-func (f *front1) handled() { f.c.handling.Store(nil) }
 
 // why implements front.
 func (f *front1) why() error { return f.c.Why() }
@@ -125,7 +124,8 @@ func (f *front1) client(*response) exchange.Client { return f.c }
 
 func (f *front1) body() source { return &f.src }
 
-// keeps implements front.
+// keeps reports whether the connection can carry another request after the
+// response that has begun.
 func (f *front1) keeps() bool { return !f.last }
 
 // next implements front.
@@ -142,14 +142,12 @@ func (f *front1) next(whole bool) step {
 // patience implements front.
 func (f *front1) patience(stall time.Duration) { f.c.stall = stall }
 
-// hungUp implements front.
-func (f *front1) hungUp() bool {
-	f.c.lookAhead()
-	return f.c.HungUp()
-}
-
-// closed implements front.
-func (f *front1) closed() bool {
+// hasLeft implements front.
+func (f *front1) hasLeft(reads bool) bool {
+	if !reads {
+		f.c.lookAhead()
+		return f.c.HungUp()
+	}
 	unread := f.x.unread.Load()
 	if !unread { // otherwise the upload reads
 		f.c.lookAhead()
@@ -200,7 +198,8 @@ func (f *front1) head(h *head) error {
 	return f.err
 }
 
-// reuses implements front.
+// reuses reports whether the connection can carry another request after a
+// response with that head.
 func (f *front1) reuses(h *head) bool {
 	f.frame(h)
 	return !f.last
@@ -295,13 +294,15 @@ func (f *front1) data(p []byte) (n int, err error) {
 	return n, f.err
 }
 
-// readFrom implements front with the system's sendfile. Other sources could
-// make the reader wait.
-func (f *front1) readFrom(r io.Reader) (int64, bool, error) {
+// sendFile sends r as the next part of the body, by the system's sendfile. It
+// reads nothing if the system cannot, or if r is no file: reading it could
+// wait.
+func (f *front1) sendFile(r io.Reader) (int64, error) {
 	if f.c.tls != nil || f.chunked || f.headOnly || f.err != nil || f.flush() != nil {
-		return 0, false, f.err
+		return 0, f.err
 	}
-	return f.c.trySendFile(r)
+	n, _, err := f.c.trySendFile(r)
+	return n, err
 }
 
 // splices implements splicer.
@@ -351,13 +352,6 @@ func (f *front1) cut() {
 // sever implements front.
 func (f *front1) sever() { f.c.cut() }
 
-func (f *front1) readBy(t time.Time) error {
-	f.src.arming.Lock() // otherwise a deadline that is being set now would replace it
-	defer f.src.arming.Unlock()
-	f.src.bound.Store(true)
-	return f.c.stream().SetReadDeadline(t)
-}
-
 func (f *front1) writeBy(t time.Time) error {
 	f.bounded.Store(true)
 	return f.c.stream().SetWriteDeadline(t)
@@ -373,11 +367,9 @@ func (f *front1) release() {
 // conn implements front.
 func (f *front1) conn() *conn { return f.c }
 
-// hijacks implements front.
-func (f *front1) hijacks() bool { return true }
-
-// hijack implements front. It returns the exchange and the input buffer to the
-// pool, since the handler does not need them. The handler keeps f.
+// hijack gives the connection away, with the bytes that were read ahead. It
+// returns the exchange and the input buffer to the pool, since the handler does
+// not need them. The handler keeps f.
 func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	c := f.c
 	ahead := f.src.unread()
@@ -390,7 +382,7 @@ func (f *front1) hijack() (net.Conn, *bufio.ReadWriter) {
 	other := newFront1(f.x, f.in)
 	other.c = c
 	other.giveBack()
-	f.x, f.in, f.src.f, f.out = nil, nil, nil, nil
+	f.x, f.in, f.out = nil, nil, nil // f.src stays, for deadlines
 	r := bufio.NewReaderSize(&replay{nc, ahead}, max(gatherSize, len(ahead)))
 	_, _ = r.Peek(len(ahead))
 	return nc, bufio.NewReadWriter(r, bufio.NewWriterSize(nc, gatherSize))

@@ -356,14 +356,15 @@ func (s *source2) resume() {
 	s.stop, s.bound, s.late, s.until = false, false, false, time.Time{}
 }
 
-// deadline sets the read deadline; zero removes it.
-func (s *source2) deadline(t time.Time) {
+// readBy implements source.
+func (s *source2) readBy(t time.Time) error {
 	s.st.c.mu.Lock()
 	defer s.st.c.mu.Unlock()
 	s.bound, s.until, s.late = true, t, false
 	if !t.IsZero() && !t.After(time.Now()) {
 		s.rouse()
 	}
+	return nil
 }
 
 // short implements source. A stream can end before its body.

@@ -1,9 +1,6 @@
 package serve
 
 import (
-	"bufio"
-	"io"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -265,35 +262,13 @@ func (st *stream) major() int { return 2 }
 func (st *stream) handle(w *response) {
 	st.c.mu.Lock()
 	defer st.c.mu.Unlock()
-	if st.handling = w; st.gone.Load() {
+	if st.handling = w; w != nil && st.gone.Load() {
 		w.leave()
 	}
 }
 
-// handled implements front.
-func (st *stream) handled() {
-	st.c.mu.Lock()
-	defer st.c.mu.Unlock()
-	st.handling = nil
-}
-
-// lookOut implements front: the connection is always read.
-func (st *stream) lookOut(*response) {}
-
-// looksOut implements front.
-func (st *stream) looksOut() bool { return false }
-
-// comeBack implements front.
-func (st *stream) comeBack() {}
-
-// lookBack implements front.
+// lookBack implements front: the connection is always read.
 func (st *stream) lookBack() {}
-
-// keeps implements front.
-func (st *stream) keeps() bool { return false }
-
-// reuses implements front: no response waits for the rest of its request.
-func (st *stream) reuses(*head) bool { return false }
 
 // next implements front.
 func (st *stream) next(bool) step { return end }
@@ -306,11 +281,8 @@ func (st *stream) patience(stall time.Duration) { st.stall.Store(int64(stall)) }
 // piece implements front.
 func (st *stream) piece() int { return 4 * grant }
 
-// closed implements front.
-func (st *stream) closed() bool { return st.gone.Load() }
-
-// hungUp implements front.
-func (st *stream) hungUp() bool { return st.gone.Load() }
+// hasLeft implements front.
+func (st *stream) hasLeft(bool) bool { return st.gone.Load() }
 
 // interim implements front.
 func (st *stream) interim(status int, fields []h1.Field) error {
@@ -385,9 +357,6 @@ func (st *stream) framed(page []byte, n int) error {
 	c.write(st)
 	return c.failed
 }
-
-// readFrom implements front.
-func (st *stream) readFrom(io.Reader) (int64, bool, error) { return 0, false, nil }
 
 // flush implements front.
 func (st *stream) flush() error {
@@ -470,11 +439,6 @@ func (st *stream) sever() {
 	c.room.Broadcast()
 }
 
-func (st *stream) readBy(t time.Time) error {
-	st.src.deadline(t)
-	return nil
-}
-
 func (st *stream) writeBy(t time.Time) error {
 	c := st.c
 	c.mu.Lock()
@@ -497,9 +461,3 @@ func (st *stream) release() { st.deadline.Store(0) }
 
 // conn implements front.
 func (st *stream) conn() *conn { return st.c.c }
-
-// hijacks implements front.
-func (st *stream) hijacks() bool { return false }
-
-// hijack implements front.
-func (st *stream) hijack() (net.Conn, *bufio.ReadWriter) { return nil, nil }

@@ -19,10 +19,10 @@ type lookout struct {
 // peeks reports whether the sweeper can see the client leave.
 func (c *conn) peeks() bool { return canTry && c.socket != nil }
 
-// lookOut implements front. It needs room for a byte of another request. The mu
-// of the handler's body is held.
+// lookOut starts a lookout if one is needed. That needs room for a byte of
+// another request. The mu of the handler's body is held.
 func (f *front1) lookOut(w *response) {
-	if f.c.peeks() || f.lookout != nil || f.r == 0 && f.w == len(f.in) {
+	if f == nil || f.c.peeks() || f.lookout != nil || f.r == 0 && f.w == len(f.in) {
 		return
 	}
 	f.c.readBy(0)
@@ -58,16 +58,16 @@ func (l *lookout) read(c *conn) (err error) {
 	return err
 }
 
-// looksOut implements front.
-func (f *front1) looksOut() bool { return f.lookout != nil }
+// looksOut reports whether a lookout runs.
+func (f *front1) looksOut() bool { return f != nil && f.lookout != nil }
 
-// comeBack implements front. It appends the byte that was read to the input
-// buffer. The mu of the handler's body is held.
+// comeBack ends the lookout, if there is one. It appends the byte that was read
+// to the input buffer. The mu of the handler's body is held.
 func (f *front1) comeBack() {
-	l := f.lookout
-	if l == nil {
+	if !f.looksOut() {
 		return
 	}
+	l := f.lookout
 	f.lookout = nil
 	close(l.over)
 	f.src.interrupt()

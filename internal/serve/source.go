@@ -51,6 +51,10 @@ type source interface {
 	hurry(stall time.Duration)
 	answer()
 
+	// readBy sets the deadline of reads; the zero time removes it. It may be
+	// called concurrently.
+	readBy(t time.Time) error
+
 	// interrupt wakes the reader. Reads fail until resume, which also removes a
 	// read deadline. stopped reports whether interrupt was called since resume,
 	// and bounded whether a read deadline is set.

@@ -282,6 +282,14 @@ func (s *source1) end(err error) {
 	}
 }
 
+// readBy implements source.
+func (s *source1) readBy(t time.Time) error {
+	s.arming.Lock() // otherwise a deadline that is being set now would replace it
+	defer s.arming.Unlock()
+	s.bound.Store(true)
+	return s.f.c.stream().SetReadDeadline(t)
+}
+
 // interrupt implements source.
 func (s *source1) interrupt() {
 	s.stop.Store(true)

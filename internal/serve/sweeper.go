@@ -107,10 +107,7 @@ func (w *watched) ended() bool { return w.over.Load() }
 // closed reports whether the client has closed its side. w.mu is held, or the
 // exchange has ended.
 func (w *watched) closed() bool {
-	if w.waiting != nil {
-		return w.front.hungUp()
-	}
-	return w.front.closed()
+	return w.front.hasLeft(w.waiting == nil)
 }
 
 // sweep is the server's sweeper goroutine. It looks at exchanges older than
