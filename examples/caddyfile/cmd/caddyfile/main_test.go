@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -33,6 +34,9 @@ func TestTheProgramServesReloadsAndStops(t *testing.T) {
 	_, httpsPort, _ := net.SplitHostPort(secure)
 	global := "{\n\thttp_port " + httpPort + "\n\thttps_port " + httpsPort + "\n\tgrace_period 2s\n}\n"
 	file := write(t, filepath.Join(t.TempDir(), "Caddyfile"), global+"localhost {\n\tbind 127.0.0.1\n\trespond \"one {scheme}\"\n}\n")
+	hangups := make(chan os.Signal, 1) // a signal after the end of run must not end the tests
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, []string{"-config", file}, io.Discard) }()
@@ -59,6 +63,9 @@ func TestTheProgramServesReloadsAndStops(t *testing.T) {
 	write(t, file, global+"localhost {\n\trespont three\n}\n")
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
 	assert.Equal(t, "two", get(t, client, "https://localhost/"))
+	write(t, file, global+"localhost {\n\tbind 127.0.0.1\n\trespond three\n}\n")
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
+	proxytest.Eventually(t, "a file after one with an error is served", func() bool { return get(t, client, "https://localhost/") == "three" })
 	cancel()
 	require.NoError(t, <-done)
 }
