@@ -64,7 +64,7 @@ func TestAKeyStaysWithItsCandidate(t *testing.T) {
 	assert.Equal(t, want, places(t, append(cs, balance.Candidate{Name: "drained"})), "with weights of the same proportions")
 }
 
-func TestPlacesNeverChange(t *testing.T) {
+func TestHashPicksAreTheSameInEveryRelease(t *testing.T) {
 	cs := weighted(1, 1, 2, 3)
 	s := balance.NewSet(balance.Hash, cs)
 	var got strings.Builder
@@ -140,7 +140,7 @@ func TestKeysOfACandidateThatIsDownGoToAllOthers(t *testing.T) {
 // bound is the most of all exchanges in flight that one candidate may have.
 func bound(all, n int) int64 { return int64(math.Ceil(1.25 * float64(all) / float64(n))) }
 
-func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
+func TestAHotKeyOverflowsWhenItsCandidateHasItsShare(t *testing.T) {
 	const n = 8
 	cs := candidates(n)
 	s := balance.NewSet(balance.Hash, cs)
@@ -165,7 +165,7 @@ func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
 	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, nil), "the key comes back")
 }
 
-func TestNobodyHasMoreThanItsShareUnderUnevenKeys(t *testing.T) {
+func TestNoCandidateExceedsItsShareUnderUnevenKeys(t *testing.T) {
 	cs := weighted(1, 1, 2, 4)
 	s := balance.NewSet(balance.Hash, cs)
 	now := noon
@@ -189,7 +189,7 @@ func TestNobodyHasMoreThanItsShareUnderUnevenKeys(t *testing.T) {
 	}
 }
 
-func TestTheBoundIsOfThoseInService(t *testing.T) {
+func TestTheLoadBoundCountsOnlyCandidatesInService(t *testing.T) {
 	cs := candidates(10)
 	hot := key(1)
 	s := balance.NewSet(balance.Hash, cs)
@@ -200,11 +200,11 @@ func TestTheBoundIsOfThoseInService(t *testing.T) {
 	begin(cs[other].Node, 10)
 	assert.Equal(t, owner, s.Pick(noon, hot, nil), "10 of 20 are the share of one of two")
 	begin(cs[owner].Node, 10)
-	assert.Equal(t, other, s.Pick(noon.Add(time.Second), hot, nil), "one more than 20 of 30 is not")
-	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, []int{other}), "unless there is nobody else")
+	assert.Equal(t, other, s.Pick(noon.Add(time.Second), hot, nil), "21 of 31 are more than that share")
+	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, []int{other}), "unless there is no other candidate")
 }
 
-func TestTheBoundGrowsInASlowStart(t *testing.T) {
+func TestTheLoadBoundGrowsDuringASlowStart(t *testing.T) {
 	cs := candidates(10)
 	s := balance.NewSet(balance.Hash, cs)
 	hot := key(1)
@@ -228,7 +228,7 @@ func TestTheBoundGrowsInASlowStart(t *testing.T) {
 	}
 }
 
-func TestABoundIsForgottenSoon(t *testing.T) {
+func TestTheLoadBoundIsRecomputedAfterAMillisecond(t *testing.T) {
 	cs := candidates(4)
 	s := balance.NewSet(balance.Hash, cs)
 	hot := key(1)

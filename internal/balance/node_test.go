@@ -59,7 +59,7 @@ func TestASuspensionEnds(t *testing.T) {
 	}
 }
 
-func TestTimePassesForNodesAsForAll(t *testing.T) {
+func TestASuspensionEndsOnTimeUnderSynctest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cs := candidates(2)
 		s := balance.NewSet(balance.First, cs)
@@ -112,7 +112,7 @@ func TestTheShareOfANodeThatComesBackGrows(t *testing.T) {
 			})
 		}
 	}
-	t.Run("all of them rise", func(t *testing.T) {
+	t.Run("all are in a slow start", func(t *testing.T) {
 		cs := candidates(4)
 		for _, c := range cs {
 			c.Node.Resume(noon, time.Hour)

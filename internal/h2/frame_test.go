@@ -88,7 +88,7 @@ func TestFramesAreReadAsSent(t *testing.T) {
 		{"the last DATA", frame(h2.Data, h2.FlagEndStream, 1, "x"), event{Type: h2.Data, Flags: 1, Stream: 1, Payload: "x", Counted: 1, EndStream: true}},
 		{"empty DATA", frame(h2.Data, h2.FlagEndStream, 1, ""), event{Type: h2.Data, Flags: 1, Stream: 1, EndStream: true}},
 		{"padded DATA, all of which counts", frame(h2.Data, h2.FlagPadded, 1, "\x03hi\x00\x00\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Payload: "hi", Counted: 6}},
-		{"DATA of padding alone", frame(h2.Data, h2.FlagPadded, 1, "\x01\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Counted: 2}},
+		{"DATA with only padding", frame(h2.Data, h2.FlagPadded, 1, "\x01\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Counted: 2}},
 		{"HEADERS", frame(h2.Headers, h2.FlagEndHeaders|h2.FlagEndStream, 3, "block"), event{Type: h2.Headers, Flags: 5, Stream: 3, Payload: "block", EndStream: true, EndHeaders: true}},
 		{"HEADERS with padding and priority", frame(h2.Headers, h2.FlagEndHeaders|h2.FlagPadded|h2.FlagPriority, 3, "\x02\x80\x00\x00\x01\xffblock\x00\x00"), event{Type: h2.Headers, Flags: 0x2c, Stream: 3, Payload: "block", EndHeaders: true}},
 		{"PRIORITY", frame(h2.Priority, 0, 3, "\x00\x00\x00\x01\x10"), event{Type: h2.Priority, Stream: 3}},
@@ -137,7 +137,7 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		give []byte
 		want h2.Code
 	}{
-		{"a payload above the limit, before it comes", h2.AppendHead(nil, h2.Data, 0, 1, 1<<14+1), h2.FrameSizeError},
+		{"a payload above the limit, before it arrives", h2.AppendHead(nil, h2.Data, 0, 1, 1<<14+1), h2.FrameSizeError},
 		{"an unknown frame above the limit", h2.AppendHead(nil, 0xbe, 0, 0, 1<<24-1), h2.FrameSizeError},
 		{"DATA without a stream", frame(h2.Data, 0, 0, "x"), h2.ProtocolError},
 		{"DATA whose padding is longer", frame(h2.Data, h2.FlagPadded, 1, "\x02x"), h2.ProtocolError},
@@ -147,12 +147,12 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"HEADERS without the priority", frame(h2.Headers, h2.FlagPriority, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
 		{"HEADERS of a stream that depends on itself", frame(h2.Headers, h2.FlagPriority, 1, "\x80\x00\x00\x01\x01"), h2.ProtocolError},
 		{"PRIORITY without a stream", frame(h2.Priority, 0, 0, "\x00\x00\x00\x03\x01"), h2.ProtocolError},
-		{"PRIORITY of another length", frame(h2.Priority, 0, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
+		{"PRIORITY of the wrong length", frame(h2.Priority, 0, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
 		{"PRIORITY of a stream that depends on itself", frame(h2.Priority, 0, 1, "\x00\x00\x00\x01\x01"), h2.ProtocolError},
 		{"RST_STREAM without a stream", frame(h2.RSTStream, 0, 0, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"RST_STREAM of another length", frame(h2.RSTStream, 0, 1, "\x00\x00\x00\x00\x00"), h2.FrameSizeError},
+		{"RST_STREAM of the wrong length", frame(h2.RSTStream, 0, 1, "\x00\x00\x00\x00\x00"), h2.FrameSizeError},
 		{"SETTINGS with a stream", frame(h2.SettingsFrame, 0, 1, ""), h2.ProtocolError},
-		{"SETTINGS of another length", frame(h2.SettingsFrame, 0, 0, "\x00\x01\x00\x00\x00"), h2.FrameSizeError},
+		{"SETTINGS of the wrong length", frame(h2.SettingsFrame, 0, 0, "\x00\x01\x00\x00\x00"), h2.FrameSizeError},
 		{"acknowledged SETTINGS with settings", frame(h2.SettingsFrame, h2.FlagAck, 0, "\x00\x01\x00\x00\x00\x00"), h2.FrameSizeError},
 		{"ENABLE_PUSH of 2", frame(h2.SettingsFrame, 0, 0, "\x00\x02\x00\x00\x00\x02"), h2.ProtocolError},
 		{"INITIAL_WINDOW_SIZE of 2^31", frame(h2.SettingsFrame, 0, 0, "\x00\x04\x80\x00\x00\x00"), h2.FlowControlError},
@@ -163,12 +163,12 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"NO_RFC7540_PRIORITIES of 2", frame(h2.SettingsFrame, 0, 0, "\x00\x09\x00\x00\x00\x02"), h2.ProtocolError},
 		{"PUSH_PROMISE", frame(h2.PushPromise, h2.FlagEndHeaders, 1, "\x00\x00\x00\x02"), h2.ProtocolError},
 		{"PING with a stream", frame(h2.Ping, 0, 1, "01234567"), h2.ProtocolError},
-		{"PING of another length", frame(h2.Ping, 0, 0, "0123456"), h2.FrameSizeError},
+		{"PING of the wrong length", frame(h2.Ping, 0, 0, "0123456"), h2.FrameSizeError},
 		{"GOAWAY with a stream", frame(h2.GoAway, 0, 1, "01234567"), h2.ProtocolError},
 		{"GOAWAY without a code", frame(h2.GoAway, 0, 0, "0123"), h2.FrameSizeError},
 		{"WINDOW_UPDATE of zero", frame(h2.WindowUpdate, 0, 0, "\x80\x00\x00\x00"), h2.ProtocolError},
 		{"WINDOW_UPDATE of zero for a stream", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"WINDOW_UPDATE of another length", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x01"), h2.FrameSizeError},
+		{"WINDOW_UPDATE of the wrong length", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x01"), h2.FrameSizeError},
 		{"CONTINUATION alone", frame(h2.Continuation, h2.FlagEndHeaders, 1, ""), h2.ProtocolError},
 		{"CONTINUATION behind the end of a block", append(frame(h2.Headers, h2.FlagEndHeaders, 1, ""), frame(h2.Continuation, 4, 1, "")...), h2.ProtocolError},
 		{"CONTINUATION of another stream", append(open[:9:9], frame(h2.Continuation, h2.FlagEndHeaders, 3, "")...), h2.ProtocolError},
@@ -176,7 +176,7 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"an unknown frame inside a header block", append(open[:9:9], frame(0xbe, 0, 1, "")...), h2.ProtocolError},
 		{"PRIORITY_UPDATE with a stream", frame(h2.PriorityUpdate, 0, 1, "\x00\x00\x00\x01"), h2.ProtocolError},
 		{"PRIORITY_UPDATE for no stream", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"PRIORITY_UPDATE of another length", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x01"), h2.FrameSizeError},
+		{"PRIORITY_UPDATE of the wrong length", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x01"), h2.FrameSizeError},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, size := range []int{1, len(tt.give)} {
@@ -190,7 +190,7 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 	}
 }
 
-func TestTheLargestFrameIsSettable(t *testing.T) {
+func TestMaxFrameLimitsTheFrameSize(t *testing.T) {
 	b := frame(h2.Data, 0, 1, strings.Repeat("x", 20000))
 	_, err := parseAll(t, new(h2.Parser), b, len(b))
 	assert.IsType(t, (*h2.Fault)(nil), err)
@@ -198,7 +198,7 @@ func TestTheLargestFrameIsSettable(t *testing.T) {
 	assert.ErrorIs(t, err, h2.ErrMore)
 }
 
-func TestDataComesInPiecesThatCountAlone(t *testing.T) {
+func TestADATAFrameIsParsedInPiecesThatAreCountedSeparately(t *testing.T) {
 	b := frame(h2.Data, h2.FlagPadded|h2.FlagEndStream, 1, "\x02abcd\x00\x00")
 	var p h2.Parser
 	n, err := p.Parse(b[:12])

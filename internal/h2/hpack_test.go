@@ -182,7 +182,7 @@ func TestTheNameOfAnEntryOutlivesTheEntry(t *testing.T) {
 }
 
 // The table's ring is overwritten many times, with entries of all sizes.
-func TestTheTableIsThatOfAnotherDecoder(t *testing.T) {
+func TestTheDynamicTableAgreesWithAnotherEncoder(t *testing.T) {
 	var d h2.Decoder
 	var wire bytes.Buffer
 	enc := hpack.NewEncoder(&wire)
@@ -198,7 +198,7 @@ func TestTheTableIsThatOfAnotherDecoder(t *testing.T) {
 	}
 }
 
-func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
+func TestFieldsBeyondTheLimitsAreDroppedButUpdateTheTable(t *testing.T) {
 	indexed := func(n int) []byte { return bytes.Repeat([]byte{0xbe}, n) } // the newest entry
 	for _, tt := range []struct {
 		name  string
@@ -208,7 +208,7 @@ func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
 	}{
 		{"as many bytes as allowed", 4 * 34, append(unhex(t, "4001 6101 62"), indexed(3)...), 4},
 		{"one byte more", 4*34 - 1, append(unhex(t, "4001 6101 62"), indexed(3)...), 3},
-		{"nothing behind it is kept, also if it would fit", 60, unhex(t, "4001 6101 62 4001 6301 64 82"), 1},
+		{"later fields are dropped even if they would fit", 60, unhex(t, "4001 6101 62 4001 6301 64 82"), 1},
 		{"too many fields", 0, append(unhex(t, "4001 6101 62"), indexed(200)...), h1.MaxFields + 5},
 		{"too many crumbs", 0, append(unhex(t, "6001 62"), indexed(250)...), 200},
 	} {
@@ -244,7 +244,7 @@ func TestHeaderBlocksThatDecodeToFarTooMuchAreFaults(t *testing.T) {
 	}
 }
 
-func TestBlocksAreGatheredFromAnyPieces(t *testing.T) {
+func TestHeaderBlocksAreAssembledFromAnyPieces(t *testing.T) {
 	b := frame(h2.Headers, h2.FlagEndStream|h2.FlagPriority, 1, "\x00\x00\x00\x00\x10abc")
 	b = append(b, frame(h2.Continuation, 0, 1, "")...)
 	b = append(b, frame(h2.Continuation, h2.FlagEndHeaders, 1, "defg")...)

@@ -46,7 +46,7 @@ const (
 	authority = ":authority: a.test"
 )
 
-func TestARequestIsThatOfHTTP11(t *testing.T) {
+func TestARequestIsDecodedToItsHTTP11Form(t *testing.T) {
 	l := list(t, post, ":scheme: http", ":path: /a%2Fb?x=1", ":authority: A.test:8443", "cookie: a=b", "x-one: 1",
 		"cookie: c=d", "content-length: 12", "x-empty: ", "cookie: e", "x-two: 2")
 	l.EndStream = false
@@ -68,7 +68,7 @@ func TestARequestIsThatOfHTTP11(t *testing.T) {
 	}
 }
 
-func TestBodiesAreFramedAsHTTP11HasThem(t *testing.T) {
+func TestBodiesHaveTheFramingOfHTTP11(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		ended bool
@@ -91,7 +91,7 @@ func TestBodiesAreFramedAsHTTP11HasThem(t *testing.T) {
 	}
 }
 
-func TestUnusualRequestsSayWhy(t *testing.T) {
+func TestUnusualRequestsAreMarkedWithTheReason(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		fields []string
@@ -112,7 +112,7 @@ func TestUnusualRequestsSayWhy(t *testing.T) {
 	}
 }
 
-func TestAnExtendedCONNECTSaysWhatItAsksFor(t *testing.T) {
+func TestAnExtendedCONNECTIsDecodedWithItsProtocol(t *testing.T) {
 	l := list(t, ":method: CONNECT", ":protocol: websocket", https, path, authority, "sec-websocket-version: 13")
 	l.EndStream = false
 	var r h1.Request
@@ -123,10 +123,10 @@ func TestAnExtendedCONNECTSaysWhatItAsksFor(t *testing.T) {
 	assert.Equal(t, h1.NoBody, r.Framing(), "DATA is for the protocol")
 
 	require.NoError(t, list(t, get, https, path, authority).Request(&r))
-	assert.Nil(t, r.Protocol, "nothing is left of the request before")
+	assert.Nil(t, r.Protocol, "nothing remains from the previous request")
 }
 
-func TestHostAloneSaysWhoIsAsked(t *testing.T) {
+func TestHostReplacesAMissingAuthority(t *testing.T) {
 	var r h1.Request
 	require.NoError(t, list(t, get, https, path, "host: b.test").Request(&r))
 	assert.Equal(t, "b.test", string(r.Host))
@@ -182,7 +182,7 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 }
 
 // Requests that HTTP/1.1 refuses get the same response.
-func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
+func TestForbiddenRequestsGetTheStatusOfHTTP11(t *testing.T) {
 	many := []string{get, https, path, authority}
 	for range h1.MaxFields + 1 {
 		many = append(many, "x: y")
@@ -239,13 +239,13 @@ func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
 	}
 }
 
-func TestARefusedRequestSaysWhatWasAskedFor(t *testing.T) {
+func TestARefusedRequestKeepsItsMethodPathAndHost(t *testing.T) {
 	var r h1.Request
 	require.Error(t, list(t, get, https, path, authority, "x: "+strings.Repeat("y", h1.DefaultMaxHead)).Request(&r))
 	assert.Equal(t, []string{"GET", "/x", "a.test"}, []string{string(r.Method), string(r.Path), string(r.Host)})
 }
 
-func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
+func TestTheFieldLimitIsThatOfHTTP11(t *testing.T) {
 	fields := []string{get, https, path, authority}
 	for range h1.MaxFields - 2 {
 		fields = append(fields, "x: y")
@@ -258,7 +258,7 @@ func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
 	assert.Len(t, r.Fields, h1.MaxFields-1, "150 crumbs are one field, and the authority is another")
 }
 
-func TestTrailersObeyTheRulesOfFields(t *testing.T) {
+func TestInvalidTrailersAreRefused(t *testing.T) {
 	got, err := list(t, "grpc-status: 0", "x: ").Trailers()
 	require.NoError(t, err)
 	assert.Equal(t, []string{"grpc-status: 0", "x: "}, lines(got))
