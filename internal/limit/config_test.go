@@ -11,7 +11,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-func TestAConfigMayBe(t *testing.T) {
+func TestAValidConfigAllowsItsBurst(t *testing.T) {
 	tests := []struct {
 		about  string
 		config limit.Config

@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-func TestThePolicyField(t *testing.T) {
+func TestThePolicyHeaderStatesTheQuotaAndItsWindow(t *testing.T) {
 	tests := []struct {
 		about  string
 		config limit.Config
@@ -31,7 +31,7 @@ func TestThePolicyField(t *testing.T) {
 	}
 }
 
-func TestTheFieldsOfADecision(t *testing.T) {
+func TestTheHeadersOfADecisionAreRoundedUpToWholeSeconds(t *testing.T) {
 	tests := []struct {
 		about                 string
 		decision              limit.Decision
@@ -52,7 +52,7 @@ func TestTheFieldsOfADecision(t *testing.T) {
 }
 
 // A client that waits as long as Retry-After says is then served.
-func TestWhoWaitsForRetryAfterIsServed(t *testing.T) {
+func TestAClientThatWaitsForRetryAfterIsServed(t *testing.T) {
 	for _, rate := range []float64{0.01, 0.3, 1, 3, 7, 1000} {
 		l := newLimiter(t, limit.Config{Rate: rate, Burst: 1})
 		now := time.Now()

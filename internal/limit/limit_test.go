@@ -52,7 +52,7 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 	assert.True(t, l.Allow(network(2), start).OK, "another client has another bucket")
 }
 
-func TestPeekSaysWhatAllowWouldAndTakesNothing(t *testing.T) {
+func TestPeekPredictsAllowAndTakesNothing(t *testing.T) {
 	for _, keys := range []int{8, 64, 0} {
 		l := newLimiter(t, limit.Config{Rate: 2, Burst: 2, MaxKeys: keys})
 		now := time.Now().Add(time.Second)
@@ -97,7 +97,7 @@ func (b *bucket) allow(now time.Time, interval, depth time.Duration) limit.Decis
 	return limit.Decision{OK: ok, Remaining: int(b.level / interval), Retry: interval - b.level%interval, Reset: depth - b.level}
 }
 
-func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
+func TestEachClientHasATokenBucketOfItsOwn(t *testing.T) {
 	tests := []struct {
 		about           string
 		config          limit.Config
@@ -144,10 +144,10 @@ func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	}
 }
 
-// TestNobodyGetsMoreThanItsShare calls small limiters for many clients, with
+// TestNoClientExceedsItsRate calls small limiters for many clients, with
 // times in any order, so that buckets are replaced, return, and move while
 // limiters grow.
-func TestNobodyGetsMoreThanItsShare(t *testing.T) {
+func TestNoClientExceedsItsRate(t *testing.T) {
 	tests := []struct {
 		about         string
 		maxKeys, keys int
@@ -182,10 +182,10 @@ func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 	}
 }
 
-// TestALateClockDoesNotFillABucketThatGaveWay replaces the full buckets of some
+// TestALateClockDoesNotRefillAReplacedBucket replaces the full buckets of some
 // clients. When the limiter has grown it calls Allow for them with an earlier
 // time, at which their buckets were not full yet.
-func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
+func TestALateClockDoesNotRefillAReplacedBucket(t *testing.T) {
 	const clients = 2000
 	c := limit.Config{Rate: 100, Burst: 3, MaxKeys: 1 << 15}
 	l := newLimiter(t, c)

@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-func TestParsePattern(t *testing.T) {
+func TestParsePatternReturnsTheCanonicalHostAndPath(t *testing.T) {
 	for _, c := range []struct{ what, in, host, path string }{
 		{"a host", "api.example.com", "api.example.com", ""},
 		{"a host and a slash", "api.example.com/", "api.example.com", ""},
@@ -42,7 +42,7 @@ func TestParsePattern(t *testing.T) {
 	}
 }
 
-func TestParsePatternRefuses(t *testing.T) {
+func TestParsePatternRefusesInvalidPatterns(t *testing.T) {
 	for _, c := range []struct{ what, in, says string }{
 		{"nothing", "", "a pattern begins with a host: write * for any host"},
 		{"a path without a host", "/api/", "a pattern begins with a host: write */api/ for any host"},

@@ -30,7 +30,7 @@ func TestAPrefixIsSpelledAsAPattern(t *testing.T) {
 	}
 }
 
-func TestAPrefixIsMetAtBordersOfSegments(t *testing.T) {
+func TestAPrefixMatchesWholeSegments(t *testing.T) {
 	for _, tt := range []struct {
 		path, prefix string
 		below        bool
@@ -42,7 +42,7 @@ func TestAPrefixIsMetAtBordersOfSegments(t *testing.T) {
 	}
 }
 
-func TestPathsThatLeadOut(t *testing.T) {
+func TestStaysRefusesPathsThatLeaveTheirPrefix(t *testing.T) {
 	for _, p := range []string{"", "/", "/x", "/x/", "/x//y", "/x/../y", "/%20", "/a;b", "/..x", "/x/..", "/.../x", "/%2e%2ex", "/x/%2e%2e/y", "/.", "/x%2fy"} {
 		assert.True(t, routes.Stays(p), "%q", p)
 	}
@@ -55,7 +55,7 @@ func TestPathsThatLeadOut(t *testing.T) {
 
 // If Stays is true, common servers read a prefix and the path as a path below
 // the prefix.
-func TestWhatStaysIsBelowWhateverItIsPutBehind(t *testing.T) {
+func TestAPathThatStaysIsReadBelowAnyPrefix(t *testing.T) {
 	parts := []string{"/", "..", ".", "%2e", "%2F", "%5c", "\\", ";", "a", "b", "x", "%"}
 	stayed := 0
 	for range 20_000 {

@@ -61,7 +61,7 @@ func all(table *routes.Table[string]) []string {
 	return values
 }
 
-func TestLookup(t *testing.T) {
+func TestLookupFindsTheMostSpecificRoute(t *testing.T) {
 	table := newTable(t, "example.com", "api.example.com", "*.example.com", "example.com/api/", "example.com/api/v1",
 		"paths.example.com/only", "*.example.com/static", "*.net/x", "only.net/y", "[::1]", "192.0.2.1", "_srv.example.org")
 	for _, c := range []struct{ what, host, path, want string }{
@@ -189,7 +189,7 @@ func TestLookupOfALongPathEnds(t *testing.T) {
 }
 
 // threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.
-func TestHostsMatchInAnyCaseAtAnyNumber(t *testing.T) {
+func TestHostsMatchInAnyCaseRegardlessOfTheirNumber(t *testing.T) {
 	for _, n := range []int{1, 2, 7, 8, 99, 100, 101, 112, 113, 10_000} {
 		t.Run(fmt.Sprint(n, " hosts"), func(t *testing.T) {
 			patterns := make([]string, n)
@@ -263,7 +263,7 @@ func TestNilAndZeroTablesAreEmpty(t *testing.T) {
 	}
 }
 
-func TestKnows(t *testing.T) {
+func TestKnowsReportsWhetherAnyRouteMatchesTheHost(t *testing.T) {
 	table := newTable(t, "example.com/api", "*.example.org")
 	assert.True(t, table.Knows("example.com"), "a host with path routes only")
 	assert.True(t, table.Knows("a.example.org"), "a host below a wildcard")
@@ -273,7 +273,7 @@ func TestKnows(t *testing.T) {
 	assert.True(t, table.With(newRoute(t, "*/api").Route).Knows("example"), "any host")
 }
 
-func TestGetFindsThePatternItself(t *testing.T) {
+func TestGetFindsOnlyTheSamePattern(t *testing.T) {
 	table := newTable(t, "example.com/api", "*.example.com", "*")
 	for _, c := range []struct {
 		pattern string
