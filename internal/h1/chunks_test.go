@@ -60,7 +60,7 @@ func TestChunkedBodiesDecodeInAnySplit(t *testing.T) {
 	}
 }
 
-func TestSizesPaddedWithWhiteSpacePassOnlyIfToldSo(t *testing.T) {
+func TestChunkSizesPaddedWithWhiteSpaceNeedPadded(t *testing.T) {
 	c := h1.Chunks{Padded: true}
 	for range 2 {
 		data, _, err := decode(&c, "2 \t\r\nab\r\n0  \r\n\r\n", 1)
@@ -86,7 +86,7 @@ func TestDecodedDataIsASliceOfTheBuffer(t *testing.T) {
 	assert.Equal(t, len(data), cap(data), "appending must not reach what follows")
 }
 
-func TestNothingIsReadBehindTheEndOfABody(t *testing.T) {
+func TestNothingIsReadAfterTheEndOfABody(t *testing.T) {
 	var c h1.Chunks
 	_, _, err := c.Decode([]byte("0\r\n\r\n"))
 	require.Equal(t, io.EOF, err)
@@ -153,7 +153,7 @@ func TestDataBeforeAFaultIsReturnedWithIt(t *testing.T) {
 }
 
 // CVE-2023-39326: a body that is mostly chunk extensions.
-func TestChunkExtensionsAreBoundedInSum(t *testing.T) {
+func TestTheTotalSizeOfChunkExtensionsIsLimited(t *testing.T) {
 	chunk := []byte("1;" + strings.Repeat("x", 1000) + "\r\na\r\n")
 	var c h1.Chunks
 	sent := 0

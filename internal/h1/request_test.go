@@ -27,7 +27,7 @@ func fields(fs []h1.Field) (out []string) {
 	return out
 }
 
-func TestRequestSaysWhatWasSent(t *testing.T) {
+func TestARequestIsParsedAsSent(t *testing.T) {
 	head := crlf("POST /a%2Fb//c;d?x=1&y=%zz HTTP/1.1", "Host: Example.com:8080", "X-Empty:",
 		"x-odd:\t spaced\tvalue \t", "Content-Length: 12", "Connection: keep-alive, X-Secret")
 	var r h1.Request
@@ -55,7 +55,7 @@ func TestRequestSaysWhatWasSent(t *testing.T) {
 	assert.False(t, ok)
 }
 
-func TestRequestThatFollowsAnotherKeepsNothingOfIt(t *testing.T) {
+func TestARequestKeepsNothingOfThePreviousOne(t *testing.T) {
 	var r h1.Request
 	_, err := r.Parse([]byte(crlf("POST /x?y HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", "Connection: close, x", "TE: trailers")))
 	require.ErrorIs(t, err, h1.ErrUnusual)
@@ -73,7 +73,7 @@ func TestRequestThatFollowsAnotherKeepsNothingOfIt(t *testing.T) {
 	assert.Len(t, r.Fields, 1)
 }
 
-func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
+func TestUnusualRequestsAreMarkedWithTheReason(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		head string
@@ -110,7 +110,7 @@ func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
 }
 
 // RFC 9112, 3.2.2: the authority of the target is used, regardless of Host.
-func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
+func TestTheHostOfAnAbsoluteTargetReplacesTheHostHeader(t *testing.T) {
 	for _, tt := range []struct{ target, host, path, query string }{
 		{"http://b", "b", "/", ""},
 		{"HTTPS://B.test:8443/x//y%2f?q=/&r=?", "B.test:8443", "/x//y%2f", "?q=/&r=?"},
@@ -336,7 +336,7 @@ func TestHeadLimitCountsEveryByteAndIsSettable(t *testing.T) {
 	}
 }
 
-func TestHeadThatComesByteByByteIsReadOnceAndFromAnyBuffer(t *testing.T) {
+func TestAHeadThatArrivesByteByByteIsParsedFromAnyBuffer(t *testing.T) {
 	head := crlf("GET /x?y HTTP/1.1", "Host: example.com", "Accept: */*")
 	var r h1.Request
 	for i := range len(head) {

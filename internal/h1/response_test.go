@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-func TestResponseSaysWhatWasSent(t *testing.T) {
+func TestAResponseIsParsedAsSent(t *testing.T) {
 	head := crlf("HTTP/1.1 404 Not  Found\u00e9", "Server: x", "Set-Cookie: a=b", "set-cookie: c", "Connection: Upgrade", "Upgrade: websocket", "Trailer: x")
 	var r h1.Response
 	n, err := r.Parse([]byte(head + "HTTP/1.1"))

@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-func TestConnectionOptions(t *testing.T) {
+func TestConnectionOptionsAreRecognized(t *testing.T) {
 	tests := map[string]header.Options{
 		"":                          0,
 		" , ,\t":                    0,
@@ -39,7 +39,7 @@ func TestConnectionOptions(t *testing.T) {
 	}
 }
 
-func TestNominated(t *testing.T) {
+func TestConnectionCannotNominateForwardingOrFramingFields(t *testing.T) {
 	tests := []struct {
 		value, name string
 		want        bool
@@ -67,7 +67,7 @@ func TestNominated(t *testing.T) {
 // forwarding.md, Headers: hop-by-hop fields, and fields that Connection names,
 // are removed. Behaviours: TestReverseProxyStripHeadersPresentInConnection,
 // TestReverseProxyStripEmptyConnection.
-func TestRemoveHopByHop(t *testing.T) {
+func TestRemoveHopByHopRemovesFixedAndNominatedFields(t *testing.T) {
 	tests := []struct {
 		name     string
 		in, want http.Header
@@ -107,7 +107,7 @@ func TestRemoveHopByHopOfNilHeader(t *testing.T) {
 }
 
 // forwarding.md, Headers: an upstream's Alt-Svc is dropped.
-func TestCleanResponse(t *testing.T) {
+func TestCleanResponseRemovesHopByHopFieldsAndAltSvc(t *testing.T) {
 	h := http.Header{
 		"Alt-Svc": {`h3=":443"`}, "Te": {"trailers"}, "Connection": {"X-Hidden"}, "X-Hidden": {"1"},
 		"Server": {"s"}, "Date": {"d"}, "Content-Length": {"5"},
@@ -116,7 +116,7 @@ func TestCleanResponse(t *testing.T) {
 	assert.Equal(t, http.Header{"Server": {"s"}, "Date": {"d"}, "Content-Length": {"5"}}, h)
 }
 
-func TestUpgradeProtocol(t *testing.T) {
+func TestUpgradeProtocolRequiresConnectionAndOneProtocol(t *testing.T) {
 	tests := []struct {
 		name string
 		h    http.Header
@@ -141,7 +141,7 @@ func TestUpgradeProtocol(t *testing.T) {
 }
 
 // forwarding.md, Headers: a missing User-Agent stays missing.
-func TestOmitUserAgent(t *testing.T) {
+func TestAMissingUserAgentStaysMissing(t *testing.T) {
 	missing, empty, set := http.Header{}, http.Header{"User-Agent": {""}}, http.Header{"User-Agent": {"x"}}
 	for _, h := range []http.Header{missing, empty, set} {
 		header.OmitUserAgent(h)
@@ -218,7 +218,7 @@ func TestConnectionDoesNotAllocate(t *testing.T) {
 	}))
 }
 
-func TestDenominateLeavesWhatIsAboutTheConnection(t *testing.T) {
+func TestDenominateRemovesNominatedFieldsButKeepsConnectionOptions(t *testing.T) {
 	h := http.Header{
 		"Connection": {"keep-alive, X-Mine", "Upgrade,x-user , , Host, X-Forwarded-For, close"},
 		"X-Mine":     {"1"}, "X-User": {"2"}, "X-Other": {"3"}, "X-Forwarded-For": {"192.0.2.1"}, "Upgrade": {"websocket"},

@@ -88,7 +88,7 @@ func fullLane(p *header.Hop, host string, lines []string) http.Header {
 // X-Real-IP. It drops an untrusted peer's fields first, and appends to a
 // trusted one's. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port,
 // -Prefix), aliases, Connection-named fields.
-func TestForwardedFields(t *testing.T) {
+func TestForwardingFieldsOfUntrustedPeersAreReplaced(t *testing.T) {
 	spoofed := []string{
 		"X-Forwarded-For: 1.1.1.1", "X-Forwarded-For: 2.2.2.2", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example", "X-Real-Ip: 1.1.1.1",
 		"Forwarded: for=1.1.1.1", "X-Forwarded-Port: 1", "X-Forwarded-Prefix: /x", "X-Forwarded-Server: s", "X-Forwarded-Ssl: off",
