@@ -73,7 +73,7 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 		protocol           bool
 	}{
 		{"half a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "abc", false},
-		{"none of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", false},
+		{"no byte of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", false},
 		{"half a chunk", chunked + "9\r\nabc", "abc", false},
 		{"no last chunk", chunked + "3\r\nabc\r\n", "abc", false},
 		{"half a last chunk", chunked + "3\r\nabc\r\n0\r\n", "abc", false},
@@ -110,7 +110,7 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 
 // An error in the beginning of a body fails the attempt if that beginning comes
 // with the head.
-func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
+func TestAMalformedStartOfABodyFailsTheAttempt(t *testing.T) {
 	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(body, func(t *testing.T) {
 			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
@@ -126,7 +126,7 @@ func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
 }
 
 // threats.md: 1xx floods.
-func TestInterimResponsesAreRelayedAndBounded(t *testing.T) {
+func TestInterimResponsesAreRelayedAndLimited(t *testing.T) {
 	t.Run("in order", func(t *testing.T) {
 		c, _, _ := clientOf(t, proxytest.Reply("HTTP/1.1 103 Early Hints\r\nLink: a\r\nLink: b\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+plainOK))
 		var seen []int
@@ -159,7 +159,7 @@ func TestInterimResponsesAreRelayedAndBounded(t *testing.T) {
 
 // forwarding.md: retry on a fresh connection freely when nothing was written;
 // after a write only for idempotent methods, and never after the first byte.
-func TestStaleConnectionsAreReplacedAsAllowed(t *testing.T) {
+func TestStaleConnectionsAreReplacedIfARetryIsAllowed(t *testing.T) {
 	inMemory := func(q *http.Request) {
 		q.Body, q.ContentLength = io.NopCloser(strings.NewReader("body")), 4
 		q.GetBody = func() (io.ReadCloser, error) { return nil, errors.ErrUnsupported }
@@ -303,7 +303,7 @@ func TestTheEndOfTheContextEndsTheExchange(t *testing.T) {
 	})
 }
 
-func TestTimeoutsOfTheTarget(t *testing.T) {
+func TestASlowTargetFailsWithATimeout(t *testing.T) {
 	silent := func(bc *proxytest.BackendConn) { bc.Wait(nil) }
 	t.Run("no head in time", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
@@ -553,7 +553,7 @@ func TestA101DuringAnUploadIsRefused(t *testing.T) {
 
 // CVE-2020-15586 and similar: uploads, early answers and clients that leave,
 // all at once.
-func TestNothingRacesWhenEverythingEndsAtOnce(t *testing.T) {
+func TestUploadsResponsesAndDisconnectsDoNotRace(t *testing.T) {
 	c, _, _ := clientOf(t, func(bc *proxytest.BackendConn) {
 		for {
 			if _, err := bc.ReadHead(); err != nil {

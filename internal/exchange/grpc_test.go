@@ -13,7 +13,7 @@ import (
 )
 
 // The codes are those of google.golang.org/grpc/codes.
-func TestEachStatusOfOursHasAGRPCStatus(t *testing.T) {
+func TestEveryStatusHasAGRPCStatus(t *testing.T) {
 	for status, want := range map[int]string{
 		400: "13", 401: "16", 403: "7", 404: "12", 408: "4", 413: "8", 417: "2", 421: "14", 429: "8", 431: "8",
 		500: "13", 501: "12", 502: "14", 503: "14", 504: "4", 508: "2", 599: "2",

@@ -135,7 +135,7 @@ func TestARouterThatEditsNothingHasNoEdit(t *testing.T) {
 }
 
 // An Upstream keeps no edits of Routers that have gone, however many.
-func TestAnUpstreamOfManyRouters(t *testing.T) {
+func TestAnUpstreamAppliesTheEditsOfManyRouters(t *testing.T) {
 	u, err := forward.New(configOf(t))
 	require.NoError(t, err)
 	for range 100 {

@@ -210,7 +210,7 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"Host with quotes", crlf("GET / HTTP/1.1", `Host: "a"`), 400},
 		{"Host with other bytes (CVE-2023-29406)", crlf("GET / HTTP/1.1", "Host: a\xff"), 400},
 		{"two spaces before the target", crlf("GET  / HTTP/1.1", host), 400},
-		{"two spaces behind the target", crlf("GET /  HTTP/1.1", host), 400},
+		{"two spaces after the target", crlf("GET /  HTTP/1.1", host), 400},
 		{"tab in the request line", crlf("GET\t/ HTTP/1.1", host), 400},
 		{"space at the end of the request line", crlf("GET / HTTP/1.1 ", host), 400},
 		{"no version (HTTP/0.9)", crlf("GET /"), 400},
@@ -238,7 +238,7 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"absolute-form without a scheme", crlf("GET ://a/ HTTP/1.1", host), 400},
 		{"absolute-form without an authority", crlf("GET http:///x HTTP/1.1", host), 400},
 		{"absolute-form with a query for an authority", crlf("GET http://?x HTTP/1.1", host), 400},
-		{"absolute-form with nothing behind the scheme", crlf("GET http:// HTTP/1.1", host), 400},
+		{"absolute-form with only a scheme", crlf("GET http:// HTTP/1.1", host), 400},
 		{"absolute-form without slashes", crlf("GET http:x HTTP/1.1", host), 400},
 		{"absolute-form with userinfo", crlf("GET http://u@a/ HTTP/1.1", host), 400},
 		{"absolute-form with an empty userinfo", crlf("GET http://@a/ HTTP/1.1", host), 400},
@@ -323,7 +323,7 @@ func TestHeadLimitCountsEveryByteAndIsSettable(t *testing.T) {
 		want error
 	}{
 		{"exactly the limit", len(head), head, nil},
-		{"exactly the limit, with bytes behind", len(head), head + "more", nil},
+		{"exactly the limit, followed by more bytes", len(head), head + "more", nil},
 		{"one byte too many", len(head) - 1, head, tooLarge},
 		{"incomplete at the limit", len(head) - 2, head[:len(head)-2], tooLarge},
 		{"incomplete below the limit", len(head), head[:len(head)-1], h1.ErrMore},

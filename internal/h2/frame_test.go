@@ -70,7 +70,7 @@ func addPiece(t testing.TB, events []event, f *h2.Frame) []event {
 	}
 	e := &events[len(events)-1]
 	if e.Type != f.Type || e.Flags != f.Flags || e.Stream != f.Stream {
-		t.Fatalf("a piece of another frame: %+v behind %+v", f, e)
+		t.Fatalf("a piece of another frame: %+v after %+v", f, e)
 	}
 	e.Payload += string(f.Payload)
 	e.Counted += f.Counted
@@ -102,7 +102,7 @@ func TestFramesAreReadAsSent(t *testing.T) {
 		{"WINDOW_UPDATE", h2.AppendWindowUpdate(nil, 5, 1<<31-1), event{Type: h2.WindowUpdate, Stream: 5, Increment: 1<<31 - 1}},
 		{"WINDOW_UPDATE of the connection", h2.AppendWindowUpdate(nil, 0, 1), event{Type: h2.WindowUpdate, Increment: 1}},
 		{"PRIORITY_UPDATE", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x00\x05u=1"), event{Type: h2.PriorityUpdate, Payload: "u=1"}},
-		{"a type that nobody knows", frame(0xbe, 0xff, 9, "grease"), event{Type: 0xbe, Flags: 0xff, Stream: 9, Payload: "grease"}},
+		{"an unknown type", frame(0xbe, 0xff, 9, "grease"), event{Type: 0xbe, Flags: 0xff, Stream: 9, Payload: "grease"}},
 		{"reserved bits", []byte("\x00\x00\x04\x08\x00\x80\x00\x00\x01\x80\x00\x00\x02"), event{Type: h2.WindowUpdate, Stream: 1, Increment: 2}},
 		{"flags that mean nothing here", frame(h2.Ping, 0xfe, 0, "01234567"), event{Type: h2.Ping, Flags: 0xfe, Payload: "01234567"}},
 	} {
@@ -169,8 +169,8 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"WINDOW_UPDATE of zero", frame(h2.WindowUpdate, 0, 0, "\x80\x00\x00\x00"), h2.ProtocolError},
 		{"WINDOW_UPDATE of zero for a stream", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x00\x00"), h2.ProtocolError},
 		{"WINDOW_UPDATE of the wrong length", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x01"), h2.FrameSizeError},
-		{"CONTINUATION alone", frame(h2.Continuation, h2.FlagEndHeaders, 1, ""), h2.ProtocolError},
-		{"CONTINUATION behind the end of a block", append(frame(h2.Headers, h2.FlagEndHeaders, 1, ""), frame(h2.Continuation, 4, 1, "")...), h2.ProtocolError},
+		{"CONTINUATION without HEADERS", frame(h2.Continuation, h2.FlagEndHeaders, 1, ""), h2.ProtocolError},
+		{"CONTINUATION after the end of a block", append(frame(h2.Headers, h2.FlagEndHeaders, 1, ""), frame(h2.Continuation, 4, 1, "")...), h2.ProtocolError},
 		{"CONTINUATION of another stream", append(open[:9:9], frame(h2.Continuation, h2.FlagEndHeaders, 3, "")...), h2.ProtocolError},
 		{"PING inside a header block", append(open[:9:9], h2.AppendPing(nil, [8]byte{})...), h2.ProtocolError},
 		{"an unknown frame inside a header block", append(open[:9:9], frame(0xbe, 0, 1, "")...), h2.ProtocolError},
@@ -284,7 +284,7 @@ func FuzzFrames(f *testing.F) {
 		sameAsFramer(t, framer, events, fault)
 
 		again, err := parseAll(t, &h2.Parser{MaxFrame: most}, b, 1+int(size))
-		require.Equal(t, fault, err, "reads of %d bytes end otherwise", 1+size)
+		require.Equal(t, fault, err, "reads of %d bytes have another outcome", 1+size)
 		require.Equal(t, whole(events), whole(again))
 	})
 }

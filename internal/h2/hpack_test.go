@@ -121,9 +121,9 @@ func TestHeaderBlocksOfTheRFC(t *testing.T) {
 func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 	for _, tt := range []struct{ name, give string }{
 		{"the index 0", "80"},
-		{"an index behind the table", "be"},
-		{"the name of an entry behind the table", "7e 0161"},
-		{"an index far behind the table", "ff ffff ff7f"},
+		{"an index beyond the table", "be"},
+		{"the name of an entry beyond the table", "7e 0161"},
+		{"an index far beyond the table", "ff ffff ff7f"},
 		{"an integer of six bytes", "ff 8080 8080 00"},
 		{"an integer that overflows", "ff ffff ffff ffff ffff 7f"},
 		{"an integer that does not end", "ff 80"},
@@ -133,7 +133,7 @@ func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 		{"a Huffman code with more padding than a byte", "0001 6182 ffff"},
 		{"a Huffman code padded with zeros", "0001 6181 18"},
 		{"a Huffman code that spells EOS", "0001 6184 ffff ffff"},
-		{"a table size update behind a field", "8220"},
+		{"a table size update after a field", "8220"},
 		{"a table size update above the setting", "3fe2 1f"},
 		{"a table size update that is cut off", "3f"},
 	} {
@@ -365,7 +365,7 @@ func FuzzDecode(f *testing.F) {
 			var fault *h2.Fault
 			if stdErr == nil && err != nil {
 				require.ErrorAs(t, err, &fault)
-				require.Contains(t, []string{"integer too large", "table size update behind a field"}, fault.Reason, "x/net takes what is refused")
+				require.Contains(t, []string{"integer too large", "table size update behind a field"}, fault.Reason, "x/net accepts a block that is refused here")
 			}
 			if err != nil {
 				return

@@ -124,7 +124,7 @@ func TestForwardingFieldsOfUntrustedPeersAreReplaced(t *testing.T) {
 			want:  []string{"X-Other: 2", "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "Connection does not hide who a trusted peer spoke for", peer: trusted, host: "example.com",
+			name: "Connection does not remove the client address from a trusted peer", peer: trusted, host: "example.com",
 			lines: []string{"Connection: x-forwarded-for", "X-Forwarded-For: 1.1.1.1"},
 			want:  []string{"X-Forwarded-For: 1.1.1.1, 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 1.1.1.1", "Via: 1.1 hostproxy"},
 		},
@@ -195,11 +195,11 @@ func TestForwardingFieldsOfUntrustedPeersAreReplaced(t *testing.T) {
 			want: []string{"Via: 1.0 fred", "Via: 2.0 caddy", "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "a prefix, and none of the client's", peer: untrusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x"}, edit: func(p *header.Hop) { p.Prefix = "/api" },
+			name: "a prefix replaces that of an untrusted client", peer: untrusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x"}, edit: func(p *header.Hop) { p.Prefix = "/api" },
 			want: []string{"X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /api", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "a prefix behind those of a trusted peer", peer: trusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x, /y", "X-Forwarded-Prefix: /z"},
+			name: "a prefix after those of a trusted peer", peer: trusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x, /y", "X-Forwarded-Prefix: /z"},
 			edit: func(p *header.Hop) { p.Prefix = "/api" },
 			want: []string{"X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /x, /y, /z, /api", "X-Real-Ip: 10.0.0.1", "Via: 1.1 hostproxy"},
 		},

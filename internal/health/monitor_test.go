@@ -84,7 +84,7 @@ func (r *rig) play(story string) (refused int) {
 	return refused
 }
 
-func TestTheStateFollowsFromWhatHappened(t *testing.T) {
+func TestTheStateFollowsChecksAndExchanges(t *testing.T) {
 	checks := health.Check{Interval: time.Second, Rise: 2, Fall: 3}
 	late := checks
 	late.StartDown = true
@@ -111,10 +111,10 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"exchanges fail", health.Config{Breaker: breaker}, "fff", health.Open, false, 0},
 		{"not in a row", health.Config{Breaker: breaker}, "ffsffsff", health.Up, true, 0},
 		{"clients that leave are no failures", health.Config{Breaker: breaker}, "fflllll", health.Up, true, 0},
-		{"nobody is let in", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
+		{"no exchange is admitted", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
 		// until the next exchange
 		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0},
-		{"one is let in", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
+		{"one exchange is admitted", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
 		{"another one after it left", health.Config{Breaker: breaker}, "fff5la", health.HalfOpen, true, 0},
 		{"the trial succeeds", health.Config{Breaker: breaker}, "fff5sss", health.Up, true, 0},
 		{"the trial fails", health.Config{Breaker: breaker}, "fff5f9", health.Open, false, 0},
@@ -189,7 +189,7 @@ func TestATargetThatComesBackStartsSlowly(t *testing.T) {
 	assert.InDelta(t, 5000, share(), 500)
 }
 
-func TestChangesAreToldInOrderWithTheirReasons(t *testing.T) {
+func TestChangesAreReportedInOrderWithTheirReasons(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 2, OpenFor: 5 * time.Second}})
 	r.play("ff5s1F1FS")
 	assert.Equal(t, []health.Status{
@@ -211,7 +211,7 @@ func TestAHookThatPanicsChangesNothing(t *testing.T) {
 	assert.Equal(t, health.Down, m.Status().State)
 }
 
-func TestATargetNobodyWatchesIsUp(t *testing.T) {
+func TestATargetWithoutAMonitorIsUp(t *testing.T) {
 	var m *health.Monitor
 	assert.True(t, m.Admit(noon))
 	m.Report(noon, errBad, 0)
@@ -221,7 +221,7 @@ func TestATargetNobodyWatchesIsUp(t *testing.T) {
 	assert.Equal(t, health.Status{State: health.Up}, m.Status())
 }
 
-func TestAConfigThatCannotBeIsNamed(t *testing.T) {
+func TestAnInvalidConfigNamesItsFields(t *testing.T) {
 	bad := health.Config{SlowStart: -1, Check: health.Check{Interval: -1, Timeout: -1, Rise: -1, Fall: -1},
 		Breaker: health.Breaker{Failures: 1, FailureRatio: 2, Window: -1, MinRequests: -1, Slow: -1, OpenFor: time.Hour, Trials: -1}}
 	err := bad.Validate()
@@ -237,7 +237,7 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 
 // After many concurrent reports in any order, the node is in service if neither
 // checks nor the breaker object, and no event is lost.
-func TestManyReportAtOnce(t *testing.T) {
+func TestConcurrentReportsLoseNoEvent(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, OpenFor: time.Second, FailureRatio: 0.9}})
 	var all sync.WaitGroup
 	for w := range 8 {

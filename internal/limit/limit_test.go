@@ -34,7 +34,7 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 		want  limit.Decision
 	}{
 		{"the first finds a full bucket", 0, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
-		{"the second may follow at once", 0, limit.Decision{OK: true, Remaining: 1, Retry: 500 * ms, Reset: 1000 * ms}},
+		{"the second may follow immediately", 0, limit.Decision{OK: true, Remaining: 1, Retry: 500 * ms, Reset: 1000 * ms}},
 		{"the third ends the burst", 100 * ms, limit.Decision{OK: true, Remaining: 0, Retry: 400 * ms, Reset: 1400 * ms}},
 		{"the fourth is one too many", 200 * ms, limit.Decision{Retry: 300 * ms, Reset: 1300 * ms}},
 		{"a refusal costs nothing", 400 * ms, limit.Decision{Retry: 100 * ms, Reset: 1100 * ms}},

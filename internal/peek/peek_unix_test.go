@@ -57,7 +57,7 @@ func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
 	}
 }
 
-func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
+func TestPeekingConsumesNoBytes(t *testing.T) {
 	client, server := pair(t)
 	_, err := client.Write([]byte("hello"))
 	require.NoError(t, err)
@@ -72,7 +72,7 @@ func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
 	proxytest.Eventually(t, "the end", func() bool { return peek.Gone(raw) && peek.HungUp(raw) })
 }
 
-func TestTheEndIsSeenBehindBytesThatHaveNotBeenRead(t *testing.T) {
+func TestADisconnectIsSeenDespiteUnreadBytes(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("no portable way is known")
 	}

@@ -74,7 +74,7 @@ func TestFillReportsTheEndAndAFullBuffer(t *testing.T) {
 
 // On a fresh connection, an answer that arrives before the request is an
 // answer.
-func TestATargetMayRefuseAtOnce(t *testing.T) {
+func TestAResponseMayArriveBeforeTheRequest(t *testing.T) {
 	ln := proxytest.Listen(t)
 	served := make(chan struct{})
 	serve(t, ln, func(nc net.Conn) {
@@ -125,7 +125,7 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 
 // crypto/tls cannot continue after a write that timed out, so an early deadline
 // must not reach it.
-func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
+func TestASupersededWriteDeadlineHasNoEffect(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -157,7 +157,7 @@ func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
 	}
 }
 
-func TestAbortWakesWhoeverWaits(t *testing.T) {
+func TestAbortWakesAWaitingRead(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			ln := nw.listen(t)
@@ -186,7 +186,7 @@ func (c unwakeable) SetDeadline(t time.Time) error {
 }
 
 // The goroutine that aborts serves other exchanges too.
-func TestAbortOutlivesAConnectionThatPanics(t *testing.T) {
+func TestAbortSurvivesAConnectionThatPanics(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, func(nc net.Conn) { io.Copy(io.Discard, nc) })
 	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
@@ -218,7 +218,7 @@ func TestALeaseIsForOneUse(t *testing.T) {
 	pool.Lease{}.Abort()
 }
 
-func TestDetachGivesEverythingAway(t *testing.T) {
+func TestDetachReturnsTheConnectionAndItsUnreadBytes(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			ln := nw.listen(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-func TestAPrefixIsSpelledAsAPattern(t *testing.T) {
+func TestParsePrefixFollowsTheRulesOfPatterns(t *testing.T) {
 	for in, want := range map[string]string{"/api": "/api", "/api/": "/api", "/a/b%20c": "/a/b%20c"} {
 		got, err := routes.ParsePrefix(in)
 		require.NoError(t, err)

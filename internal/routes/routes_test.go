@@ -153,7 +153,7 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 		{"no route when decoded, one as it stands", "only.example", "/api/..", "ambiguous"},
 		{"no route in either form", "only.example", "/%62pi", "none"},
 		{"the other route is the one of any host", "only.example", "/api/../fallback", "ambiguous"},
-		{"the query is none of the path's business", "only.example", "/api/a=b&c", "only.example/api"},
+		{"a query is not a part of the path", "only.example", "/api/a=b&c", "only.example/api"},
 		{"parameters in the prefix", "example.com", "/admin;x/secret", "ambiguous"},
 		{"parameters in the last segment of the prefix", "example.com", "/admin;x=1,2", "ambiguous"},
 		{"escaped parameters in the prefix", "example.com", "/admin%3bx/secret", "ambiguous"},
@@ -162,10 +162,10 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 		{"parameters where no prefix is", "example.com", "/shop;x/item;jsessionid=1", "example.com"},
 		{"parameters between prefixes", "example.com", "/public;x/deep", "ambiguous"},
 		{"a slash in parameters", "example.com", "/x;%2F..%2Fadmin", "ambiguous"},
-		{"dots behind a slash that is decoded by some", "example.com", "/x%2Fy/../admin", "ambiguous"},
-		{"dots behind a backslash that is a slash for some", "example.com", "/x%5Cy/../admin", "ambiguous"},
-		{"dots behind slashes that are merged by some", "example.com", "/x/../admin//../y", "ambiguous"},
-		{"dots behind what is decoded by some", "example.com", "/%61dmin/../x", "ambiguous"},
+		{"dots after a slash that some servers decode", "example.com", "/x%2Fy/../admin", "ambiguous"},
+		{"dots after a backslash that is a slash for some servers", "example.com", "/x%5Cy/../admin", "ambiguous"},
+		{"dots after slashes that some servers merge", "example.com", "/x/../admin//../y", "ambiguous"},
+		{"dots after an escape that some servers decode", "example.com", "/%61dmin/../x", "ambiguous"},
 		{"parameters on a host without path routes", "plain.example", "/;x/admin", "plain.example"},
 	} {
 		t.Run(c.what, func(t *testing.T) {

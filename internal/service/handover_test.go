@@ -95,7 +95,7 @@ func TestAHandOverHasATimeLimit(t *testing.T) {
 	assert.NotNil(t, cmd.ProcessState, "no zombie is left")
 }
 
-func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
+func TestAChildOfTheNewProcessDoesNotDelayAHandOver(t *testing.T) {
 	t.Parallel() // it waits
 	ln := proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(ln, "a"))
@@ -157,7 +157,7 @@ func TestTwoHandOversAtATimeAreRefused(t *testing.T) {
 }
 
 // A server may start again before its last turn has ended completely.
-func TestTheEndOfATurnLeavesTheNextOne(t *testing.T) {
+func TestTheEndOfATurnDoesNotEndTheNextOne(t *testing.T) {
 	turns := new(service.Turns)
 	sockets := []service.Socket{service.SocketOf(proxytest.Listen(t), "a")}
 	_, end := turns.Begin(t.Context(), "server", discard, sockets)
@@ -184,7 +184,7 @@ func TestBadCommandsAreRefused(t *testing.T) {
 	assert.ErrorContains(t, turns.HandOver(t.Context(), "server", program(t, "a")), `the listener "a", a service_test.hidden, has no method SyscallConn`)
 }
 
-func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
+func TestTheFileOfAUnixSocketIsRemovedByItsLastProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	var none service.Sockets
 	ln, err := none.Listen("a", func() (net.Listener, error) { return net.Listen("unix", path) })
@@ -204,7 +204,7 @@ func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 }
 
 // A shutdown may close the socket after the new process was allowed to accept.
-func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
+func TestTheFileOfAUnixSocketSurvivesAShutdownDuringAHandOver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	ln, err := net.Listen("unix", path)
 	require.NoError(t, err)

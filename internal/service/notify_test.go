@@ -92,7 +92,7 @@ func TestNotifyWithoutAServiceManager(t *testing.T) {
 	}
 }
 
-func TestServersTellWhenTheyBeginAndEnd(t *testing.T) {
+func TestServersNotifyTheServiceManagerOfStartAndStop(t *testing.T) {
 	m := manage(t)
 	var turns service.Turns
 	one, stopOne := context.WithCancel(t.Context())
@@ -113,7 +113,7 @@ func TestServersTellWhenTheyBeginAndEnd(t *testing.T) {
 	assert.Equal(t, "STOPPING=1", m.heard(), "also if it ends by itself")
 }
 
-func TestTheWatchdogGetsSignsOfLife(t *testing.T) {
+func TestTheWatchdogIsNotifiedRegularly(t *testing.T) {
 	m := manage(t)
 	t.Setenv("WATCHDOG_USEC", "20000")
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
@@ -129,7 +129,7 @@ func TestTheWatchdogGetsSignsOfLife(t *testing.T) {
 	}
 }
 
-func TestNoSignsOfLifeAreSentThatAreNotWanted(t *testing.T) {
+func TestTheWatchdogIsNotNotifiedUnlessRequested(t *testing.T) {
 	m := manage(t)
 	for _, tt := range []struct{ usec, pid, log string }{
 		{"1000", "1", ""},

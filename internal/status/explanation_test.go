@@ -60,7 +60,7 @@ func TestTheFormShowsTheExplanation(t *testing.T) {
 	assert.Equal(t, 405, get(t, h, "POST", "/?url=app.test", "").StatusCode)
 }
 
-func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
+func TestAnInvalidQueryIsAnsweredWithTheRule(t *testing.T) {
 	h := status.Handler(func() status.Page { return status.Page{} }, func(*http.Request) *status.Explanation { panic("explained") })
 	for query, want := range map[string]string{
 		"url=" + url.QueryEscape("ftp://a.test/"):            `the URL "ftp://a.test/" has the scheme "ftp": want http or https`,
@@ -79,7 +79,7 @@ func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
 // The form's fields have the values of the question.
 var values = regexp.MustCompile(`\{ value [^}]*\}`)
 
-func TestAnExplanationIsTextAndNothingElse(t *testing.T) {
+func TestTheInputOfAnExplanationIsEscaped(t *testing.T) {
 	show := func(name, asked string) string {
 		b := body(t, get(t, handler(name), "GET", "/?method="+url.QueryEscape(asked)+"&client="+url.QueryEscape(asked)+"&url="+url.QueryEscape(asked), ""))
 		assert.NotContains(t, b, "\u202e")
@@ -94,7 +94,7 @@ func TestAnExplanationIsTextAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestAnExplanationIsBoundedAsText(t *testing.T) {
+func TestTheTextOfAnExplanationIsLimited(t *testing.T) {
 	e := status.Explanation{Method: "GET", Host: "::1", Path: "/"}
 	for i := range 1000 {
 		e.Targets = append(e.Targets, status.Choice{Name: fmt.Sprintf("t%d", i), Why: "its weight is 0"})

@@ -271,7 +271,7 @@ func TestAResetEndsBothSides(t *testing.T) {
 	})
 }
 
-func TestCancelClosesAtOnceWhatIsNoWebSocket(t *testing.T) {
+func TestCancelClosesOtherProtocolsImmediately(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.Grace = time.Hour })
 	write(t, g.client, "x")
@@ -305,7 +305,7 @@ func TestCancelCutsAStalledReceiver(t *testing.T) {
 func pipes(testing.TB) (net.Conn, net.Conn) { return net.Pipe() }
 
 // Behaviours: TestReverseProxyUpgradeNoCloseWrite.
-func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
+func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
 	t.Run("and it may use it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = 7 * time.Second })
@@ -349,7 +349,7 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 
 // A handler cannot half-close a stream of HTTP/2: its client must learn
 // immediately that the target is gone.
-func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
+func TestAWebSocketTunnelEndsWithItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
 		write(t, g.upstream, "\x81\x03bye")
@@ -369,7 +369,7 @@ func (deaf) Write([]byte) (int, error) { return 0, errDeaf }
 
 var errDeaf = errors.New("not listening")
 
-func TestASideThatTakesNoMoreMayFinishWhatItSays(t *testing.T) {
+func TestASideThatAcceptsNoMoreDataMayFinishSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Upstream.Conn = deaf{tn.Upstream.Conn.(net.Conn)} })
 		write(t, g.client, "unheard")
@@ -382,7 +382,7 @@ func TestASideThatTakesNoMoreMayFinishWhatItSays(t *testing.T) {
 	})
 }
 
-func TestASideThatTakesNoMoreHasTheGrace(t *testing.T) {
+func TestASideThatAcceptsNoMoreDataHasTheGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Upstream.Conn = deaf{tn.Upstream.Conn.(net.Conn)} })
 		write(t, g.client, "unheard")
@@ -394,7 +394,7 @@ func TestASideThatTakesNoMoreHasTheGrace(t *testing.T) {
 }
 
 // forwarding.md, Streams: an idle limit.
-func TestIdle(t *testing.T) {
+func TestAnIdleTunnelIsClosed(t *testing.T) {
 	t.Run("closes both sides when nothing moves", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
@@ -455,7 +455,7 @@ func TestIdle(t *testing.T) {
 			closeWrite(t, g.client)
 			expectEOF(t, g.upstream)
 			if told = time.Since(begun); told <= idle/2 {
-				assert.Equal(t, tunnel.ByClient, g.wait(t).By, "who ended it first")
+				assert.Equal(t, tunnel.ByClient, g.wait(t).By, "the client ended it first")
 			}
 		}
 	})

@@ -37,7 +37,7 @@ func TestLongWorkLetsOthersRun(t *testing.T) {
 	}
 }
 
-func TestLongWorkGetsAsMuchAsTheOthers(t *testing.T) {
+func TestLongWorkGetsAFairShareOfTheCPU(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	spin := func(d time.Duration) {
 		for begin := time.Now(); time.Since(begin) < d; {
