@@ -226,7 +226,7 @@ func TestConcurrentPicksOfChangingNodes(t *testing.T) {
 				seen[s.Pick(noon, key(k), nil)] = true
 			}
 			if p.policy != balance.First {
-				assert.Len(t, seen, len(cs), "all are back")
+				assert.Len(t, seen, len(cs), "all candidates are in service again")
 			}
 		})
 	}

@@ -68,6 +68,6 @@ func TestForeseeReturnsNoneForARandomPick(t *testing.T) {
 		assert.Equal(t, -1, balance.NewSet(p, cs).Foresee(noon, 0, nil))
 	}
 	cs[0].Node.Begin()
-	assert.Equal(t, 1, balance.NewSet(balance.Least, cs).Foresee(noon, 0, nil), "the other one is busier")
+	assert.Equal(t, 1, balance.NewSet(balance.Least, cs).Foresee(noon, 0, nil), "the other candidate is busier")
 	assert.Equal(t, -1, balance.NewSet(balance.First, nil).Foresee(noon, 0, nil))
 }

@@ -82,8 +82,8 @@ func TestOneMoreCandidateTakesItsShareAndMovesNothingElse(t *testing.T) {
 		added := cs[n].Name
 		p := 1 / float64(n+1)
 		tolerance := 5 * (slotSigma(p) + math.Sqrt(p/picks))
-		assert.InDelta(t, p, moved(t, fewer, more, func(_, to string) bool { return to == added }), tolerance, "%d and one", n)
-		assert.InDelta(t, p, moved(t, more, fewer, func(from, _ string) bool { return from == added }), tolerance, "%d less one", n+1)
+		assert.InDelta(t, p, moved(t, fewer, more, func(_, to string) bool { return to == added }), tolerance, "from %d candidates to one more", n)
+		assert.InDelta(t, p, moved(t, more, fewer, func(from, _ string) bool { return from == added }), tolerance, "from %d candidates to one fewer", n+1)
 	}
 }
 
@@ -134,7 +134,7 @@ func TestKeysOfACandidateThatIsDownGoToAllOthers(t *testing.T) {
 		assert.InEpsilon(t, total/9, n, 0.35, name)
 	}
 	cs[4].Node.Resume(noon, 0)
-	assert.Equal(t, before, places(t, cs), "and back")
+	assert.Equal(t, before, places(t, cs), "the weight is restored")
 }
 
 // bound is the most of all exchanges in flight that one candidate may have.
@@ -154,7 +154,7 @@ func TestAHotKeyOverflowsWhenItsCandidateHasItsShare(t *testing.T) {
 		}
 		require.LessOrEqual(t, cs[i].Node.InFlight(), bound(all, n))
 	}
-	assert.EqualValues(t, bound(4000, n), toOwner, "its own candidate has all it may have")
+	assert.EqualValues(t, bound(4000, n), toOwner, "its candidate has reached the load bound")
 	end(cs)
 	for i := range cs { // the others are busy, the owner is not
 		if i != owner {
@@ -162,7 +162,7 @@ func TestAHotKeyOverflowsWhenItsCandidateHasItsShare(t *testing.T) {
 		}
 	}
 	begin(cs[owner].Node, 5)
-	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, nil), "the key comes back")
+	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, nil), "the key returns to its candidate")
 }
 
 func TestNoCandidateExceedsItsShareUnderUnevenKeys(t *testing.T) {
@@ -288,7 +288,7 @@ func TestKeysSpread(t *testing.T) {
 			for i := range even {
 				even[i] = 1
 			}
-			assert.Len(t, seen, picks, "no two alike")
+			assert.Len(t, seen, picks, "no two keys are equal")
 			assertShares(t, even, low)
 			assertShares(t, even, high)
 		})
@@ -324,7 +324,7 @@ func TestKeysAllocateNothing(t *testing.T) {
 	b := []byte(s)
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		if balance.KeyString(s) != balance.Key(b) {
-			t.Error("differ")
+			t.Error("KeyString and Key differ")
 		}
 	}))
 }

@@ -85,7 +85,7 @@ func TestALimitCanChange(t *testing.T) {
 	}
 	n.SetLimit(2)
 	n.End()
-	assert.Equal(t, 0, s.Pick(noon, 0, nil), "one was counted out")
+	assert.Equal(t, 0, s.Pick(noon, 0, nil), "one exchange has ended")
 }
 
 func TestTheShareOfANodeThatComesBackGrows(t *testing.T) {

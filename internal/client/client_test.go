@@ -341,7 +341,7 @@ func TestClientReachesTLSAndUnixTargets(t *testing.T) {
 		_, content := do(t, c, request(t, "PUT", "/x", strings.NewReader("abc"), 3))
 		assert.Equal(t, "PUT /x", content)
 	})
-	t.Run("nobody", func(t *testing.T) {
+	t.Run("a refused dial", func(t *testing.T) {
 		c := client.New(poolOf(t, "tcp", proxytest.Refused(t)), client.Timeouts{})
 		ae := failure(t, c, get(t))
 		assert.Equal(t, "dial", ae.Op)

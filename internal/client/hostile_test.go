@@ -449,7 +449,7 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		res, content := do(t, c, request(t, "POST", "/", r, -1))
 		assert.Equal(t, 413, res.StatusCode)
 		assert.Equal(t, "no", content)
-		assert.Zero(t, p.Idle(), "the request was never complete")
+		assert.Zero(t, p.Idle(), "the request was not sent completely")
 		w.Close() // the reader ends with the client's body
 	})
 	t.Run("though the target takes no more", func(t *testing.T) {

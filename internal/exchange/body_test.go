@@ -41,7 +41,7 @@ func TestEachAttemptReadsABodyFromItsBeginning(t *testing.T) {
 
 	require.True(t, b.Rewind(), "what was read is kept")
 	_, err = a.Read(make([]byte, 1))
-	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose, "its turn is over")
+	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose, "the first attempt is over")
 
 	for range 2 {
 		a = b.Attempt()
@@ -139,14 +139,14 @@ func TestABodyBeyondItsLimitIsAClientFailure(t *testing.T) {
 	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge)
 	a = b.Attempt()
 	_, err = io.ReadAll(&a)
-	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge, "for the next attempt too")
+	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge, "the next attempt fails too")
 
 	b = open(strings.NewReader(""), "abc")
 	b.Bound(2)
-	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge, "what has come already counts")
+	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge, "bytes already received count")
 	b = open(strings.NewReader(""), "abc")
 	b.Bound(0)
-	assert.NoError(t, b.Failed(), "0 is no bound")
+	assert.NoError(t, b.Failed(), "0 means no limit")
 }
 
 type readerFunc func(p []byte) (int, error)
@@ -331,6 +331,6 @@ func TestKeepFirstKeepsOnlyTheFirstRead(t *testing.T) {
 	assert.True(t, stream.Replays())
 	_, err = a.Read(make([]byte, 1))
 	require.NoError(t, err)
-	assert.False(t, stream.Rewind(), "more may come at any time, and is not kept")
+	assert.False(t, stream.Rewind(), "later reads are not kept")
 	assert.Empty(t, stream.Kept())
 }

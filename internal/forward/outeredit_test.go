@@ -100,7 +100,7 @@ func FuzzTheEditOfARouterIsTheSameInEachLane(f *testing.F) {
 		for _, scheme := range []string{"http", "https"} {
 			o := all.For(scheme)
 			e := u.EditIn(o)
-			assert.Same(t, e, u.EditIn(o), "it is made once")
+			assert.Same(t, e, u.EditIn(o), "the edit is compiled once")
 			res, h := headOf(head)
 			fast := asHeader(e.AppendFields(nil, &res, header.RequestID{Name: "X-Id", Value: "id"}))
 			header.Drop(h, "X-Id")

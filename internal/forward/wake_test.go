@@ -181,7 +181,7 @@ func TestARequestDuringStopWaitsAndWakesAgain(t *testing.T) {
 		for _, fail := range visits(s.f, 10) {
 			assert.Nil(t, fail)
 		}
-		assert.Equal(t, 7*time.Second, time.Since(began), "the rest of Stop, and a Start")
+		assert.Equal(t, 7*time.Second, time.Since(began), "it waits for the rest of Stop, then for Start")
 		assert.EqualValues(t, 2, s.starts.Load())
 		time.Sleep(5 * time.Minute)
 	})
@@ -363,7 +363,7 @@ func TestADrainWaitsForRequestsThatWaitForAStart(t *testing.T) {
 		assert.Nil(t, visits(s.f, 1)[0])
 		assert.ErrorIs(t, visits(s.f, 1)[0].Err, forward.ErrDraining)
 		time.Sleep(5 * time.Minute)
-		assert.EqualValues(t, 1, s.stops.Load(), "what was started is stopped")
+		assert.EqualValues(t, 1, s.stops.Load(), "Start is followed by Stop")
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, none, nil)
@@ -390,7 +390,7 @@ func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 		time.AfterFunc(time.Second, func() { assert.NoError(t, s.f.Replace(t.Context(), next)) })
 		v, fail := visit(s.f)
 		require.Nil(t, fail)
-		assert.Equal(t, "b.test", v.rec.Target, "the targets of now")
+		assert.Equal(t, "b.test", v.rec.Target, "the replaced targets are used")
 		time.Sleep(time.Minute)
 		done := make(chan error, 1)
 		go func() {
@@ -428,11 +428,11 @@ func TestTargetsThatStopByThemselvesAreWokenAgain(t *testing.T) {
 		require.NoError(t, s.f.Asleep())
 		assert.Equal(t, "asleep", s.state())
 		time.Sleep(time.Hour)
-		assert.Zero(t, s.stops.Load(), "nothing is to be stopped")
+		assert.Zero(t, s.stops.Load(), "the targets have stopped by themselves")
 		assert.Nil(t, visits(s.f, 10)[9])
 		assert.EqualValues(t, 2, s.starts.Load())
 		time.Sleep(time.Hour)
-		assert.Zero(t, s.stops.Load(), "one is in flight")
+		assert.Zero(t, s.stops.Load(), "one exchange is still in flight")
 		long.End()
 		time.Sleep(2 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())

@@ -70,7 +70,7 @@ func TestChunkSizesPaddedWithWhiteSpaceNeedPadded(t *testing.T) {
 	}
 	_, _, err := decode(&c, "1 a\r\na\r\n", 1)
 	var refusal *h1.Refusal
-	require.ErrorAs(t, err, &refusal, "other bytes do not")
+	require.ErrorAs(t, err, &refusal, "other bytes after a size are refused")
 	_, _, err = decode(&h1.Chunks{}, "2 \r\nab\r\n0\r\n\r\n", 1)
 	require.ErrorAs(t, err, &refusal)
 }
@@ -192,7 +192,7 @@ func FuzzChunks(f *testing.F) {
 		whole, split := h1.Chunks{Padded: step%2 == 1}, h1.Chunks{Padded: step%2 == 1}
 		data, rest, err := decode(&whole, body, len(body)+1)
 		data2, rest2, err2 := decode(&split, body, int(step)+1)
-		require.Equal(t, err, err2, "the split of the input changes the conclusion")
+		require.Equal(t, err, err2, "the split of the input changes the result")
 		require.Equal(t, data, data2)
 		if err == io.EOF {
 			require.Equal(t, rest, rest2)

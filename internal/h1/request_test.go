@@ -128,7 +128,7 @@ func TestTheHostOfAnAbsoluteTargetReplacesTheHostHeader(t *testing.T) {
 				assert.Equal(t, []string{tt.target, tt.host, tt.path, tt.query}, []string{string(r.Target), string(r.Host), string(r.Path), string(r.Query)})
 			}
 			_, err := new(h1.Request).Parse([]byte("GET " + tt.target + crlf(" HTTP/1.1")))
-			assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err, "it replaces no Host")
+			assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err, "an absolute target does not replace a missing Host header")
 		})
 	}
 }
@@ -441,7 +441,7 @@ func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 	var r h1.Request
 	_, err := r.Parse(prefix)
 	if err != h1.ErrMore {
-		require.Equal(t, want, err, "a prefix gives another conclusion")
+		require.Equal(t, want, err, "a prefix has another result")
 		return
 	}
 	_, err = r.Parse(b)
@@ -453,7 +453,7 @@ func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 func sameConclusion(t *testing.T, want, err error) {
 	var refusal *h1.Refusal
 	if err != h1.ErrMore || !errors.As(want, &refusal) {
-		require.Equal(t, want, err, "two steps give another conclusion than one")
+		require.Equal(t, want, err, "parsing in two steps has another result")
 	}
 }
 

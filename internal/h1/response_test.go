@@ -181,7 +181,7 @@ func checkResponsePrefix(t *testing.T, prefix, b []byte, want error) {
 	var r h1.Response
 	_, err := r.Parse(prefix)
 	if err != h1.ErrMore {
-		require.Equal(t, want, err, "a prefix gives another conclusion")
+		require.Equal(t, want, err, "a prefix has another result")
 		return
 	}
 	_, err = r.Parse(b)

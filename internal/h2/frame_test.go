@@ -184,7 +184,7 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 				var fault *h2.Fault
 				require.ErrorAs(t, err, &fault)
 				assert.Equal(t, tt.want, fault.Code, fault.Reason)
-				assert.False(t, fault.Stream, "a frame never lets us reset a stream")
+				assert.False(t, fault.Stream, "a broken frame is a connection error")
 			}
 		})
 	}

@@ -143,7 +143,7 @@ func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 			var fault *h2.Fault
 			require.ErrorAs(t, err, &fault)
 			assert.Equal(t, h2.CompressionError, fault.Code, fault.Reason)
-			assert.False(t, fault.Stream, "the table cannot be right any more")
+			assert.False(t, fault.Stream, "a compression error is a connection error")
 		})
 	}
 }
@@ -152,12 +152,12 @@ func TestTheTableChangesItsSize(t *testing.T) {
 	var d h2.Decoder
 	decode(t, &d, unhex(t, "4001 6101 62 4001 6301 64"))
 	require.Equal(t, []string{"c: d", "a: b"}, entries(t, &d))
-	assert.Equal(t, []string{":method: GET"}, decode(t, &d, unhex(t, "3f03 3fe1 1f 82")), "to 34 and back to 4096")
-	assert.Equal(t, []string{"c: d"}, entries(t, &d), "what does not fit is gone")
+	assert.Equal(t, []string{":method: GET"}, decode(t, &d, unhex(t, "3f03 3fe1 1f 82")), "the size changes to 34 and back to 4096")
+	assert.Equal(t, []string{"c: d"}, entries(t, &d), "entries that do not fit are evicted")
 	decode(t, &d, unhex(t, "20"))
 	assert.Empty(t, entries(t, &d))
 	decode(t, &d, unhex(t, "4001 6101 62"))
-	assert.Empty(t, entries(t, &d), "a table of no size keeps nothing")
+	assert.Empty(t, entries(t, &d), "a table of size 0 keeps nothing")
 }
 
 func TestAFieldLargerThanTheTableEmptiesIt(t *testing.T) {
@@ -224,7 +224,7 @@ func TestFieldsBeyondTheLimitsAreDroppedButUpdateTheTable(t *testing.T) {
 				assert.Equal(t, 431, refusal.Status)
 				assert.Equal(t, refusal, l.Request(new(h1.Request)))
 			}
-			require.NoError(t, d.Decode(&l, []byte{0xbe}), "the table has what was left out")
+			require.NoError(t, d.Decode(&l, []byte{0xbe}), "the table contains the dropped field")
 		})
 	}
 }
@@ -240,7 +240,7 @@ func TestHeaderBlocksThatDecodeToFarTooMuchAreFaults(t *testing.T) {
 		var fault *h2.Fault
 		require.ErrorAs(t, err, &fault)
 		assert.Equal(t, h2.EnhanceYourCalm, fault.Code)
-		assert.LessOrEqual(t, cap(l.Text()), 2*h1.DefaultMaxHead, "and are not stored meanwhile")
+		assert.LessOrEqual(t, cap(l.Text()), 2*h1.DefaultMaxHead, "the decoded fields are not stored")
 	}
 }
 

@@ -120,7 +120,7 @@ func TestAnExtendedCONNECTIsDecodedWithItsProtocol(t *testing.T) {
 	assert.Equal(t, "websocket", string(r.Protocol))
 	assert.Equal(t, "/x", string(r.Path))
 	assert.Equal(t, "a.test", string(r.Host))
-	assert.Equal(t, h1.NoBody, r.Framing(), "DATA is for the protocol")
+	assert.Equal(t, h1.NoBody, r.Framing(), "DATA belongs to the tunnel, not to a body")
 
 	require.NoError(t, list(t, get, https, path, authority).Request(&r))
 	assert.Nil(t, r.Protocol, "nothing remains from the previous request")
@@ -176,7 +176,7 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 			var fault *h2.Fault
 			require.ErrorAs(t, err, &fault)
 			assert.Equal(t, h2.ProtocolError, fault.Code)
-			assert.True(t, fault.Stream, "others go on")
+			assert.True(t, fault.Stream, "it is a stream error")
 		})
 	}
 }

@@ -85,7 +85,7 @@ func FuzzWindows(f *testing.F) {
 				wire += uint32(h2.Take(n, &out, &connection))
 			case 1:
 				k := min(wire, uint32(n))
-				require.NoError(t, in.Receive(k), "the sender keeps to the window")
+				require.NoError(t, in.Receive(k), "the sender obeys the window")
 				wire -= k
 				held += k
 			case 2:

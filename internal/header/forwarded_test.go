@@ -249,7 +249,7 @@ func TestReceivedResetForgets(t *testing.T) {
 	r.Reset()
 	assert.Empty(t, r.For)
 	assert.Equal(t, room, cap(r.For))
-	assert.Nil(t, r.For[:1][0], "a forgotten value keeps no buffer alive")
+	assert.Nil(t, r.For[:1][0], "a value that was reset keeps no buffer alive")
 	p := hop(t, trusted, nil)
 	assert.Equal(t, header.AppendForwarded(nil, p, []byte("x"), nil), header.AppendForwarded(nil, p, []byte("x"), &r))
 }

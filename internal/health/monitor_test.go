@@ -150,7 +150,7 @@ func TestTheStateFollowsChecksAndExchanges(t *testing.T) {
 	}
 }
 
-func TestSlowAnswersAreFailures(t *testing.T) {
+func TestSlowResponsesAreFailures(t *testing.T) {
 	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 2, Slow: time.Second}})
 	for range 2 {
 		r.Report(r.now, nil, 1500*time.Millisecond)
@@ -272,7 +272,7 @@ func TestConcurrentReportsLoseNoEvent(t *testing.T) {
 	assert.Equal(t, health.Up, r.Status().State)
 	assert.False(t, r.node.Suspended(r.now))
 	for i, e := range r.events[1:] {
-		assert.NotEqual(t, r.events[i].State, e.State, "a change is one")
+		assert.NotEqual(t, r.events[i].State, e.State, "two events in a row must differ")
 	}
 }
 
@@ -304,14 +304,14 @@ func TestTheLatestChangesAreRemembered(t *testing.T) {
 	assert.Empty(t, (*health.Monitor)(nil).Changes())
 	r.play("F1F1S1")
 	got := r.Changes()
-	require.Len(t, got, 2, "a check that says the same again is no change")
+	require.Len(t, got, 2, "an unchanged result is not an event")
 	assert.Equal(t, []health.State{health.Down, health.Up}, []health.State{got[0].State, got[1].State})
 	assert.Equal(t, "bad", got[0].Reason)
 	assert.Equal(t, noon, got[0].Since)
 	r.Probed(r.now, errors.New(strings.Repeat("é", 10_000)))
 	r.play("S1F1S1F1")
 	got = r.Changes()
-	require.Len(t, got, 5, "the oldest are forgotten")
+	require.Len(t, got, 5, "the oldest changes are dropped")
 	assert.Equal(t, health.Down, got[4].State)
 	assert.Less(t, len(got[0].Reason), 310)
 	assert.True(t, utf8.ValidString(got[0].Reason))

@@ -68,7 +68,7 @@ func TestSplitGivesEachHostOneSpelling(t *testing.T) {
 
 			again, err := hostname.Canonical(host)
 			require.NoError(t, err)
-			assert.Equal(t, host, again, "canonical twice")
+			assert.Equal(t, host, again, "Canonical is idempotent")
 		})
 	}
 }
@@ -192,7 +192,7 @@ func TestAppendCanonicalKnowsPlainHosts(t *testing.T) {
 	}
 	for _, in := range []string{"bücher.example", "xn--bcher-kva.example", "[::1]", "::1"} {
 		_, ok := hostname.AppendCanonical(nil, []byte(in))
-		assert.False(t, ok, "%s is for Split", in)
+		assert.False(t, ok, "%s needs Split", in)
 	}
 }
 

@@ -28,7 +28,7 @@ func TestASpreadCountsInBucketsThatDouble(t *testing.T) {
 	assert.Equal(t, 1024*time.Nanosecond, latency.Limit(0))
 	assert.Equal(t, 1_048_576*time.Nanosecond, latency.Limit(10))
 	r = h.Recent(start.Add(128 * time.Second))
-	assert.Equal(t, latency.Recent{Ever: 8, Quantiles: []time.Duration{}}, r, "it forgets, but for the count")
+	assert.Equal(t, latency.Recent{Ever: 8, Quantiles: []time.Duration{}}, r, "old durations remain only in the count")
 }
 
 func TestASpanCoversThePreviousWindowAndTheCurrentOne(t *testing.T) {

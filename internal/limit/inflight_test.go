@@ -72,7 +72,7 @@ func TestARefusedRequestIsNotInFlight(t *testing.T) {
 	now := time.Now()
 	v := r.Take(named("a"), now)
 	assert.True(t, v.OK)
-	assert.True(t, r.Take(named("a"), now).Full, "and takes no token")
+	assert.True(t, r.Take(named("a"), now).Full, "a refused request takes no token")
 	v.Slot.Free()
 	v = r.Take(named("a"), now)
 	assert.True(t, v.OK)
@@ -163,7 +163,7 @@ func TestAForeignLimiterGetsADigestOfTheKey(t *testing.T) {
 	assert.Equal(t, []string{"invalid IP ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "192.0.2.1 "}, asked)
 }
 
-func TestASpecSaysWhatIsWrongWithIt(t *testing.T) {
+func TestAnInvalidSpecNamesItsFault(t *testing.T) {
 	for want, s := range map[string]limit.Spec{
 		"Rate is 0, want":          {},
 		"Rate is -1":               {Config: limit.Config{Rate: -1}, MaxInFlight: 1},

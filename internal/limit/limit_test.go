@@ -60,7 +60,7 @@ func TestPeekPredictsAllowAndTakesNothing(t *testing.T) {
 			client := network(rand.Uint32N(200))
 			now = now.Add(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
 			seen := l.Peek(client, now)
-			require.Equal(t, seen, l.Peek(client, now), "it takes nothing")
+			require.Equal(t, seen, l.Peek(client, now), "Peek takes nothing")
 			d := l.Allow(client, now)
 			require.Equal(t, seen.OK, d.OK)
 			if d.OK {
@@ -176,7 +176,7 @@ func TestNoClientExceedsItsRate(t *testing.T) {
 					requireShares(t, c, a)
 					total += len(a)
 				}
-				assert.GreaterOrEqual(t, total, c.Burst*min(tt.maxKeys, tt.keys), "a crowd is served its tokens")
+				assert.GreaterOrEqual(t, total, c.Burst*min(tt.maxKeys, tt.keys), "all clients together get at least their bursts")
 			}
 		})
 	}
@@ -270,9 +270,9 @@ func TestAllowAllocatesNothing(t *testing.T) {
 		l.Allow(network(n), now)
 	}
 	n := uint32(1 << 20)
-	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "newcomers in a crowd")
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "new clients with a full table")
 	now = now.Add(time.Hour)
-	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "newcomers")
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "new clients with an expired table")
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { l.Allow(network(n), now) }), "one client, allowed and refused")
 	assert.False(t, l.Allow(network(n), now).OK)
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { l.Allow(netip.AddrFrom4([4]byte{192, 0, 2, 1}), now) }), "IPv4")

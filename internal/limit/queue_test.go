@@ -96,7 +96,7 @@ func TestAWaitEndsAtItsTimeoutOrAClientDisconnect(t *testing.T) {
 		k.free.Add(1)
 		q.Wake()
 		synctest.Wait()
-		assert.NoError(t, third, "it has become the first")
+		assert.NoError(t, third, "the third has become the first waiter")
 		assert.Equal(t, 1200*time.Millisecond, thirdAt)
 	})
 }

@@ -41,7 +41,7 @@ func TestAForeignLimiterGetsAnIPv4AddressOrAnIPv6Prefix(t *testing.T) {
 	}
 }
 
-func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
+func TestPeekDoesNotCallAForeignLimiter(t *testing.T) {
 	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}}, func(context.Context, netip.Addr, string) (limit.Decision, error) { panic("asked") }, nil)
 	require.NoError(t, err)
 	_, known := r.Peek(limit.Subject{}, time.Now())

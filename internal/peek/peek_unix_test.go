@@ -43,7 +43,7 @@ func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
 			defer cancel()
 			select {
 			case <-ctx.Done():
-				assert.Fail(t, "it is there")
+				assert.Fail(t, "the client is still connected")
 			case <-time.After(600 * time.Millisecond):
 			}
 			leave(client)
@@ -51,7 +51,7 @@ func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
 			case <-ctx.Done():
 				assert.Equal(t, peek.ErrLeft, context.Cause(ctx))
 			case <-time.After(proxytest.Patience):
-				assert.Fail(t, "it has left")
+				assert.Fail(t, "the disconnect was not noticed")
 			}
 		})
 	}

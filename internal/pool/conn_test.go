@@ -38,7 +38,7 @@ func TestFillAppendsAndReadBypassesTheBuffer(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, c.Fill())
 			got := bytes.Clone(c.Buffered())
-			require.Equal(t, "ad0", string(got[:3]), "unread bytes stay in front")
+			require.Equal(t, "ad0", string(got[:3]), "unread bytes remain in front")
 			c.Discard(len(got))
 			rest, err := io.ReadAll(c)
 			// the peer sends no close_notify
@@ -68,7 +68,7 @@ func TestFillReportsTheEndAndAFullBuffer(t *testing.T) {
 	require.NoError(t, c.Fill())
 	c.Discard(1)
 	assert.Equal(t, io.EOF, c.Fill())
-	assert.Equal(t, io.EOF, c.Fill(), "and again")
+	assert.Equal(t, io.EOF, c.Fill(), "the end is reported again")
 	assert.Panics(t, func() { c.Discard(1) })
 }
 
@@ -108,7 +108,7 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 			deadline = time.Now().Add(40 * time.Millisecond)
 			_ = c.SetReadDeadline(deadline) // later: not set on the socket
 			require.ErrorIs(t, c.Fill(), os.ErrDeadlineExceeded)
-			assert.False(t, time.Now().Before(deadline), "an early expiry is looked into")
+			assert.False(t, time.Now().Before(deadline), "an early expiry on the socket is ignored")
 
 			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 			_ = c.SetReadDeadline(time.Now().Add(short)) // sooner: set at once
@@ -170,7 +170,7 @@ func TestAbortWakesAWaitingRead(t *testing.T) {
 			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 			require.ErrorIs(t, c.Fill(), pool.ErrAborted, "a new deadline does not undo it")
 			c.Put()
-			assert.Zero(t, p.Idle(), "and it is not kept")
+			assert.Zero(t, p.Idle(), "an aborted connection is not kept")
 		})
 	}
 }

@@ -181,7 +181,7 @@ func TestAConnectionCarriesExchangeAfterExchange(t *testing.T) {
 				assert.Equal(t, q, ask(t, c, q))
 				assert.True(t, c.Wrote())
 				c.Put()
-				assert.False(t, pool.HoldsBuffer(c), "nothing is held while idle")
+				assert.False(t, pool.HoldsBuffer(c), "an idle connection holds no buffer")
 				assert.Equal(t, 1, p.Idle())
 			}
 		})
@@ -366,7 +366,7 @@ func TestSessionTicketsDoNotMakeAConnectionStale(t *testing.T) {
 	c.Close()
 }
 
-func TestUnreadBytesKeepAConnectionFromBeingKept(t *testing.T) {
+func TestAConnectionWithUnreadBytesIsNotKept(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, echo)
 	p := poolFor(t, ln)

@@ -28,7 +28,7 @@ func TestMetValuesAreListedUntilTheLastRouteLeaves(t *testing.T) {
 	assert.Equal(t, []string{"y"}, a.Leave())
 	assert.True(t, m.Has("x"))
 	assert.False(t, m.Has("y"))
-	assert.False(t, a.Meet("z"), "a request that is late counts nothing")
+	assert.False(t, a.Meet("z"), "a late request is not counted")
 	assert.False(t, m.Has("z"))
 	m.Add("x")
 	assert.Empty(t, b.Leave())

@@ -18,7 +18,7 @@ func TestALifeIsAContextThatEndsOnce(t *testing.T) {
 		if waited {
 			select {
 			case <-ctx.Done():
-				t.Fatal("it is done before its end")
+				t.Fatal("Done is closed before End")
 			default:
 			}
 		}

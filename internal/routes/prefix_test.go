@@ -76,7 +76,7 @@ func TestAPathThatStaysIsReadBelowAnyPrefix(t *testing.T) {
 				},
 				func(s string) string { return strings.ReplaceAll(s, "\\", "/") },
 			} {
-				require.True(t, routes.Below(path.Clean(read(prefix+rest)), prefix), "%s behind %s", rest, prefix)
+				require.True(t, routes.Below(path.Clean(read(prefix+rest)), prefix), "path %s after prefix %s", rest, prefix)
 			}
 		}
 	}

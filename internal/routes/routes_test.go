@@ -101,7 +101,7 @@ func TestLookupFindsTheMostSpecificRoute(t *testing.T) {
 	}
 }
 
-func TestAnyHostComesLast(t *testing.T) {
+func TestRoutesOfAnyHostMatchLast(t *testing.T) {
 	table := newTable(t, "*", "*/api", "example.com/x", "*.example.com")
 	assert.Equal(t, "*", served(table, "example.org", "/"))
 	assert.Equal(t, "*/api", served(table, "example.org", "/api/x"))
@@ -184,8 +184,8 @@ func TestLookupOfALongPathEnds(t *testing.T) {
 	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/x", 40_000)+strings.Repeat("/..", 40_000)+"/a"))
 	assert.Equal(t, "example.com/a", served(table, "example.com", "/a"+strings.Repeat("/x/..", 40_000)))
 	assert.Equal(t, "example.com", served(table, "example.com", "/"+strings.Repeat("%61", 40_000)))
-	assert.Equal(t, "example.com", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 30)), "that is odd, but short")
-	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 1000)), "that would be read a hundred times")
+	assert.Equal(t, "example.com", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 30)), "unusual, but short")
+	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 1000)), "too many readings")
 }
 
 // threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.

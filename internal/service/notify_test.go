@@ -105,12 +105,12 @@ func TestServersNotifyTheServiceManagerOfStartAndStop(t *testing.T) {
 	endOne()
 	m.silent()
 	stopTwo()
-	assert.Equal(t, "STOPPING=1", m.heard(), "of the last")
+	assert.Equal(t, "STOPPING=1", m.heard(), "sent when the last server stops")
 	endTwo()
 	_, end := turns.Begin(t.Context(), 1, discard, nil)
 	assert.Equal(t, "READY=1", m.heard(), "again")
 	end()
-	assert.Equal(t, "STOPPING=1", m.heard(), "also if it ends by itself")
+	assert.Equal(t, "STOPPING=1", m.heard(), "sent also if the server ends by itself")
 }
 
 func TestTheWatchdogIsNotifiedRegularly(t *testing.T) {

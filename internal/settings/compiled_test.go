@@ -50,7 +50,7 @@ func TestChangesCountUntilTheFirstUse(t *testing.T) {
 	d.N = -3
 	assert.Equal(t, 4, d.use(t))
 	assert.Equal(t, 4, *d.twice.InUse())
-	assert.NoError(t, d.check(), "it is not about what is not in force")
+	assert.NoError(t, d.check(), "settings not in use are not checked")
 	assert.Equal(t, []string{"N"}, d.twice.Late(d))
 	d.N = 2
 	assert.Empty(t, d.twice.Late(d))
@@ -98,7 +98,7 @@ func TestAPeekPutsNothingInForce(t *testing.T) {
 	}
 	n, _ := peek()
 	used, _ := d.twice.Use(d, d.compile)
-	assert.Same(t, n, used, "what was seen is what is used")
+	assert.Same(t, n, used, "Use returns the value that Peek returned")
 	d.N = 9
 	n, _ = peek()
 	assert.Same(t, n, used)

@@ -90,7 +90,7 @@ func TestTheInputOfAnExplanationIsEscaped(t *testing.T) {
 	for _, s := range []string{"<script>alert(1)</script>", `"><img src=x onerror=alert(1)>`, "a\u202eb", "\x00", "</pre><b>", "\xff", "a\nresponse: 200"} {
 		assert.Equal(t, plain, show(s, s), "%q", s)
 		b := body(t, get(t, handler(s), "GET", "/?url=app.test", ""))
-		assert.NotContains(t, b, "\nresponse: 200", "a line of its own")
+		assert.NotContains(t, b, "\nresponse: 200", "the input starts no line of its own")
 	}
 }
 

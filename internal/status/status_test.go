@@ -126,7 +126,7 @@ func TestAFailedCertificateShowsTheNextStep(t *testing.T) {
 	assert.Contains(t, b, "short a.example.com A a.example.com AAAA; curl")
 	assert.Equal(t, 1, strings.Count(b, "not retried"), "only for the one that needs a change of the settings")
 	assert.NotContains(t, b, "onclick")
-	assert.Equal(t, 1, strings.Count(b, "<script"), "that of the page")
+	assert.Equal(t, 1, strings.Count(b, "<script"), "only the script of the page")
 	assert.Equal(t, 1, strings.Count(b, "handshakes: "))
 	assert.Contains(t, b, "handshakes: 64 waiting, 7 refused")
 	j := body(t, get(t, h, "GET", "/?format=json", ""))
@@ -153,7 +153,7 @@ func TestThePageShowsWhatServersRefused(t *testing.T) {
 	assert.Contains(t, b, `<code>[::]:80</code></td><td class="n">3</td>`)
 	assert.Contains(t, b, `<td>connections: MaxConnsPerClient</td><td class="n">1990</td><td class="when">2026-01-02 03:04:05Z</td>`)
 	assert.Contains(t, b, `<td>requests: 431</td><td class="n">2</td>`)
-	assert.Equal(t, 1, strings.Count(b, "nothing refused"), "by the other")
+	assert.Equal(t, 1, strings.Count(b, "nothing refused"), "shown for the other server")
 	j := body(t, get(t, h, "GET", "/?format=json", ""))
 	for _, want := range []string{`"addr": "[::]:443"`, `"tls": true`, `"open": 12`, `"what": "connections"`, `"why": "MaxConnsPerClient"`, `"count": 1990`, `"latest": "2026-01-02T03:04:05Z"`} {
 		assert.Contains(t, j, want)

@@ -224,7 +224,7 @@ func TestDrainDoesNotExtendAGracePeriod(t *testing.T) {
 
 // The client has already sent Close and waits for the reply: it gets one Close,
 // and the upstream gets no second one.
-func TestDrainDuringACloseHandshake(t *testing.T) {
+func TestDrainSendsNoSecondCloseDuringACloseHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		bye := frame(opClose, true, []byte{0x03, 0xe8})
@@ -238,7 +238,7 @@ func TestDrainDuringACloseHandshake(t *testing.T) {
 	})
 }
 
-func TestDrainAfterAHalfClose(t *testing.T) {
+func TestDrainAfterAHalfCloseReachesTheOpenSide(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
 	closeWrite(t, g.client)

@@ -140,7 +140,7 @@ func closeWrite(t testing.TB, c net.Conn) {
 
 // forwarding.md, Streams: half-close both ways; each exit closes both sides.
 // Behaviours: TestReverseProxyWebSocket, ...HalfTCP.
-func TestHalfCloseBothWays(t *testing.T) {
+func TestAHalfCloseIsPassedOnInBothDirections(t *testing.T) {
 	for name, pair := range map[string]network{"tcp": tcpPair, "unix": unixPair, "tls": tlsPair} {
 		t.Run(name+", the client ends first", func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -216,7 +216,7 @@ func TestDeadlinesLeftOverAreCleared(t *testing.T) {
 	assert.Equal(t, tunnel.ByDrain, g.wait(t).By)
 }
 
-func TestBulkInBothDirectionsAtOnce(t *testing.T) {
+func TestBulkDataFlowsInBothDirectionsAtOnce(t *testing.T) {
 	for name, pair := range map[string]network{"tcp": tcpPair, "tls": tlsPair} {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -504,7 +504,7 @@ func TestAQuietDirectionHoldsALittleBuffer(t *testing.T) {
 	assert.Equal(t, []int{small, small, small, large, large, large, small, small}, source.rooms)
 }
 
-func TestEndString(t *testing.T) {
+func TestEveryEndHasAName(t *testing.T) {
 	for want, end := range map[string]tunnel.End{"client": tunnel.ByClient, "upstream": tunnel.ByUpstream, "idle": tunnel.ByIdle, "drain": tunnel.ByDrain} {
 		assert.Equal(t, want, end.String())
 	}

@@ -66,7 +66,7 @@ func TestLongWorkGetsAFairShareOfTheCPU(t *testing.T) {
 	}
 	done.Store(true)
 	others.Wait()
-	assert.Less(t, rounds, 40, "not a hundred, each for half a millisecond")
+	assert.Less(t, rounds, 40, "a round takes more than half a millisecond of work")
 }
 
 func TestATurnDoesNotAllocate(t *testing.T) {
