@@ -148,7 +148,7 @@ func TestInterimResponsesAreRelayedAndLimited(t *testing.T) {
 		_, err := c.Do(get(t), func(int, http.Header) error { return enough })
 		assert.ErrorIs(t, err, enough)
 	})
-	t.Run("but not for ever", func(t *testing.T) {
+	t.Run("the number is limited", func(t *testing.T) {
 		c, _, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			for bc.Send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n") == nil {
 			}
@@ -341,7 +341,7 @@ func TestASlowTargetFailsWithATimeout(t *testing.T) {
 			assert.Equal(t, "ok", content)
 		})
 	})
-	t.Run("but it does start then", func(t *testing.T) {
+	t.Run("and it starts after the request", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
 		c := client.New(p, client.Timeouts{Header: 30 * time.Millisecond})
 		assert.ErrorIs(t, failure(t, c, request(t, "POST", "/", strings.NewReader("x"), -1)), os.ErrDeadlineExceeded)
@@ -392,7 +392,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 		q.Header.Set("Expect", "100-continue")
 		return q
 	}
-	t.Run("until 100 comes", func(t *testing.T) {
+	t.Run("until 100 Continue arrives", func(t *testing.T) {
 		c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 100 Continue\r\n\r\n")
 			if s, _ := bc.ReadString(4); s == "body" {
@@ -408,7 +408,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 		assert.Equal(t, []int{100}, seen)
 		assert.Equal(t, 1, p.Idle())
 	})
-	t.Run("or the target has thought for long", func(t *testing.T) {
+	t.Run("until the target has not answered for a while", func(t *testing.T) {
 		c, _, b := clientOf(t, proxytest.Reply(plainOK))
 		_, content := do(t, c, expecting(t))
 		assert.Equal(t, "ok", content)
@@ -416,7 +416,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 	})
 	// threats.md: Expect and an early final answer poison the pool
 	// (CVE-2024-24791).
-	t.Run("for good after a final answer, and the connection with it", func(t *testing.T) {
+	t.Run("for good after a final response, which closes the connection", func(t *testing.T) {
 		sent := make(chan string, 100)
 		c, p, _ := clientOf(t, func(bc *proxytest.BackendConn) {
 			if head, _ := bc.ReadHead(); strings.Contains(head, "100-continue") {
@@ -452,7 +452,7 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		assert.Zero(t, p.Idle(), "the request was not sent completely")
 		w.Close() // the reader ends with the client's body
 	})
-	t.Run("though the target takes no more", func(t *testing.T) {
+	t.Run("although the target reads no more", func(t *testing.T) {
 		c, _, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
 			bc.CloseWrite()
@@ -462,7 +462,7 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		assert.Equal(t, 413, res.StatusCode)
 		assert.Equal(t, "no", content)
 	})
-	t.Run("and both directions go on together", func(t *testing.T) {
+	t.Run("and both directions continue", func(t *testing.T) {
 		c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 			for range 3 {

@@ -52,7 +52,7 @@ func TestAGRPCStreamEndsByAStatus(t *testing.T) {
 		{"the target has died", grpc, grpc, "", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "14"},
 		{"its time was up", grpc, grpc, "1m", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "4"},
 		{"a shutdown", grpc, grpc, "", exchange.Failure{Side: exchange.SideDrain, Err: exchange.ErrCut}, "14"},
-		{"a deadline of ours", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: exchange.ErrDeadline}, "4"},
+		{"a deadline of the proxy", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: exchange.ErrDeadline}, "4"},
 		{"a hook that panics", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: io.ErrNoProgress}, "13"},
 		{"the client has left", grpc, grpc, "", exchange.Failure{Side: exchange.SideClient, Err: io.EOF}, ""},
 		{"another response", grpc, "text/html", "", exchange.Failure{Side: exchange.SideUpstream, Err: io.EOF}, ""},

@@ -161,7 +161,7 @@ func TestTheTotalSizeOfChunkExtensionsIsLimited(t *testing.T) {
 		require.Less(t, sent, 1<<20, "refused early")
 		_, _, err = c.Decode(bytes.Clone(chunk))
 	}
-	t.Run("but one byte at a time is a legitimate way to stream", func(t *testing.T) {
+	t.Run("one byte in each chunk is allowed", func(t *testing.T) {
 		var c h1.Chunks
 		for range 100_000 {
 			_, _, err := c.Decode([]byte("1\r\na\r\n"))

@@ -73,16 +73,16 @@ func TestRemoveHopByHopRemovesFixedAndNominatedFields(t *testing.T) {
 		in, want http.Header
 	}{
 		{"ordinary fields stay", http.Header{"Accept": {"*/*"}, "Cookie": {"a=b"}}, http.Header{"Accept": {"*/*"}, "Cookie": {"a=b"}}},
-		{"the fixed set goes without being named", http.Header{
+		{"the fixed set is removed without being named", http.Header{
 			"Connection": {"close"}, "Keep-Alive": {"timeout=5"}, "Proxy-Connection": {"keep-alive"}, "Te": {"gzip"},
 			"Trailer": {"X"}, "Transfer-Encoding": {"chunked"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABk"},
 			"Proxy-Authorization": {"Basic eA=="}, "Proxy-Authenticate": {"Basic"}, "Close": {"x"},
 		}, http.Header{}},
-		{"a key in a case that is not canonical goes too", http.Header{"keep-alive": {"x"}, "TE": {"gzip"}}, http.Header{}},
-		{"nominated fields go, in any case, on several lines, oddly spaced", http.Header{
+		{"a key that is not canonical is removed too", http.Header{"keep-alive": {"x"}, "TE": {"gzip"}}, http.Header{}},
+		{"nominated fields are removed in any case, on several lines, with odd spaces", http.Header{
 			"Connection": {"close, x-one", " ,\tX-TWO ,,X-Three\t", ""}, "X-One": {"1"}, "X-Two": {"2", "22"}, "X-Three": {"3"}, "X-Four": {"4"},
 		}, http.Header{"X-Four": {"4"}}},
-		{"an empty Connection goes", http.Header{"Connection": {""}, "A": {"b"}}, http.Header{"A": {"b"}}},
+		{"an empty Connection is removed", http.Header{"Connection": {""}, "A": {"b"}}, http.Header{"A": {"b"}}},
 		{"upgrade does not save a nominated field", http.Header{
 			"Connection": {"upgrade, x-internal-auth"}, "Upgrade": {"websocket"}, "X-Internal-Auth": {"secret"},
 		}, http.Header{}},

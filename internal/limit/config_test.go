@@ -51,7 +51,7 @@ func TestAFaultInAConfigNamesTheField(t *testing.T) {
 		{"an infinite rate", limit.Config{Rate: math.Inf(1)}, []string{"Rate is +Inf,"}},
 		{"a rate above a million", limit.Config{Rate: 1e6 + 1}, []string{"Rate is 1.000001e+06,"}},
 		{"a negative burst", limit.Config{Rate: 1, Burst: -1}, []string{"Burst is -1,"}},
-		{"a burst that takes years to come back", limit.Config{Rate: 1e-3, Burst: 1 << 20}, []string{"Burst is 1048576 and Rate is 0.001, want Burst / Rate, the time to fill a bucket, of at most 8784h0m0s"}},
+		{"a burst that takes years to refill", limit.Config{Rate: 1e-3, Burst: 1 << 20}, []string{"Burst is 1048576 and Rate is 0.001, want Burst / Rate, the time to fill a bucket, of at most 8784h0m0s"}},
 		{"a rate at which one token takes years", limit.Config{Rate: 1e-9}, []string{"Rate is 1e-09"}},
 		{"the largest burst", limit.Config{Rate: 1, Burst: math.MaxInt}, []string{"of at most 8784h0m0s"}},
 		{"the smallest rate", limit.Config{Rate: math.SmallestNonzeroFloat64}, []string{"Rate is 5e-324"}},

@@ -105,8 +105,8 @@ func TestAMillionClientsDoNotAffectAClientBelowItsLimit(t *testing.T) {
 }
 
 // The flood is ten times the requests that all buckets together allow. A new
-// client then has the same chance as the flood, the total is limited, and all is
-// normal when the flood ends.
+// client then has the same chance as the flood, the total is limited, and all
+// is normal when the flood ends.
 func TestAFloodBeyondMaxKeysIsLimitedAndLeavesNewClientsAChance(t *testing.T) {
 	const (
 		maxKeys, rate, burst = 1024, 1, 5

@@ -40,8 +40,8 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 		{"a refusal costs nothing", 400 * ms, limit.Decision{Retry: 100 * ms, Reset: 1100 * ms}},
 		{"a nanosecond early is too early", 500*ms - 1, limit.Decision{Retry: 1, Reset: 1000*ms + 1}},
 		{"one more is allowed when Retry is over", 500 * ms, limit.Decision{OK: true, Retry: 500 * ms, Reset: 1500 * ms}},
-		{"and only one", 500 * ms, limit.Decision{Retry: 500 * ms, Reset: 1500 * ms}},
-		{"a long rest fills the bucket to its burst, not above", time.Hour, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
+		{"then the next request is refused", 500 * ms, limit.Decision{Retry: 500 * ms, Reset: 1500 * ms}},
+		{"a long pause fills the bucket up to its burst", time.Hour, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
 		{"a late clock finds what was left, and the wait is longer", time.Hour - 2000*ms, limit.Decision{Retry: 1500 * ms, Reset: 2500 * ms}},
 	}
 	l := newLimiter(t, limit.Config{Rate: 2, Burst: 3})

@@ -148,7 +148,7 @@ func TestASupersededWriteDeadlineHasNoEffect(t *testing.T) {
 			assert.Equal(t, size, n)
 			assert.EqualValues(t, size, <-total)
 
-			t.Run("real ones are not", func(t *testing.T) {
+			t.Run("the current deadline has effect", func(t *testing.T) {
 				_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 				_, err := c.Write(make([]byte, size))
 				assert.Error(t, err)

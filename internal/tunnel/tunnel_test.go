@@ -306,7 +306,7 @@ func pipes(testing.TB) (net.Conn, net.Conn) { return net.Pipe() }
 
 // Behaviours: TestReverseProxyUpgradeNoCloseWrite.
 func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
-	t.Run("and it may use it", func(t *testing.T) {
+	t.Run("the other side may continue meanwhile", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = 7 * time.Second })
 			require.NoError(t, g.client.(io.Closer).Close())
@@ -317,7 +317,7 @@ func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
 			assert.Equal(t, 6*time.Second, time.Since(begun))
 		})
 	})
-	t.Run("but not more", func(t *testing.T) {
+	t.Run("the tunnel ends after the grace period", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = 7 * time.Second })
 			require.NoError(t, g.upstream.Close())
@@ -327,7 +327,7 @@ func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
 			expectEOF(t, g.client)
 		})
 	})
-	t.Run("of 5 seconds by default", func(t *testing.T) {
+	t.Run("the default is 5 seconds", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, nil)
 			require.NoError(t, g.upstream.Close())
@@ -336,7 +336,7 @@ func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
 			assert.Equal(t, 5*time.Second, time.Since(begun))
 		})
 	})
-	t.Run("which a negative value takes away", func(t *testing.T) {
+	t.Run("a negative value disables it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = -1 })
 			require.NoError(t, g.upstream.Close())
