@@ -22,7 +22,7 @@ func down(cs []balance.Candidate, but ...int) {
 	}
 }
 
-func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
+func TestPickReturnsTheOnlyPossibleCandidateOrNone(t *testing.T) {
 	full := func(n *balance.Node) {
 		n.SetLimit(2)
 		begin(n, 2)
@@ -41,7 +41,7 @@ func TestFewCandidatesHaveDefinedAnswers(t *testing.T) {
 		{name: "the only candidate is down", n: 1, state: func(cs []balance.Candidate) { down(cs) }, want: -1, any: 0},
 		{name: "the only candidate is full", n: 1, state: func(cs []balance.Candidate) { full(cs[0].Node) }, want: -1, any: -1},
 		{name: "the only candidate is closed to new exchanges", n: 1, state: func(cs []balance.Candidate) { cs[0].Weight = 0 }, want: -1, any: -1},
-		{name: "a negative weight is none", n: 2, state: func(cs []balance.Candidate) { cs[0].Weight = -1 }, want: 1, any: 1},
+		{name: "a negative weight counts as zero", n: 2, state: func(cs []balance.Candidate) { cs[0].Weight = -1 }, want: 1, any: 1},
 		{name: "the first of two was tried before", n: 2, tried: []int{0}, want: 1, any: 1},
 		{name: "the second of two was tried before", n: 2, tried: []int{1}, want: 0, any: 0},
 		{name: "tried candidates that do not exist", n: 2, tried: []int{7, -1, 1}, want: 0, any: 0},
@@ -92,7 +92,7 @@ func many(n, but int) []int {
 	return all
 }
 
-func TestASetKeepsNothingOfItsList(t *testing.T) {
+func TestChangingTheListAfterNewSetHasNoEffect(t *testing.T) {
 	cs := candidates(2)
 	s := balance.NewSet(balance.First, cs)
 	cs[0] = balance.Candidate{}
@@ -141,7 +141,7 @@ func TestSaturatedTellsWhetherWaitingMayHelp(t *testing.T) {
 	assert.False(t, balance.NewSet(balance.LessBusy, nil).Saturated(noon, nil))
 }
 
-func TestServesTellsWhetherOnlyALimitCanKeepFromAPick(t *testing.T) {
+func TestServesIgnoresLimitsButNotHealthWeightOrAttempts(t *testing.T) {
 	free, full, down := new(balance.Node), new(balance.Node), new(balance.Node)
 	full.SetLimit(1)
 	full.Begin()
@@ -149,9 +149,9 @@ func TestServesTellsWhetherOnlyALimitCanKeepFromAPick(t *testing.T) {
 	serves := func(n *balance.Node, weight int, tried ...int) bool {
 		return balance.NewSet(balance.LessBusy, []balance.Candidate{{Node: n, Weight: weight}}).Serves(noon, tried)
 	}
-	assert.True(t, serves(free, 1), "there was no room, and now there is")
+	assert.True(t, serves(free, 1), "a free candidate serves")
 	assert.True(t, serves(full, 1))
-	assert.False(t, serves(full, 1, 0), "it was asked already")
+	assert.False(t, serves(full, 1, 0), "it was tried before")
 	assert.False(t, serves(full, 0), "it has no weight")
 	assert.False(t, serves(down, 1))
 }
@@ -226,7 +226,7 @@ func TestConcurrentPicksOfChangingNodes(t *testing.T) {
 				seen[s.Pick(noon, key(k), nil)] = true
 			}
 			if p.policy != balance.First {
-				assert.Len(t, seen, len(cs), "all are back")
+				assert.Len(t, seen, len(cs), "all candidates are in service again")
 			}
 		})
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/balance"
 )
 
-func TestWhatIsForeseenIsPicked(t *testing.T) {
+func TestPickReturnsWhatForeseeReturned(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.name, func(t *testing.T) {
 			certain, rounds := 0, 500
@@ -62,12 +62,12 @@ func TestForeseeingUsesNoTurn(t *testing.T) {
 	assert.NotEqual(t, first, s.Foresee(noon, 0, nil))
 }
 
-func TestChanceIsNotForeseen(t *testing.T) {
+func TestForeseeReturnsNoneForARandomPick(t *testing.T) {
 	cs := candidates(2)
 	for _, p := range []balance.Policy{balance.LessBusy, balance.Random, balance.Least} {
 		assert.Equal(t, -1, balance.NewSet(p, cs).Foresee(noon, 0, nil))
 	}
 	cs[0].Node.Begin()
-	assert.Equal(t, 1, balance.NewSet(balance.Least, cs).Foresee(noon, 0, nil), "the other one is busier")
+	assert.Equal(t, 1, balance.NewSet(balance.Least, cs).Foresee(noon, 0, nil), "the other candidate is busier")
 	assert.Equal(t, -1, balance.NewSet(balance.First, nil).Foresee(noon, 0, nil))
 }

@@ -64,7 +64,7 @@ func TestAKeyStaysWithItsCandidate(t *testing.T) {
 	assert.Equal(t, want, places(t, append(cs, balance.Candidate{Name: "drained"})), "with weights of the same proportions")
 }
 
-func TestPlacesNeverChange(t *testing.T) {
+func TestHashPicksAreTheSameInEveryRelease(t *testing.T) {
 	cs := weighted(1, 1, 2, 3)
 	s := balance.NewSet(balance.Hash, cs)
 	var got strings.Builder
@@ -82,8 +82,8 @@ func TestOneMoreCandidateTakesItsShareAndMovesNothingElse(t *testing.T) {
 		added := cs[n].Name
 		p := 1 / float64(n+1)
 		tolerance := 5 * (slotSigma(p) + math.Sqrt(p/picks))
-		assert.InDelta(t, p, moved(t, fewer, more, func(_, to string) bool { return to == added }), tolerance, "%d and one", n)
-		assert.InDelta(t, p, moved(t, more, fewer, func(from, _ string) bool { return from == added }), tolerance, "%d less one", n+1)
+		assert.InDelta(t, p, moved(t, fewer, more, func(_, to string) bool { return to == added }), tolerance, "from %d candidates to one more", n)
+		assert.InDelta(t, p, moved(t, more, fewer, func(from, _ string) bool { return from == added }), tolerance, "from %d candidates to one fewer", n+1)
 	}
 }
 
@@ -134,13 +134,13 @@ func TestKeysOfACandidateThatIsDownGoToAllOthers(t *testing.T) {
 		assert.InEpsilon(t, total/9, n, 0.35, name)
 	}
 	cs[4].Node.Resume(noon, 0)
-	assert.Equal(t, before, places(t, cs), "and back")
+	assert.Equal(t, before, places(t, cs), "the weight is restored")
 }
 
 // bound is the most of all exchanges in flight that one candidate may have.
 func bound(all, n int) int64 { return int64(math.Ceil(1.25 * float64(all) / float64(n))) }
 
-func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
+func TestAHotKeyOverflowsWhenItsCandidateHasItsShare(t *testing.T) {
 	const n = 8
 	cs := candidates(n)
 	s := balance.NewSet(balance.Hash, cs)
@@ -154,7 +154,7 @@ func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
 		}
 		require.LessOrEqual(t, cs[i].Node.InFlight(), bound(all, n))
 	}
-	assert.EqualValues(t, bound(4000, n), toOwner, "its own candidate has all it may have")
+	assert.EqualValues(t, bound(4000, n), toOwner, "its candidate has reached the load bound")
 	end(cs)
 	for i := range cs { // the others are busy, the owner is not
 		if i != owner {
@@ -162,10 +162,10 @@ func TestAHotKeyGoesOnWhenItsCandidateHasItsShare(t *testing.T) {
 		}
 	}
 	begin(cs[owner].Node, 5)
-	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, nil), "the key comes back")
+	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, nil), "the key returns to its candidate")
 }
 
-func TestNobodyHasMoreThanItsShareUnderUnevenKeys(t *testing.T) {
+func TestNoCandidateExceedsItsShareUnderUnevenKeys(t *testing.T) {
 	cs := weighted(1, 1, 2, 4)
 	s := balance.NewSet(balance.Hash, cs)
 	now := noon
@@ -189,7 +189,7 @@ func TestNobodyHasMoreThanItsShareUnderUnevenKeys(t *testing.T) {
 	}
 }
 
-func TestTheBoundIsOfThoseInService(t *testing.T) {
+func TestTheLoadBoundCountsOnlyCandidatesInService(t *testing.T) {
 	cs := candidates(10)
 	hot := key(1)
 	s := balance.NewSet(balance.Hash, cs)
@@ -200,11 +200,11 @@ func TestTheBoundIsOfThoseInService(t *testing.T) {
 	begin(cs[other].Node, 10)
 	assert.Equal(t, owner, s.Pick(noon, hot, nil), "10 of 20 are the share of one of two")
 	begin(cs[owner].Node, 10)
-	assert.Equal(t, other, s.Pick(noon.Add(time.Second), hot, nil), "one more than 20 of 30 is not")
-	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, []int{other}), "unless there is nobody else")
+	assert.Equal(t, other, s.Pick(noon.Add(time.Second), hot, nil), "21 of 31 are more than that share")
+	assert.Equal(t, owner, s.Pick(noon.Add(time.Second), hot, []int{other}), "unless there is no other candidate")
 }
 
-func TestTheBoundGrowsInASlowStart(t *testing.T) {
+func TestTheLoadBoundGrowsDuringASlowStart(t *testing.T) {
 	cs := candidates(10)
 	s := balance.NewSet(balance.Hash, cs)
 	hot := key(1)
@@ -228,7 +228,7 @@ func TestTheBoundGrowsInASlowStart(t *testing.T) {
 	}
 }
 
-func TestABoundIsForgottenSoon(t *testing.T) {
+func TestTheLoadBoundIsRecomputedAfterAMillisecond(t *testing.T) {
 	cs := candidates(4)
 	s := balance.NewSet(balance.Hash, cs)
 	hot := key(1)
@@ -288,7 +288,7 @@ func TestKeysSpread(t *testing.T) {
 			for i := range even {
 				even[i] = 1
 			}
-			assert.Len(t, seen, picks, "no two alike")
+			assert.Len(t, seen, picks, "no two keys are equal")
 			assertShares(t, even, low)
 			assertShares(t, even, high)
 		})
@@ -324,7 +324,7 @@ func TestKeysAllocateNothing(t *testing.T) {
 	b := []byte(s)
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
 		if balance.KeyString(s) != balance.Key(b) {
-			t.Error("differ")
+			t.Error("KeyString and Key differ")
 		}
 	}))
 }

@@ -39,14 +39,14 @@ func TestASuspensionEnds(t *testing.T) {
 		{"before its end it lasts", func(n *balance.Node) { n.Suspend(noon) }, noon.Add(-1), true},
 		{"at its end it is over", func(n *balance.Node) { n.Suspend(noon) }, noon, false},
 		{"one without end lasts", func(n *balance.Node) { n.Suspend(time.Time{}) }, noon.AddDate(100, 0, 0), true},
-		{"one in the past is none", func(n *balance.Node) { n.Suspend(noon.AddDate(-1, 0, 0)) }, noon, false},
+		{"a suspension until a past time has no effect", func(n *balance.Node) { n.Suspend(noon.AddDate(-1, 0, 0)) }, noon, false},
 		{"one in the past ends another", func(n *balance.Node) { n.Suspend(time.Time{}); n.Suspend(noon.Add(-1)) }, noon, false},
 		{"a later one replaces it", func(n *balance.Node) { n.Suspend(noon.Add(-1)); n.Suspend(noon.Add(1)) }, noon, true},
-		{"Resume ends it at once", func(n *balance.Node) { n.Suspend(noon.Add(1)); n.Resume(noon, 0) }, noon, false},
+		{"Resume ends it immediately", func(n *balance.Node) { n.Suspend(noon.Add(1)); n.Resume(noon, 0) }, noon, false},
 		{"Resume ends one without end", func(n *balance.Node) { n.Suspend(time.Time{}); n.Resume(noon, 0) }, noon, false},
 		{"Resume with a slow start, too", func(n *balance.Node) { n.Suspend(time.Time{}); n.Resume(noon, time.Hour) }, noon, false},
 		{"Resume with the slowest start, too", func(n *balance.Node) { n.Suspend(time.Time{}); n.Resume(noon, math.MaxInt64) }, noon, false},
-		{"a negative slow start is none", func(n *balance.Node) { n.Suspend(time.Time{}); n.Resume(noon, -1) }, noon, false},
+		{"a negative slow start is disabled", func(n *balance.Node) { n.Suspend(time.Time{}); n.Resume(noon, -1) }, noon, false},
 		{"a suspension ends a slow start", func(n *balance.Node) { n.Resume(noon, time.Hour); n.Suspend(noon.Add(1)) }, noon, true},
 	}
 	for _, tt := range tests {
@@ -59,7 +59,7 @@ func TestASuspensionEnds(t *testing.T) {
 	}
 }
 
-func TestTimePassesForNodesAsForAll(t *testing.T) {
+func TestASuspensionEndsOnTimeUnderSynctest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cs := candidates(2)
 		s := balance.NewSet(balance.First, cs)
@@ -85,7 +85,7 @@ func TestALimitCanChange(t *testing.T) {
 	}
 	n.SetLimit(2)
 	n.End()
-	assert.Equal(t, 0, s.Pick(noon, 0, nil), "one was counted out")
+	assert.Equal(t, 0, s.Pick(noon, 0, nil), "one exchange has ended")
 }
 
 func TestTheShareOfANodeThatComesBackGrows(t *testing.T) {
@@ -112,7 +112,7 @@ func TestTheShareOfANodeThatComesBackGrows(t *testing.T) {
 			})
 		}
 	}
-	t.Run("all of them rise", func(t *testing.T) {
+	t.Run("all are in a slow start", func(t *testing.T) {
 		cs := candidates(4)
 		for _, c := range cs {
 			c.Node.Resume(noon, time.Hour)

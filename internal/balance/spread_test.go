@@ -33,8 +33,8 @@ func TestIdleCandidatesShareByWeight(t *testing.T) {
 		{name: "weights that have to be rounded", weights: []int{1_000_003, 2_000_003, 3_000_017}},
 		{name: "some without weight", weights: []int{0, 2, 0, 1, 0}},
 		{name: "a gap does not favour the candidate behind it", weights: []int{1, 1, 1, 1, 1, 1, 1, 1}, down: []int{3}},
-		{name: "a long gap neither", weights: []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2}, down: []int{2, 3, 4, 5, 6, 7, 8, 9, 10, 11}},
-		{name: "one that was tried neither", weights: []int{1, 1, 1, 1, 1}, tried: []int{2}},
+		{name: "a long gap does not favour the candidate behind it", weights: []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2}, down: []int{2, 3, 4, 5, 6, 7, 8, 9, 10, 11}},
+		{name: "a tried candidate does not favour the one behind it", weights: []int{1, 1, 1, 1, 1}, tried: []int{2}},
 		{name: "nearly all are down", weights: []int{500, 1, 500, 2, 500}, down: []int{0, 2, 4}},
 		{name: "one has nearly all and is down", weights: []int{16000, 1, 2}, down: []int{0}},
 	}
@@ -72,7 +72,7 @@ func TestCandidatesAtTheirLimitAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestTheBusierOfTwoIsNotChosen(t *testing.T) {
+func TestLessBusyNeverPicksTheBusierOfTwo(t *testing.T) {
 	t.Run("of two, always the less busy", func(t *testing.T) {
 		cs := candidates(2)
 		begin(cs[1].Node, 1)
@@ -143,7 +143,7 @@ func TestLeastTakesTheLeastLoaded(t *testing.T) {
 		{name: "the only one", weights: []int{1, 1, 1}, inFlight: []int{3, 2, 4}, shares: []float64{0, 1, 0}},
 		{name: "the idle one", weights: []int{1, 1, 1}, inFlight: []int{3, 2, 0}, shares: []float64{0, 0, 1}},
 		{name: "by weight", weights: []int{1, 5, 10}, inFlight: []int{1, 4, 9}, shares: []float64{0, 1, 0}},
-		{name: "those who tie share evenly", weights: []int{1, 1, 1, 1, 1, 1}, inFlight: []int{3, 2, 2, 9, 9, 2}, shares: []float64{0, 1, 1, 0, 0, 1}},
+		{name: "candidates that tie share evenly", weights: []int{1, 1, 1, 1, 1, 1}, inFlight: []int{3, 2, 2, 9, 9, 2}, shares: []float64{0, 1, 1, 0, 0, 1}},
 		{name: "ties by weight are ties", weights: []int{3, 7, 1, 9}, inFlight: []int{3, 7, 1, 10}, shares: []float64{1, 1, 1, 0}},
 		{name: "all of them idle, by weight", weights: []int{1, 4, 2}, inFlight: []int{0, 0, 0}, shares: []float64{1, 4, 2}},
 		{name: "the least loaded is down", weights: []int{1, 1, 1}, inFlight: []int{0, 2, 2}, shares: []float64{0, 1, 1},
@@ -182,7 +182,7 @@ func TestLeastTakesTheLeastLoaded(t *testing.T) {
 		}
 		assertShares(t, shares, tally(t, balance.NewSet(balance.Least, cs), picks))
 	})
-	t.Run("PickAny counts what a suspended one still has", func(t *testing.T) {
+	t.Run("PickAny counts the load of a suspended candidate", func(t *testing.T) {
 		cs := candidates(2)
 		begin(cs[0].Node, 2)
 		begin(cs[1].Node, 1)
@@ -191,7 +191,7 @@ func TestLeastTakesTheLeastLoaded(t *testing.T) {
 	})
 }
 
-func TestTheFirstTakesAll(t *testing.T) {
+func TestFirstPicksTheFirstCandidateInService(t *testing.T) {
 	cs := weighted(0, 1, 9)
 	begin(cs[1].Node, 50)
 	s := balance.NewSet(balance.First, cs)
@@ -252,7 +252,7 @@ func TestTurnsComeInNoBursts(t *testing.T) {
 	assert.Equal(t, 3, longest, "5 turns with 2 others between them make runs of 2 and 3")
 }
 
-func TestTurnsBeginAnywhere(t *testing.T) {
+func TestRoundRobinStartsAtARandomCandidate(t *testing.T) {
 	first := map[int]bool{}
 	for range 200 {
 		first[balance.NewSet(balance.RoundRobin, candidates(3)).Pick(noon, 0, nil)] = true
@@ -260,7 +260,7 @@ func TestTurnsBeginAnywhere(t *testing.T) {
 	assert.Len(t, first, 3)
 }
 
-func TestTurnsOfOthersStayExactWhenSomeAreDown(t *testing.T) {
+func TestRoundRobinStaysExactWhenSomeCandidatesAreDown(t *testing.T) {
 	for _, tt := range []struct {
 		weights, down, want []int
 	}{
@@ -281,7 +281,7 @@ func TestTurnsOfOthersStayExactWhenSomeAreDown(t *testing.T) {
 	}
 }
 
-func TestTurnsAreExactForAllWhoAskAtOnce(t *testing.T) {
+func TestRoundRobinIsExactUnderConcurrentPicks(t *testing.T) {
 	for _, down := range []int{0, 1} {
 		cs := weighted(4, 2, 1, 1)
 		for _, c := range cs[:down] {

@@ -20,7 +20,7 @@ func hash(t testing.TB, password string) string {
 	return string(h)
 }
 
-func TestAPasswordIsThatOfOneUser(t *testing.T) {
+func TestAPasswordIsValidOnlyForItsUser(t *testing.T) {
 	long := strings.Repeat("x", 72)
 	b, err := basicauth.New(map[string]string{"ann": hash(t, "a"), "bob": hash(t, "b"), "long": hash(t, long), "none": hash(t, "")}, "here")
 	require.NoError(t, err)
@@ -40,7 +40,7 @@ func TestAPasswordIsThatOfOneUser(t *testing.T) {
 	}
 }
 
-func TestUsersThatCannotBe(t *testing.T) {
+func TestInvalidUsersAreRefused(t *testing.T) {
 	for name, tt := range map[string]struct {
 		users map[string]string
 		want  string
@@ -66,7 +66,7 @@ func TestUsersThatCannotBe(t *testing.T) {
 }
 
 // Wrong passwords must not take all CPUs from correct ones.
-func TestAFloodOfPasswordsWaits(t *testing.T) {
+func TestAFloodOfWrongPasswordsDoesNotDelayCorrectOnes(t *testing.T) {
 	dear, err := bcrypt.GenerateFromPassword([]byte("a"), 12)
 	require.NoError(t, err)
 	b, err := basicauth.New(map[string]string{"ann": string(dear)}, "here")
@@ -82,7 +82,7 @@ func TestAFloodOfPasswordsWaits(t *testing.T) {
 	}
 	ok, err = b.Knows(t.Context(), "ann", "a")
 	assert.NoError(t, err)
-	assert.True(t, ok, "who was right once needs no hash")
+	assert.True(t, ok, "a password verified before needs no hash")
 	stop()
 	_, err = b.Knows(ctx, "ann", "wrong")
 	if err != nil {

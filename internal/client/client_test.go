@@ -104,9 +104,9 @@ func TestClientWritesTheRequestAsGiven(t *testing.T) {
 		{"no line end in a value, no name that is no token", func(q *http.Request) {
 			q.Header = http.Header{"X-A": {"1\r\nX-B: 2"}, "X C": {"3"}}
 		}, []string{"GET /a%2Fb//c;d?x=%zz&y HTTP/1.1", "Host: front.test", "X-A: 1  X-B: 2"}, ""},
-		{"a POST without a body and a word of it", func(q *http.Request) { q.Method = "POST" },
+		{"a POST without a body or Content-Length", func(q *http.Request) { q.Method = "POST" },
 			[]string{"POST /a%2Fb//c;d?x=%zz&y HTTP/1.1", "Host: front.test"}, ""},
-		{"a POST without a body that says so", func(q *http.Request) { q.Method, q.Header = "POST", http.Header{"Content-Length": {"0"}} },
+		{"a POST with Content-Length: 0", func(q *http.Request) { q.Method, q.Header = "POST", http.Header{"Content-Length": {"0"}} },
 			[]string{"POST /a%2Fb//c;d?x=%zz&y HTTP/1.1", "Host: front.test", "Content-Length: 0"}, ""},
 		{"Connection: close on demand", func(q *http.Request) { q.Close = true },
 			[]string{"GET /a%2Fb//c;d?x=%zz&y HTTP/1.1", "Host: front.test", "Connection: close"}, ""},
@@ -217,7 +217,7 @@ func TestClientDropsForbiddenTrailers(t *testing.T) {
 	assert.Equal(t, http.Header{"X-A": {"1"}}, res.Trailer)
 }
 
-func TestClientKeepsConnectionsThatAreAtRest(t *testing.T) {
+func TestClientKeepsConnectionsAfterCompleteResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		method string
@@ -230,7 +230,7 @@ func TestClientKeepsConnectionsThatAreAtRest(t *testing.T) {
 		{"after HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true},
 		{"not after Connection: close", "GET", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", false},
 		{"not after HTTP/1.0", "GET", "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false},
-		{"not with bytes behind the response", "GET", plainOK + "HTTP/1.1 200 OK\r\n", false},
+		{"not with bytes after the response", "GET", plainOK + "HTTP/1.1 200 OK\r\n", false},
 		{"not after a 204 with a body", "GET", "HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\na", false},
 		{"not after a HEAD with a body", "HEAD", plainOK, false},
 	} {
@@ -280,14 +280,14 @@ func TestClientClosesConnectionsWhoseBodyIsNotRead(t *testing.T) {
 	}
 }
 
-func TestClientSaysWhatCanBeReadWithoutWaiting(t *testing.T) {
+func TestClientReportsHowMuchCanBeReadWithoutWaiting(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		raw  string
 		want int
 	}{
 		{"all of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 2},
-		{"nothing of it", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 0},
+		{"no byte of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", 0},
 		{"a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", 2},
 		{"a chunk header is nothing", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n", 0},
 		{"an end is something", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 1},
@@ -341,7 +341,7 @@ func TestClientReachesTLSAndUnixTargets(t *testing.T) {
 		_, content := do(t, c, request(t, "PUT", "/x", strings.NewReader("abc"), 3))
 		assert.Equal(t, "PUT /x", content)
 	})
-	t.Run("nobody", func(t *testing.T) {
+	t.Run("a refused dial", func(t *testing.T) {
 		c := client.New(poolOf(t, "tcp", proxytest.Refused(t)), client.Timeouts{})
 		ae := failure(t, c, get(t))
 		assert.Equal(t, "dial", ae.Op)

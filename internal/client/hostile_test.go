@@ -73,7 +73,7 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 		protocol           bool
 	}{
 		{"half a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", "abc", false},
-		{"none of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", false},
+		{"no byte of a sized body", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", "", false},
 		{"half a chunk", chunked + "9\r\nabc", "abc", false},
 		{"no last chunk", chunked + "3\r\nabc\r\n", "abc", false},
 		{"half a last chunk", chunked + "3\r\nabc\r\n0\r\n", "abc", false},
@@ -110,7 +110,7 @@ func TestHostileBodiesNeverEndCleanly(t *testing.T) {
 
 // An error in the beginning of a body fails the attempt if that beginning comes
 // with the head.
-func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
+func TestAMalformedStartOfABodyFailsTheAttempt(t *testing.T) {
 	for _, body := range []string{"z\r\n", "3\r\nabc\r\nz\r\n", "3\nabc\r\n", "0\r\nX : y\r\n\r\n"} {
 		t.Run(body, func(t *testing.T) {
 			c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
@@ -126,7 +126,7 @@ func TestBodiesThatBeginMalformedAreNoAnswer(t *testing.T) {
 }
 
 // threats.md: 1xx floods.
-func TestInterimResponsesAreRelayedAndBounded(t *testing.T) {
+func TestInterimResponsesAreRelayedAndLimited(t *testing.T) {
 	t.Run("in order", func(t *testing.T) {
 		c, _, _ := clientOf(t, proxytest.Reply("HTTP/1.1 103 Early Hints\r\nLink: a\r\nLink: b\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"+plainOK))
 		var seen []int
@@ -148,7 +148,7 @@ func TestInterimResponsesAreRelayedAndBounded(t *testing.T) {
 		_, err := c.Do(get(t), func(int, http.Header) error { return enough })
 		assert.ErrorIs(t, err, enough)
 	})
-	t.Run("but not for ever", func(t *testing.T) {
+	t.Run("the number is limited", func(t *testing.T) {
 		c, _, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			for bc.Send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n") == nil {
 			}
@@ -159,7 +159,7 @@ func TestInterimResponsesAreRelayedAndBounded(t *testing.T) {
 
 // forwarding.md: retry on a fresh connection freely when nothing was written;
 // after a write only for idempotent methods, and never after the first byte.
-func TestStaleConnectionsAreReplacedAsAllowed(t *testing.T) {
+func TestStaleConnectionsAreReplacedIfARetryIsAllowed(t *testing.T) {
 	inMemory := func(q *http.Request) {
 		q.Body, q.ContentLength = io.NopCloser(strings.NewReader("body")), 4
 		q.GetBody = func() (io.ReadCloser, error) { return nil, errors.ErrUnsupported }
@@ -303,7 +303,7 @@ func TestTheEndOfTheContextEndsTheExchange(t *testing.T) {
 	})
 }
 
-func TestTimeoutsOfTheTarget(t *testing.T) {
+func TestASlowTargetFailsWithATimeout(t *testing.T) {
 	silent := func(bc *proxytest.BackendConn) { bc.Wait(nil) }
 	t.Run("no head in time", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
@@ -341,7 +341,7 @@ func TestTimeoutsOfTheTarget(t *testing.T) {
 			assert.Equal(t, "ok", content)
 		})
 	})
-	t.Run("but it does start then", func(t *testing.T) {
+	t.Run("and it starts after the request", func(t *testing.T) {
 		_, p, _ := clientOf(t, silent)
 		c := client.New(p, client.Timeouts{Header: 30 * time.Millisecond})
 		assert.ErrorIs(t, failure(t, c, request(t, "POST", "/", strings.NewReader("x"), -1)), os.ErrDeadlineExceeded)
@@ -392,7 +392,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 		q.Header.Set("Expect", "100-continue")
 		return q
 	}
-	t.Run("until 100 comes", func(t *testing.T) {
+	t.Run("until 100 Continue arrives", func(t *testing.T) {
 		c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 100 Continue\r\n\r\n")
 			if s, _ := bc.ReadString(4); s == "body" {
@@ -408,7 +408,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 		assert.Equal(t, []int{100}, seen)
 		assert.Equal(t, 1, p.Idle())
 	})
-	t.Run("or the target has thought for long", func(t *testing.T) {
+	t.Run("until the target has not answered for a while", func(t *testing.T) {
 		c, _, b := clientOf(t, proxytest.Reply(plainOK))
 		_, content := do(t, c, expecting(t))
 		assert.Equal(t, "ok", content)
@@ -416,7 +416,7 @@ func TestExpectContinueHoldsTheBodyBack(t *testing.T) {
 	})
 	// threats.md: Expect and an early final answer poison the pool
 	// (CVE-2024-24791).
-	t.Run("for good after a final answer, and the connection with it", func(t *testing.T) {
+	t.Run("for good after a final response, which closes the connection", func(t *testing.T) {
 		sent := make(chan string, 100)
 		c, p, _ := clientOf(t, func(bc *proxytest.BackendConn) {
 			if head, _ := bc.ReadHead(); strings.Contains(head, "100-continue") {
@@ -449,10 +449,10 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		res, content := do(t, c, request(t, "POST", "/", r, -1))
 		assert.Equal(t, 413, res.StatusCode)
 		assert.Equal(t, "no", content)
-		assert.Zero(t, p.Idle(), "the request was never complete")
+		assert.Zero(t, p.Idle(), "the request was not sent completely")
 		w.Close() // the reader ends with the client's body
 	})
-	t.Run("though the target takes no more", func(t *testing.T) {
+	t.Run("although the target reads no more", func(t *testing.T) {
 		c, _, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
 			bc.CloseWrite()
@@ -462,7 +462,7 @@ func TestEarlyResponsesAreDelivered(t *testing.T) {
 		assert.Equal(t, 413, res.StatusCode)
 		assert.Equal(t, "no", content)
 	})
-	t.Run("and both directions go on together", func(t *testing.T) {
+	t.Run("and both directions continue", func(t *testing.T) {
 		c, p, _ := clientOf(t, answer(func(bc *proxytest.BackendConn) {
 			bc.Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 			for range 3 {
@@ -553,7 +553,7 @@ func TestA101DuringAnUploadIsRefused(t *testing.T) {
 
 // CVE-2020-15586 and similar: uploads, early answers and clients that leave,
 // all at once.
-func TestNothingRacesWhenEverythingEndsAtOnce(t *testing.T) {
+func TestUploadsResponsesAndDisconnectsDoNotRace(t *testing.T) {
 	c, _, _ := clientOf(t, func(bc *proxytest.BackendConn) {
 		for {
 			if _, err := bc.ReadHead(); err != nil {

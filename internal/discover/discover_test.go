@@ -79,7 +79,7 @@ func TestOnlyChangesAreApplied(t *testing.T) {
 	})
 }
 
-func TestASourceThatEndsIsStartedAgainLessAndLessOften(t *testing.T) {
+func TestASourceThatEndsIsRestartedWithBackoff(t *testing.T) {
 	for name, end := range map[string]func() error{
 		"with an error": func() error { return errors.New("oh") },
 		"by itself":     func() error { return nil },
@@ -103,7 +103,7 @@ func TestASourceThatEndsIsStartedAgainLessAndLessOften(t *testing.T) {
 	}
 }
 
-func TestAListIsBounded(t *testing.T) {
+func TestTheNumberOfEndpointsIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := run(t, func(ctx context.Context, publish func([]discover.Endpoint)) error {
 			var es []discover.Endpoint
@@ -144,7 +144,7 @@ func (d *dns) LookupSRV(_ context.Context, service, proto, name string) (string,
 	return "", d.srv, nil
 }
 
-func TestHostsFollowTheirName(t *testing.T) {
+func TestHostsFollowTheAddressesOfTheirName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &dns{answers: [][]string{{"10.0.0.2", "10.0.0.1"}, {"10.0.0.1", "10.0.0.2"}, nil, {"0.0.0.0", "224.0.0.1"}, {}, {"::ffff:10.0.0.3", "fd00::1"}}}
 		u, _ := url.Parse("https://app.test:8443/base")
@@ -162,7 +162,7 @@ func TestHostsFollowTheirName(t *testing.T) {
 	})
 }
 
-func TestDNSIsNotAskedMoreOftenThanOnceASecond(t *testing.T) {
+func TestDNSIsQueriedAtMostOncePerSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &dns{answers: [][]string{{"10.0.0.1"}}}
 		u, _ := url.Parse("http://app.test")
@@ -171,7 +171,7 @@ func TestDNSIsNotAskedMoreOftenThanOnceASecond(t *testing.T) {
 	})
 }
 
-func TestServicesAreThoseOfTheFirstPriority(t *testing.T) {
+func TestOnlySRVRecordsOfTheFirstPriorityAreUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &dns{srv: []*net.SRV{
 			{Target: "b.test.", Port: 81, Priority: 1, Weight: 3}, {Target: "c.test.", Port: 82, Priority: 2, Weight: 9},
@@ -185,7 +185,7 @@ func TestServicesAreThoseOfTheFirstPriority(t *testing.T) {
 }
 
 // The standard resolver, over UDP, returns the server's addresses.
-func TestARealResolverIsUnderstood(t *testing.T) {
+func TestTheStandardResolverReturnsTheAddresses(t *testing.T) {
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan struct{})

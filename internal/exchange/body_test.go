@@ -41,7 +41,7 @@ func TestEachAttemptReadsABodyFromItsBeginning(t *testing.T) {
 
 	require.True(t, b.Rewind(), "what was read is kept")
 	_, err = a.Read(make([]byte, 1))
-	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose, "its turn is over")
+	assert.ErrorIs(t, err, http.ErrBodyReadAfterClose, "the first attempt is over")
 
 	for range 2 {
 		a = b.Attempt()
@@ -80,7 +80,7 @@ func TestAnAttemptNeverReadsABodyFromItsMiddle(t *testing.T) {
 	assert.ErrorContains(t, err, "not kept")
 }
 
-func TestWhatAReadGetsAfterItsTurnIsTheNextAttempts(t *testing.T) {
+func TestBytesOfALateReadGoToTheNextAttempt(t *testing.T) {
 	for _, first := range []int{0, exchange.ReplayLimit - 1} { // below and beyond the limit
 		synctest.Test(t, func(t *testing.T) {
 			client, src := io.Pipe()
@@ -103,7 +103,7 @@ func TestWhatAReadGetsAfterItsTurnIsTheNextAttempts(t *testing.T) {
 	}
 }
 
-func TestOnlyBodiesThatCanBeAskedForTwiceAreKept(t *testing.T) {
+func TestOnlyBodiesThatMayBeReplayedAreKept(t *testing.T) {
 	for _, c := range []struct {
 		method string
 		length int64
@@ -129,7 +129,7 @@ func TestOnlyBodiesThatCanBeAskedForTwiceAreKept(t *testing.T) {
 	}
 }
 
-func TestABodyBeyondItsBoundIsTheClientsFailure(t *testing.T) {
+func TestABodyBeyondItsLimitIsAClientFailure(t *testing.T) {
 	b := open(strings.NewReader("more"), "abc")
 	b.Bound(6)
 	a := b.Attempt()
@@ -139,21 +139,21 @@ func TestABodyBeyondItsBoundIsTheClientsFailure(t *testing.T) {
 	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge)
 	a = b.Attempt()
 	_, err = io.ReadAll(&a)
-	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge, "for the next attempt too")
+	assert.ErrorIs(t, err, exchange.ErrBodyTooLarge, "the next attempt fails too")
 
 	b = open(strings.NewReader(""), "abc")
 	b.Bound(2)
-	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge, "what has come already counts")
+	assert.ErrorIs(t, b.Failed(), exchange.ErrBodyTooLarge, "bytes already received count")
 	b = open(strings.NewReader(""), "abc")
 	b.Bound(0)
-	assert.NoError(t, b.Failed(), "0 is no bound")
+	assert.NoError(t, b.Failed(), "0 means no limit")
 }
 
 type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-func TestASlowBodyIsTheClientsFailureUntilTheResponseBegins(t *testing.T) {
+func TestASlowBodyIsAClientFailureUntilTheResponseBegins(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		let   func(b *exchange.Body)
@@ -188,7 +188,7 @@ func TestASlowBodyIsTheClientsFailureUntilTheResponseBegins(t *testing.T) {
 	}
 }
 
-func TestASourceThatPanicsFailsItsRequestAlone(t *testing.T) {
+func TestAPanickingSourceFailsOnlyItsRequest(t *testing.T) {
 	b := open(nil, "")
 	a := b.Attempt()
 	_, err := a.Read(make([]byte, 1))
@@ -197,7 +197,7 @@ func TestASourceThatPanicsFailsItsRequestAlone(t *testing.T) {
 	assert.ErrorAs(t, b.Failed(), &hook)
 }
 
-func TestAnInterruptedReadIsNobodysFailure(t *testing.T) {
+func TestAnInterruptedReadIsNotAFailure(t *testing.T) {
 	b := open(io.MultiReader(iotest.ErrReader(http.ErrBodyReadAfterClose)), "")
 	a := b.Attempt()
 	_, err := a.Read(make([]byte, 1))
@@ -205,7 +205,7 @@ func TestAnInterruptedReadIsNobodysFailure(t *testing.T) {
 	assert.NoError(t, b.Failed())
 }
 
-func TestAClosedBodyIsReadByNobody(t *testing.T) {
+func TestAClosedBodyCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, src := io.Pipe()
 		b := open(client, "")
@@ -234,7 +234,7 @@ func (p prompt) ReadNow(b []byte) (int, error) {
 	return n, err
 }
 
-func TestWhatIsReadyGoesBeforeWhatIsRead(t *testing.T) {
+func TestReadyReturnsTheBytesAvailableWithoutWaiting(t *testing.T) {
 	b := open(prompt{strings.NewReader("def")}, "abc")
 	for range 2 {
 		a := b.Attempt()
@@ -252,7 +252,7 @@ func TestWhatIsReadyGoesBeforeWhatIsRead(t *testing.T) {
 	assert.Equal(t, "def", string(rest))
 }
 
-func TestABodyIsBufferedAsFarAsThereIsRoom(t *testing.T) {
+func TestABodyIsBufferedUpToTheMemoryLimit(t *testing.T) {
 	text := strings.Repeat("0123456789", 20_000)
 	for _, tt := range []struct {
 		name    string
@@ -309,14 +309,14 @@ func TestABodyThatFailsIsBufferedNoFurther(t *testing.T) {
 	assert.Equal(t, exchange.ErrBodyTooLarge, c.Failed())
 }
 
-func TestOfAStreamTheFirstReadIsKeptAtMost(t *testing.T) {
+func TestKeepFirstKeepsOnlyTheFirstRead(t *testing.T) {
 	whole := new(exchange.Body)
 	whole.Open(iotest.DataErrReader(strings.NewReader("message")), http.MethodPost, -1)
 	whole.KeepFirst()
 	a := whole.Attempt()
 	_, err := a.Read(make([]byte, 100))
 	require.Equal(t, io.EOF, err)
-	require.True(t, whole.Rewind(), "it came at once")
+	require.True(t, whole.Rewind(), "it arrived in one read")
 	a = whole.Attempt()
 	all, err := io.ReadAll(&a)
 	require.NoError(t, err)
@@ -331,6 +331,6 @@ func TestOfAStreamTheFirstReadIsKeptAtMost(t *testing.T) {
 	assert.True(t, stream.Replays())
 	_, err = a.Read(make([]byte, 1))
 	require.NoError(t, err)
-	assert.False(t, stream.Rewind(), "more may come at any time, and is not kept")
+	assert.False(t, stream.Rewind(), "later reads are not kept")
 	assert.Empty(t, stream.Kept())
 }

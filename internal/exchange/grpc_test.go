@@ -13,7 +13,7 @@ import (
 )
 
 // The codes are those of google.golang.org/grpc/codes.
-func TestEachStatusOfOursHasAGRPCStatus(t *testing.T) {
+func TestEveryStatusHasAGRPCStatus(t *testing.T) {
 	for status, want := range map[int]string{
 		400: "13", 401: "16", 403: "7", 404: "12", 408: "4", 413: "8", 417: "2", 421: "14", 429: "8", 431: "8",
 		500: "13", 501: "12", 502: "14", 503: "14", 504: "4", 508: "2", 599: "2",
@@ -52,7 +52,7 @@ func TestAGRPCStreamEndsByAStatus(t *testing.T) {
 		{"the target has died", grpc, grpc, "", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "14"},
 		{"its time was up", grpc, grpc, "1m", exchange.Failure{Side: exchange.SideUpstream, Err: io.ErrUnexpectedEOF}, "4"},
 		{"a shutdown", grpc, grpc, "", exchange.Failure{Side: exchange.SideDrain, Err: exchange.ErrCut}, "14"},
-		{"a deadline of ours", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: exchange.ErrDeadline}, "4"},
+		{"a deadline of the proxy", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: exchange.ErrDeadline}, "4"},
 		{"a hook that panics", grpc, grpc, "", exchange.Failure{Side: exchange.SideProxy, Err: io.ErrNoProgress}, "13"},
 		{"the client has left", grpc, grpc, "", exchange.Failure{Side: exchange.SideClient, Err: io.EOF}, ""},
 		{"another response", grpc, "text/html", "", exchange.Failure{Side: exchange.SideUpstream, Err: io.EOF}, ""},

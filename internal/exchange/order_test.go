@@ -54,7 +54,7 @@ func TestFieldsAreWrittenInTheOrderOfTheirNames(t *testing.T) {
 	assert.Equal(t, "A=1 B=2", each(nil, http.Header{"B": {"2"}, "A": {"1"}}))
 }
 
-func TestNamesWithoutSomeAreNotTheSameNames(t *testing.T) {
+func TestWithoutReturnsNewNamesAndKeepsTheOld(t *testing.T) {
 	all := namesOf("x-b X-A x-B")
 	assert.Equal(t, namesOf("X-A"), all.Without(func(name string) bool { return name == "X-B" }))
 	assert.Equal(t, namesOf("x-b X-A x-B"), all)
@@ -70,7 +70,7 @@ func TestTheOrderOfFieldsAllocatesNothing(t *testing.T) {
 	}))
 }
 
-func TestOnlyAnOrdersContextHasOne(t *testing.T) {
+func TestOrderFromReturnsTheOrderOfItsContext(t *testing.T) {
 	o := new(exchange.Order)
 	assert.Same(t, o, exchange.OrderFrom(exchange.WithOrder(context.Background(), o)))
 	assert.Nil(t, exchange.OrderFrom(context.Background()))

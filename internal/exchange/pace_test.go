@@ -47,7 +47,7 @@ func TestAPaceForgetsAFastStart(t *testing.T) {
 
 // A fast client that has paused for almost the allowed time is not cut off
 // because its first packets are few.
-func TestAPaceHasPatienceAfterARest(t *testing.T) {
+func TestAPaceToleratesASlowStartAfterAPause(t *testing.T) {
 	var p exchange.Pace
 	for s := time.Duration(1); s < 200; s++ {
 		waited, n := s*time.Second, int64(s)<<20

@@ -11,7 +11,7 @@ import (
 
 // On a busy machine a sweep may take long by chance. A client that leaves must
 // not stay unnoticed for seconds because of that.
-func TestOneSweepThatTookLongDelaysNothing(t *testing.T) {
+func TestOneSlowSweepDoesNotDelayTheNext(t *testing.T) {
 	var p exchange.SweepPace
 	for _, tt := range []struct{ took, want time.Duration }{
 		{time.Second, exchange.SweepInterval},

@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/exchange"
 )
 
-func TestAURLWithoutAPathAsksForTheRootOrAboutTheServer(t *testing.T) {
+func TestAURLWithoutAPathIsSentAsASlashOrAnAsterisk(t *testing.T) {
 	for _, tt := range []struct{ method, target, want string }{
 		{"GET", "http://a.test", "/"},
 		{"GET", "http://a.test?x=/y", "/?x=/y"},
@@ -26,7 +26,7 @@ func TestAURLWithoutAPathAsksForTheRootOrAboutTheServer(t *testing.T) {
 	}
 }
 
-func TestAPathThatAHandlerHasTakenAwayStaysAway(t *testing.T) {
+func TestAPathThatAHandlerRemovedIsNotRestored(t *testing.T) {
 	for _, target := range []string{"/p?u=http://b.test", "/p", "http://a.test/p"} {
 		q := httptest.NewRequest("GET", target, nil)
 		q.URL.Path = ""

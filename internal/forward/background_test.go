@@ -27,7 +27,7 @@ func endpoint(t *testing.T, target string) forward.Endpoint {
 
 // A target that is added while the first exchange starts the checks is checked
 // once.
-func TestATargetThatComesWhileChecksBeginIsCheckedOnce(t *testing.T) {
+func TestATargetAddedWhileChecksStartIsCheckedOnce(t *testing.T) {
 	for range 50 {
 		synctest.Test(t, func(t *testing.T) {
 			var mu sync.Mutex

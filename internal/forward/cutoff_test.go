@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/forward"
 )
 
-func TestAnErrorCountsWhatWasCutOff(t *testing.T) {
+func TestADrainErrorCountsTheRequestsCutOff(t *testing.T) {
 	for _, tt := range []struct {
 		left, streams int64
 		want          string

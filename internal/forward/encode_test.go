@@ -13,7 +13,7 @@ import (
 
 // RFC 9112, 3.2: regardless of the form of the client's target, the upstream
 // gets a path or "*".
-func TestTargetsAreRelativeToTheUpstream(t *testing.T) {
+func TestAnAbsoluteRequestTargetIsSentAsAPath(t *testing.T) {
 	for _, tt := range []struct{ line, want string }{
 		{"GET /x?y", "GET /base/x?y HTTP/1.1\r\nHost: a.test\r\n"},
 		{"GET http://b.test:80/x//y?z=/", "GET /base/x//y?z=/ HTTP/1.1\r\nHost: b.test:80\r\n"},

@@ -100,7 +100,7 @@ func FuzzTheEditOfARouterIsTheSameInEachLane(f *testing.F) {
 		for _, scheme := range []string{"http", "https"} {
 			o := all.For(scheme)
 			e := u.EditIn(o)
-			assert.Same(t, e, u.EditIn(o), "it is made once")
+			assert.Same(t, e, u.EditIn(o), "the edit is compiled once")
 			res, h := headOf(head)
 			fast := asHeader(e.AppendFields(nil, &res, header.RequestID{Name: "X-Id", Value: "id"}))
 			header.Drop(h, "X-Id")
@@ -135,7 +135,7 @@ func TestARouterThatEditsNothingHasNoEdit(t *testing.T) {
 }
 
 // An Upstream keeps no edits of Routers that have gone, however many.
-func TestAnUpstreamOfManyRouters(t *testing.T) {
+func TestAnUpstreamAppliesTheEditsOfManyRouters(t *testing.T) {
 	u, err := forward.New(configOf(t))
 	require.NoError(t, err)
 	for range 100 {

@@ -17,7 +17,7 @@ import (
 // userTimeout is TCP_USER_TIMEOUT.
 const userTimeout = 0x12
 
-func TestSilenceOfAPeerIsLimited(t *testing.T) {
+func TestLimitSilenceSetsTheTCPUserTimeout(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()

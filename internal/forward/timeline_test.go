@@ -15,7 +15,7 @@ import (
 )
 
 // The target of the first attempt is removed meanwhile.
-func TestARetryBehindAChangeOfTargetsIsOne(t *testing.T) {
+func TestARetryAfterAChangeOfTargetsIsMarkedAsRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}}, Retry: forward.Retry{Attempts: 3}})
 		require.NoError(t, err)

@@ -132,7 +132,7 @@ func TestOneStartWakesTheTargetsForAll(t *testing.T) {
 	})
 }
 
-func TestTargetsFallAsleepOnceNobodyNeedsThem(t *testing.T) {
+func TestIdleTargetsFallAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stopped := make(chan time.Time, 9)
 		s := newSleeper(t, none, func(context.Context) error { stopped <- time.Now(); return nil }, nil)
@@ -181,13 +181,13 @@ func TestARequestDuringStopWaitsAndWakesAgain(t *testing.T) {
 		for _, fail := range visits(s.f, 10) {
 			assert.Nil(t, fail)
 		}
-		assert.Equal(t, 7*time.Second, time.Since(began), "the rest of Stop, and a Start")
+		assert.Equal(t, 7*time.Second, time.Since(began), "it waits for the rest of Stop, then for Start")
 		assert.EqualValues(t, 2, s.starts.Load())
 		time.Sleep(5 * time.Minute)
 	})
 }
 
-func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
+func TestAFailedStartFailsAllWaitingRequests(t *testing.T) {
 	for name, tt := range map[string]struct {
 		start  func(context.Context) error
 		status int
@@ -225,7 +225,7 @@ func TestAStartThatFailsFailsAllThatWait(t *testing.T) {
 
 // A Start that ignores its context costs one goroutine, and prevents a second
 // Start.
-func TestAStartThatHangsHoldsNobody(t *testing.T) {
+func TestAHangingStartHoldsRequestsNoLongerThanTheTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Hour), none, nil)
 		began := time.Now()
@@ -240,7 +240,7 @@ func TestAStartThatHangsHoldsNobody(t *testing.T) {
 			require.NotNil(t, fail)
 			assert.Equal(t, 504, fail.Status)
 		}
-		assert.Zero(t, time.Since(began), "these do not wait")
+		assert.Zero(t, time.Since(began), "these fail immediately")
 		assert.EqualValues(t, 1, s.starts.Load())
 		time.Sleep(time.Hour) // Start has waked them in the end, and they have fallen asleep again
 		assert.EqualValues(t, 1, s.stops.Load())
@@ -248,7 +248,7 @@ func TestAStartThatHangsHoldsNobody(t *testing.T) {
 	})
 }
 
-func TestAStopThatHangsHoldsNobody(t *testing.T) {
+func TestAHangingStopHoldsRequestsNoLongerThanTheTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, none, takes(time.Hour), nil)
 		assert.Nil(t, visits(s.f, 1)[0])
@@ -279,7 +279,7 @@ func TestAStopThatPanicsIsContained(t *testing.T) {
 	})
 }
 
-func TestAClientThatLeavesWaitsNoLonger(t *testing.T) {
+func TestAClientDisconnectEndsItsWaitForAStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(10*time.Second), none, nil)
 		v := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}}
@@ -298,7 +298,7 @@ func TestAClientThatLeavesWaitsNoLonger(t *testing.T) {
 	})
 }
 
-func TestTheQueueBoundsThoseThatWaitForAStart(t *testing.T) {
+func TestTheQueueLimitsRequestsThatWaitForAStart(t *testing.T) {
 	for _, most := range []int{0, 7} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSleeper(t, takes(time.Second), none, func(c *forward.Config) { c.MaxQueue = most })
@@ -354,7 +354,7 @@ func TestPauseAndMaintainHoldWhileTheTargetsSleep(t *testing.T) {
 	})
 }
 
-func TestADrainWaitsForThoseThatWait(t *testing.T) {
+func TestADrainWaitsForRequestsThatWaitForAStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(10*time.Second), none, nil)
 		time.AfterFunc(time.Second, func() {
@@ -363,7 +363,7 @@ func TestADrainWaitsForThoseThatWait(t *testing.T) {
 		assert.Nil(t, visits(s.f, 1)[0])
 		assert.ErrorIs(t, visits(s.f, 1)[0].Err, forward.ErrDraining)
 		time.Sleep(5 * time.Minute)
-		assert.EqualValues(t, 1, s.stops.Load(), "what was started is stopped")
+		assert.EqualValues(t, 1, s.stops.Load(), "Start is followed by Stop")
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, none, nil)
@@ -390,7 +390,7 @@ func TestADeployKeepsTheTargetsAwake(t *testing.T) {
 		time.AfterFunc(time.Second, func() { assert.NoError(t, s.f.Replace(t.Context(), next)) })
 		v, fail := visit(s.f)
 		require.Nil(t, fail)
-		assert.Equal(t, "b.test", v.rec.Target, "the targets of now")
+		assert.Equal(t, "b.test", v.rec.Target, "the replaced targets are used")
 		time.Sleep(time.Minute)
 		done := make(chan error, 1)
 		go func() {
@@ -419,7 +419,7 @@ func TestReadyWakesTheTargets(t *testing.T) {
 
 // After targets have stopped by themselves, the next exchange wakes them, and
 // those in flight still count.
-func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
+func TestTargetsThatStopByThemselvesAreWokenAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)
 		require.NoError(t, s.f.Asleep())
@@ -428,11 +428,11 @@ func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 		require.NoError(t, s.f.Asleep())
 		assert.Equal(t, "asleep", s.state())
 		time.Sleep(time.Hour)
-		assert.Zero(t, s.stops.Load(), "nothing is to be stopped")
+		assert.Zero(t, s.stops.Load(), "the targets have stopped by themselves")
 		assert.Nil(t, visits(s.f, 10)[9])
 		assert.EqualValues(t, 2, s.starts.Load())
 		time.Sleep(time.Hour)
-		assert.Zero(t, s.stops.Load(), "one is in flight")
+		assert.Zero(t, s.stops.Load(), "one exchange is still in flight")
 		long.End()
 		time.Sleep(2 * time.Minute)
 		assert.EqualValues(t, 1, s.stops.Load())
@@ -443,7 +443,7 @@ func TestTargetsThatStopByThemselvesAreWakedAgain(t *testing.T) {
 }
 
 // The hooks may change their own upstream: no lock is held while they run.
-func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
+func TestWakeHooksMayUseTheirUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *sleeper
 		s = newSleeper(t, func(ctx context.Context) error {
@@ -465,7 +465,7 @@ func TestHooksOfAWakeMayUseTheirUpstream(t *testing.T) {
 
 // Exchanges come and go while the targets fall asleep all the time: no exchange
 // reaches a sleeping target.
-func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
+func TestNoExchangeReachesASleepingTarget(t *testing.T) {
 	var awake atomic.Bool
 	s := newSleeper(t, func(context.Context) error {
 		assert.False(t, awake.Swap(true))
@@ -496,7 +496,7 @@ func TestNoExchangeMeetsASleepingTarget(t *testing.T) {
 
 // An exchange that waited for Start is in flight from its end on, however long
 // it takes to reach the targets.
-func TestTargetsDoNotFallAsleepBeforeThoseThatWakedThem(t *testing.T) {
+func TestTargetsStayAwakeUntilTheRequestThatWokeThemEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSleeper(t, takes(time.Second), none, nil)
 		v := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: time.Now()}, slow: time.Hour}

@@ -12,7 +12,7 @@ import (
 
 // Running targets have to be stopped even after the end of the upstream: Stop
 // has its full time.
-func TestADrainTakesNoTimeFromStop(t *testing.T) {
+func TestADrainDoesNotShortenStop(t *testing.T) {
 	for name, before := range map[string]time.Duration{"drained before Stop": time.Second, "drained during Stop": 61 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -30,8 +30,8 @@ func (p *process) RoundTrip(*http.Request) (*http.Response, error) {
 
 // Health from before a start does not count after it, no matter how the targets
 // fell asleep.
-func TestTargetsThatWereDownAreWaked(t *testing.T) {
-	for name, fails := range map[string]bool{"found down by checks": false, "left alone by the breaker": true} {
+func TestTargetsThatWereDownAreWoken(t *testing.T) {
+	for name, fails := range map[string]bool{"found down by checks": false, "ignored by the breaker": true} {
 		for how, stops := range map[string]bool{"which stop by themselves": false, "which are stopped": true} {
 			t.Run(name+", "+how, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestTargetsThatWereDownAreWaked(t *testing.T) {
 
 // A hook that is called since a target is down may call Asleep: that does not
 // deadlock.
-func TestAHookThatIsToldOfATargetMaySayThatItSleeps(t *testing.T) {
+func TestAHealthHookMayCallAsleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := new(process)
 		var s *sleeper

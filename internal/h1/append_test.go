@@ -56,7 +56,7 @@ func FuzzHeadRoundTrip(f *testing.F) {
 		b := h1.AppendRequestLine(nil, method, "/"+target)
 		b = h1.AppendField(b, "Host", "a")
 		b = h1.AppendField(b, name, value)
-		require.Equal(t, 2+btoi(h1.ValidToken(name)), strings.Count(string(b), "\n"), "one line each")
+		require.Equal(t, 2+btoi(h1.ValidToken(name)), strings.Count(string(b), "\n"), "each value is on one line")
 		require.Equal(t, strings.Count(string(b), "\r\n"), strings.Count(string(b), "\r"))
 		require.Equal(t, strings.Count(string(b), "\r\n"), strings.Count(string(b), "\n"))
 

@@ -60,7 +60,7 @@ func TestChunkedBodiesDecodeInAnySplit(t *testing.T) {
 	}
 }
 
-func TestSizesPaddedWithWhiteSpacePassOnlyIfToldSo(t *testing.T) {
+func TestChunkSizesPaddedWithWhiteSpaceNeedPadded(t *testing.T) {
 	c := h1.Chunks{Padded: true}
 	for range 2 {
 		data, _, err := decode(&c, "2 \t\r\nab\r\n0  \r\n\r\n", 1)
@@ -70,7 +70,7 @@ func TestSizesPaddedWithWhiteSpacePassOnlyIfToldSo(t *testing.T) {
 	}
 	_, _, err := decode(&c, "1 a\r\na\r\n", 1)
 	var refusal *h1.Refusal
-	require.ErrorAs(t, err, &refusal, "other bytes do not")
+	require.ErrorAs(t, err, &refusal, "other bytes after a size are refused")
 	_, _, err = decode(&h1.Chunks{}, "2 \r\nab\r\n0\r\n\r\n", 1)
 	require.ErrorAs(t, err, &refusal)
 }
@@ -86,7 +86,7 @@ func TestDecodedDataIsASliceOfTheBuffer(t *testing.T) {
 	assert.Equal(t, len(data), cap(data), "appending must not reach what follows")
 }
 
-func TestNothingIsReadBehindTheEndOfABody(t *testing.T) {
+func TestNothingIsReadAfterTheEndOfABody(t *testing.T) {
 	var c h1.Chunks
 	_, _, err := c.Decode([]byte("0\r\n\r\n"))
 	require.Equal(t, io.EOF, err)
@@ -123,8 +123,8 @@ func TestMalformedChunkedBodiesAreRefused(t *testing.T) {
 		{"white space without an extension", "1 \r\na\r\n"},
 		{"white space and bare LF", "1 \na\r\n"},
 		{"data longer than its size", "1\r\nab\r\n"},
-		{"LF behind the data", "1\r\na\n0\r\n\r\n"},
-		{"CR without LF behind the data", "1\r\na\rx"},
+		{"LF after the data", "1\r\na\n0\r\n\r\n"},
+		{"CR without LF after the data", "1\r\na\rx"},
 		{"an extension of 2 KB", "1;" + strings.Repeat("x", 2<<10) + "\r\na\r\n"},
 		{"bare LF in the trailer section", "0\r\nx: y\n\r\n"},
 		{"bare LF as the end of the trailer section", "0\r\n\n"},
@@ -153,7 +153,7 @@ func TestDataBeforeAFaultIsReturnedWithIt(t *testing.T) {
 }
 
 // CVE-2023-39326: a body that is mostly chunk extensions.
-func TestChunkExtensionsAreBoundedInSum(t *testing.T) {
+func TestTheTotalSizeOfChunkExtensionsIsLimited(t *testing.T) {
 	chunk := []byte("1;" + strings.Repeat("x", 1000) + "\r\na\r\n")
 	var c h1.Chunks
 	sent := 0
@@ -161,7 +161,7 @@ func TestChunkExtensionsAreBoundedInSum(t *testing.T) {
 		require.Less(t, sent, 1<<20, "refused early")
 		_, _, err = c.Decode(bytes.Clone(chunk))
 	}
-	t.Run("but one byte at a time is a legitimate way to stream", func(t *testing.T) {
+	t.Run("one byte in each chunk is allowed", func(t *testing.T) {
 		var c h1.Chunks
 		for range 100_000 {
 			_, _, err := c.Decode([]byte("1\r\na\r\n"))
@@ -192,7 +192,7 @@ func FuzzChunks(f *testing.F) {
 		whole, split := h1.Chunks{Padded: step%2 == 1}, h1.Chunks{Padded: step%2 == 1}
 		data, rest, err := decode(&whole, body, len(body)+1)
 		data2, rest2, err2 := decode(&split, body, int(step)+1)
-		require.Equal(t, err, err2, "the split of the input changes the conclusion")
+		require.Equal(t, err, err2, "the split of the input changes the result")
 		require.Equal(t, data, data2)
 		if err == io.EOF {
 			require.Equal(t, rest, rest2)

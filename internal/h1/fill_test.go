@@ -34,7 +34,7 @@ func TestARequestIsFilledAsIfItHadBeenParsed(t *testing.T) {
 	assert.Equal(t, []string{"accept=*/*", "content-length=0"}, fields(r.Fields))
 	assert.Zero(t, r.ContentLength)
 	assert.Zero(t, r.Unusual)
-	assert.True(t, r.Persistent() && !r.Nominates && r.Minor == 1, "nothing is left of the request before")
+	assert.True(t, r.Persistent() && !r.Nominates && r.Minor == 1, "nothing remains from the previous request")
 
 	n, err := r.Parse([]byte(crlf("GET / HTTP/1.1", "Host: c")))
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func TestARequestIsFilledAsIfItHadBeenParsed(t *testing.T) {
 	assert.Equal(t, "c", string(r.Host))
 }
 
-func TestAFilledRequestIsRefusedForWhatAParsedOneIs(t *testing.T) {
+func TestAFilledRequestIsRefusedLikeAParsedOne(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*h1.Start)

@@ -27,7 +27,7 @@ func fields(fs []h1.Field) (out []string) {
 	return out
 }
 
-func TestRequestSaysWhatWasSent(t *testing.T) {
+func TestARequestIsParsedAsSent(t *testing.T) {
 	head := crlf("POST /a%2Fb//c;d?x=1&y=%zz HTTP/1.1", "Host: Example.com:8080", "X-Empty:",
 		"x-odd:\t spaced\tvalue \t", "Content-Length: 12", "Connection: keep-alive, X-Secret")
 	var r h1.Request
@@ -55,7 +55,7 @@ func TestRequestSaysWhatWasSent(t *testing.T) {
 	assert.False(t, ok)
 }
 
-func TestRequestThatFollowsAnotherKeepsNothingOfIt(t *testing.T) {
+func TestARequestKeepsNothingOfThePreviousOne(t *testing.T) {
 	var r h1.Request
 	_, err := r.Parse([]byte(crlf("POST /x?y HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", "Connection: close, x", "TE: trailers")))
 	require.ErrorIs(t, err, h1.ErrUnusual)
@@ -73,7 +73,7 @@ func TestRequestThatFollowsAnotherKeepsNothingOfIt(t *testing.T) {
 	assert.Len(t, r.Fields, 1)
 }
 
-func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
+func TestUnusualRequestsAreMarkedWithTheReason(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		head string
@@ -110,7 +110,7 @@ func TestUnusualRequestsAreHandedOnAndSayWhy(t *testing.T) {
 }
 
 // RFC 9112, 3.2.2: the authority of the target is used, regardless of Host.
-func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
+func TestTheHostOfAnAbsoluteTargetReplacesTheHostHeader(t *testing.T) {
 	for _, tt := range []struct{ target, host, path, query string }{
 		{"http://b", "b", "/", ""},
 		{"HTTPS://B.test:8443/x//y%2f?q=/&r=?", "B.test:8443", "/x//y%2f", "?q=/&r=?"},
@@ -128,7 +128,7 @@ func TestAbsoluteTargetsSayWhoIsAsked(t *testing.T) {
 				assert.Equal(t, []string{tt.target, tt.host, tt.path, tt.query}, []string{string(r.Target), string(r.Host), string(r.Path), string(r.Query)})
 			}
 			_, err := new(h1.Request).Parse([]byte("GET " + tt.target + crlf(" HTTP/1.1")))
-			assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err, "it replaces no Host")
+			assert.Equal(t, &h1.Refusal{Status: 400, Reason: "Host is missing"}, err, "an absolute target does not replace a missing Host header")
 		})
 	}
 }
@@ -210,7 +210,7 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"Host with quotes", crlf("GET / HTTP/1.1", `Host: "a"`), 400},
 		{"Host with other bytes (CVE-2023-29406)", crlf("GET / HTTP/1.1", "Host: a\xff"), 400},
 		{"two spaces before the target", crlf("GET  / HTTP/1.1", host), 400},
-		{"two spaces behind the target", crlf("GET /  HTTP/1.1", host), 400},
+		{"two spaces after the target", crlf("GET /  HTTP/1.1", host), 400},
 		{"tab in the request line", crlf("GET\t/ HTTP/1.1", host), 400},
 		{"space at the end of the request line", crlf("GET / HTTP/1.1 ", host), 400},
 		{"no version (HTTP/0.9)", crlf("GET /"), 400},
@@ -238,7 +238,7 @@ func TestForbiddenRequestsAreRefused(t *testing.T) {
 		{"absolute-form without a scheme", crlf("GET ://a/ HTTP/1.1", host), 400},
 		{"absolute-form without an authority", crlf("GET http:///x HTTP/1.1", host), 400},
 		{"absolute-form with a query for an authority", crlf("GET http://?x HTTP/1.1", host), 400},
-		{"absolute-form with nothing behind the scheme", crlf("GET http:// HTTP/1.1", host), 400},
+		{"absolute-form with only a scheme", crlf("GET http:// HTTP/1.1", host), 400},
 		{"absolute-form without slashes", crlf("GET http:x HTTP/1.1", host), 400},
 		{"absolute-form with userinfo", crlf("GET http://u@a/ HTTP/1.1", host), 400},
 		{"absolute-form with an empty userinfo", crlf("GET http://@a/ HTTP/1.1", host), 400},
@@ -323,7 +323,7 @@ func TestHeadLimitCountsEveryByteAndIsSettable(t *testing.T) {
 		want error
 	}{
 		{"exactly the limit", len(head), head, nil},
-		{"exactly the limit, with bytes behind", len(head), head + "more", nil},
+		{"exactly the limit, followed by more bytes", len(head), head + "more", nil},
 		{"one byte too many", len(head) - 1, head, tooLarge},
 		{"incomplete at the limit", len(head) - 2, head[:len(head)-2], tooLarge},
 		{"incomplete below the limit", len(head), head[:len(head)-1], h1.ErrMore},
@@ -336,7 +336,7 @@ func TestHeadLimitCountsEveryByteAndIsSettable(t *testing.T) {
 	}
 }
 
-func TestHeadThatComesByteByByteIsReadOnceAndFromAnyBuffer(t *testing.T) {
+func TestAHeadThatArrivesByteByByteIsParsedFromAnyBuffer(t *testing.T) {
 	head := crlf("GET /x?y HTTP/1.1", "Host: example.com", "Accept: */*")
 	var r h1.Request
 	for i := range len(head) {
@@ -441,7 +441,7 @@ func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 	var r h1.Request
 	_, err := r.Parse(prefix)
 	if err != h1.ErrMore {
-		require.Equal(t, want, err, "a prefix gives another conclusion")
+		require.Equal(t, want, err, "a prefix has another result")
 		return
 	}
 	_, err = r.Parse(b)
@@ -453,7 +453,7 @@ func checkPrefix(t *testing.T, prefix, b []byte, want error) {
 func sameConclusion(t *testing.T, want, err error) {
 	var refusal *h1.Refusal
 	if err != h1.ErrMore || !errors.As(want, &refusal) {
-		require.Equal(t, want, err, "two steps give another conclusion than one")
+		require.Equal(t, want, err, "parsing in two steps has another result")
 	}
 }
 

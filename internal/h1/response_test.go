@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h1"
 )
 
-func TestResponseSaysWhatWasSent(t *testing.T) {
+func TestAResponseIsParsedAsSent(t *testing.T) {
 	head := crlf("HTTP/1.1 404 Not  Found\u00e9", "Server: x", "Set-Cookie: a=b", "set-cookie: c", "Connection: Upgrade", "Upgrade: websocket", "Trailer: x")
 	var r h1.Response
 	n, err := r.Parse([]byte(head + "HTTP/1.1"))
@@ -60,8 +60,8 @@ func TestResponseBodiesAreFramedByRFC9112(t *testing.T) {
 		{"204 with a size", "GET", crlf("HTTP/1.1 204 No Content", length), h1.NoBody, true},
 		{"304 with a size", "GET", crlf("HTTP/1.1 304 Not Modified", length), h1.NoBody, true},
 		{"304 with chunked", "GET", crlf("HTTP/1.1 304 Not Modified", chunked), h1.NoBody, true},
-		{"1xx ends no exchange", "GET", crlf("HTTP/1.1 103 Early Hints", length), h1.NoBody, false},
-		{"101 gives the connection away", "GET", crlf("HTTP/1.1 101 Switching Protocols"), h1.NoBody, false},
+		{"1xx does not end the exchange", "GET", crlf("HTTP/1.1 103 Early Hints", length), h1.NoBody, false},
+		{"101 ends HTTP on the connection", "GET", crlf("HTTP/1.1 101 Switching Protocols"), h1.NoBody, false},
 		{"sized, and closed afterwards", "GET", crlf("HTTP/1.1 200 OK", length, "Connection: Foo, CLOSE"), h1.SizedBody, false},
 		{"sized, HTTP/1.0", "GET", crlf("HTTP/1.0 200 OK", length), h1.SizedBody, false},
 		{"sized, HTTP/1.0 with keep-alive", "GET", crlf("HTTP/1.0 200 OK", length, "Connection: keep-alive"), h1.SizedBody, true},
@@ -181,7 +181,7 @@ func checkResponsePrefix(t *testing.T, prefix, b []byte, want error) {
 	var r h1.Response
 	_, err := r.Parse(prefix)
 	if err != h1.ErrMore {
-		require.Equal(t, want, err, "a prefix gives another conclusion")
+		require.Equal(t, want, err, "a prefix has another result")
 		return
 	}
 	_, err = r.Parse(b)

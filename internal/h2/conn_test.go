@@ -136,7 +136,7 @@ func (c *conn) answer(stream uint32, trailers []h1.Field) {
 	c.said = ""
 }
 
-func TestAnotherClientUnderstandsWhatIsBuiltFromThis(t *testing.T) {
+func TestNetHTTPUnderstandsAServerBuiltFromThisPackage(t *testing.T) {
 	for _, size := range []int{32, 100, 16 << 10} {
 		t.Run(fmt.Sprint("reads of ", size), func(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")

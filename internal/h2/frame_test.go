@@ -70,7 +70,7 @@ func addPiece(t testing.TB, events []event, f *h2.Frame) []event {
 	}
 	e := &events[len(events)-1]
 	if e.Type != f.Type || e.Flags != f.Flags || e.Stream != f.Stream {
-		t.Fatalf("a piece of another frame: %+v behind %+v", f, e)
+		t.Fatalf("a piece of another frame: %+v after %+v", f, e)
 	}
 	e.Payload += string(f.Payload)
 	e.Counted += f.Counted
@@ -88,7 +88,7 @@ func TestFramesAreReadAsSent(t *testing.T) {
 		{"the last DATA", frame(h2.Data, h2.FlagEndStream, 1, "x"), event{Type: h2.Data, Flags: 1, Stream: 1, Payload: "x", Counted: 1, EndStream: true}},
 		{"empty DATA", frame(h2.Data, h2.FlagEndStream, 1, ""), event{Type: h2.Data, Flags: 1, Stream: 1, EndStream: true}},
 		{"padded DATA, all of which counts", frame(h2.Data, h2.FlagPadded, 1, "\x03hi\x00\x00\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Payload: "hi", Counted: 6}},
-		{"DATA of padding alone", frame(h2.Data, h2.FlagPadded, 1, "\x01\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Counted: 2}},
+		{"DATA with only padding", frame(h2.Data, h2.FlagPadded, 1, "\x01\x00"), event{Type: h2.Data, Flags: 8, Stream: 1, Counted: 2}},
 		{"HEADERS", frame(h2.Headers, h2.FlagEndHeaders|h2.FlagEndStream, 3, "block"), event{Type: h2.Headers, Flags: 5, Stream: 3, Payload: "block", EndStream: true, EndHeaders: true}},
 		{"HEADERS with padding and priority", frame(h2.Headers, h2.FlagEndHeaders|h2.FlagPadded|h2.FlagPriority, 3, "\x02\x80\x00\x00\x01\xffblock\x00\x00"), event{Type: h2.Headers, Flags: 0x2c, Stream: 3, Payload: "block", EndHeaders: true}},
 		{"PRIORITY", frame(h2.Priority, 0, 3, "\x00\x00\x00\x01\x10"), event{Type: h2.Priority, Stream: 3}},
@@ -102,7 +102,7 @@ func TestFramesAreReadAsSent(t *testing.T) {
 		{"WINDOW_UPDATE", h2.AppendWindowUpdate(nil, 5, 1<<31-1), event{Type: h2.WindowUpdate, Stream: 5, Increment: 1<<31 - 1}},
 		{"WINDOW_UPDATE of the connection", h2.AppendWindowUpdate(nil, 0, 1), event{Type: h2.WindowUpdate, Increment: 1}},
 		{"PRIORITY_UPDATE", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x00\x05u=1"), event{Type: h2.PriorityUpdate, Payload: "u=1"}},
-		{"a type that nobody knows", frame(0xbe, 0xff, 9, "grease"), event{Type: 0xbe, Flags: 0xff, Stream: 9, Payload: "grease"}},
+		{"an unknown type", frame(0xbe, 0xff, 9, "grease"), event{Type: 0xbe, Flags: 0xff, Stream: 9, Payload: "grease"}},
 		{"reserved bits", []byte("\x00\x00\x04\x08\x00\x80\x00\x00\x01\x80\x00\x00\x02"), event{Type: h2.WindowUpdate, Stream: 1, Increment: 2}},
 		{"flags that mean nothing here", frame(h2.Ping, 0xfe, 0, "01234567"), event{Type: h2.Ping, Flags: 0xfe, Payload: "01234567"}},
 	} {
@@ -137,7 +137,7 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		give []byte
 		want h2.Code
 	}{
-		{"a payload above the limit, before it comes", h2.AppendHead(nil, h2.Data, 0, 1, 1<<14+1), h2.FrameSizeError},
+		{"a payload above the limit, before it arrives", h2.AppendHead(nil, h2.Data, 0, 1, 1<<14+1), h2.FrameSizeError},
 		{"an unknown frame above the limit", h2.AppendHead(nil, 0xbe, 0, 0, 1<<24-1), h2.FrameSizeError},
 		{"DATA without a stream", frame(h2.Data, 0, 0, "x"), h2.ProtocolError},
 		{"DATA whose padding is longer", frame(h2.Data, h2.FlagPadded, 1, "\x02x"), h2.ProtocolError},
@@ -147,12 +147,12 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"HEADERS without the priority", frame(h2.Headers, h2.FlagPriority, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
 		{"HEADERS of a stream that depends on itself", frame(h2.Headers, h2.FlagPriority, 1, "\x80\x00\x00\x01\x01"), h2.ProtocolError},
 		{"PRIORITY without a stream", frame(h2.Priority, 0, 0, "\x00\x00\x00\x03\x01"), h2.ProtocolError},
-		{"PRIORITY of another length", frame(h2.Priority, 0, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
+		{"PRIORITY of the wrong length", frame(h2.Priority, 0, 1, "\x00\x00\x00\x03"), h2.FrameSizeError},
 		{"PRIORITY of a stream that depends on itself", frame(h2.Priority, 0, 1, "\x00\x00\x00\x01\x01"), h2.ProtocolError},
 		{"RST_STREAM without a stream", frame(h2.RSTStream, 0, 0, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"RST_STREAM of another length", frame(h2.RSTStream, 0, 1, "\x00\x00\x00\x00\x00"), h2.FrameSizeError},
+		{"RST_STREAM of the wrong length", frame(h2.RSTStream, 0, 1, "\x00\x00\x00\x00\x00"), h2.FrameSizeError},
 		{"SETTINGS with a stream", frame(h2.SettingsFrame, 0, 1, ""), h2.ProtocolError},
-		{"SETTINGS of another length", frame(h2.SettingsFrame, 0, 0, "\x00\x01\x00\x00\x00"), h2.FrameSizeError},
+		{"SETTINGS of the wrong length", frame(h2.SettingsFrame, 0, 0, "\x00\x01\x00\x00\x00"), h2.FrameSizeError},
 		{"acknowledged SETTINGS with settings", frame(h2.SettingsFrame, h2.FlagAck, 0, "\x00\x01\x00\x00\x00\x00"), h2.FrameSizeError},
 		{"ENABLE_PUSH of 2", frame(h2.SettingsFrame, 0, 0, "\x00\x02\x00\x00\x00\x02"), h2.ProtocolError},
 		{"INITIAL_WINDOW_SIZE of 2^31", frame(h2.SettingsFrame, 0, 0, "\x00\x04\x80\x00\x00\x00"), h2.FlowControlError},
@@ -163,20 +163,20 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 		{"NO_RFC7540_PRIORITIES of 2", frame(h2.SettingsFrame, 0, 0, "\x00\x09\x00\x00\x00\x02"), h2.ProtocolError},
 		{"PUSH_PROMISE", frame(h2.PushPromise, h2.FlagEndHeaders, 1, "\x00\x00\x00\x02"), h2.ProtocolError},
 		{"PING with a stream", frame(h2.Ping, 0, 1, "01234567"), h2.ProtocolError},
-		{"PING of another length", frame(h2.Ping, 0, 0, "0123456"), h2.FrameSizeError},
+		{"PING of the wrong length", frame(h2.Ping, 0, 0, "0123456"), h2.FrameSizeError},
 		{"GOAWAY with a stream", frame(h2.GoAway, 0, 1, "01234567"), h2.ProtocolError},
 		{"GOAWAY without a code", frame(h2.GoAway, 0, 0, "0123"), h2.FrameSizeError},
 		{"WINDOW_UPDATE of zero", frame(h2.WindowUpdate, 0, 0, "\x80\x00\x00\x00"), h2.ProtocolError},
 		{"WINDOW_UPDATE of zero for a stream", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"WINDOW_UPDATE of another length", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x01"), h2.FrameSizeError},
-		{"CONTINUATION alone", frame(h2.Continuation, h2.FlagEndHeaders, 1, ""), h2.ProtocolError},
-		{"CONTINUATION behind the end of a block", append(frame(h2.Headers, h2.FlagEndHeaders, 1, ""), frame(h2.Continuation, 4, 1, "")...), h2.ProtocolError},
+		{"WINDOW_UPDATE of the wrong length", frame(h2.WindowUpdate, 0, 1, "\x00\x00\x01"), h2.FrameSizeError},
+		{"CONTINUATION without HEADERS", frame(h2.Continuation, h2.FlagEndHeaders, 1, ""), h2.ProtocolError},
+		{"CONTINUATION after the end of a block", append(frame(h2.Headers, h2.FlagEndHeaders, 1, ""), frame(h2.Continuation, 4, 1, "")...), h2.ProtocolError},
 		{"CONTINUATION of another stream", append(open[:9:9], frame(h2.Continuation, h2.FlagEndHeaders, 3, "")...), h2.ProtocolError},
 		{"PING inside a header block", append(open[:9:9], h2.AppendPing(nil, [8]byte{})...), h2.ProtocolError},
 		{"an unknown frame inside a header block", append(open[:9:9], frame(0xbe, 0, 1, "")...), h2.ProtocolError},
 		{"PRIORITY_UPDATE with a stream", frame(h2.PriorityUpdate, 0, 1, "\x00\x00\x00\x01"), h2.ProtocolError},
 		{"PRIORITY_UPDATE for no stream", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x00\x00"), h2.ProtocolError},
-		{"PRIORITY_UPDATE of another length", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x01"), h2.FrameSizeError},
+		{"PRIORITY_UPDATE of the wrong length", frame(h2.PriorityUpdate, 0, 0, "\x00\x00\x01"), h2.FrameSizeError},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, size := range []int{1, len(tt.give)} {
@@ -184,13 +184,13 @@ func TestBrokenFramesAreFaults(t *testing.T) {
 				var fault *h2.Fault
 				require.ErrorAs(t, err, &fault)
 				assert.Equal(t, tt.want, fault.Code, fault.Reason)
-				assert.False(t, fault.Stream, "a frame never lets us reset a stream")
+				assert.False(t, fault.Stream, "a broken frame is a connection error")
 			}
 		})
 	}
 }
 
-func TestTheLargestFrameIsSettable(t *testing.T) {
+func TestMaxFrameLimitsTheFrameSize(t *testing.T) {
 	b := frame(h2.Data, 0, 1, strings.Repeat("x", 20000))
 	_, err := parseAll(t, new(h2.Parser), b, len(b))
 	assert.IsType(t, (*h2.Fault)(nil), err)
@@ -198,7 +198,7 @@ func TestTheLargestFrameIsSettable(t *testing.T) {
 	assert.ErrorIs(t, err, h2.ErrMore)
 }
 
-func TestDataComesInPiecesThatCountAlone(t *testing.T) {
+func TestADATAFrameIsParsedInPiecesThatAreCountedSeparately(t *testing.T) {
 	b := frame(h2.Data, h2.FlagPadded|h2.FlagEndStream, 1, "\x02abcd\x00\x00")
 	var p h2.Parser
 	n, err := p.Parse(b[:12])
@@ -284,7 +284,7 @@ func FuzzFrames(f *testing.F) {
 		sameAsFramer(t, framer, events, fault)
 
 		again, err := parseAll(t, &h2.Parser{MaxFrame: most}, b, 1+int(size))
-		require.Equal(t, fault, err, "reads of %d bytes end otherwise", 1+size)
+		require.Equal(t, fault, err, "reads of %d bytes have another outcome", 1+size)
 		require.Equal(t, whole(events), whole(again))
 	})
 }

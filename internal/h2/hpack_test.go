@@ -121,9 +121,9 @@ func TestHeaderBlocksOfTheRFC(t *testing.T) {
 func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 	for _, tt := range []struct{ name, give string }{
 		{"the index 0", "80"},
-		{"an index behind the table", "be"},
-		{"the name of an entry behind the table", "7e 0161"},
-		{"an index far behind the table", "ff ffff ff7f"},
+		{"an index beyond the table", "be"},
+		{"the name of an entry beyond the table", "7e 0161"},
+		{"an index far beyond the table", "ff ffff ff7f"},
 		{"an integer of six bytes", "ff 8080 8080 00"},
 		{"an integer that overflows", "ff ffff ffff ffff ffff 7f"},
 		{"an integer that does not end", "ff 80"},
@@ -133,7 +133,7 @@ func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 		{"a Huffman code with more padding than a byte", "0001 6182 ffff"},
 		{"a Huffman code padded with zeros", "0001 6181 18"},
 		{"a Huffman code that spells EOS", "0001 6184 ffff ffff"},
-		{"a table size update behind a field", "8220"},
+		{"a table size update after a field", "8220"},
 		{"a table size update above the setting", "3fe2 1f"},
 		{"a table size update that is cut off", "3f"},
 	} {
@@ -143,7 +143,7 @@ func TestBrokenHeaderBlocksAreFaults(t *testing.T) {
 			var fault *h2.Fault
 			require.ErrorAs(t, err, &fault)
 			assert.Equal(t, h2.CompressionError, fault.Code, fault.Reason)
-			assert.False(t, fault.Stream, "the table cannot be right any more")
+			assert.False(t, fault.Stream, "a compression error is a connection error")
 		})
 	}
 }
@@ -152,12 +152,12 @@ func TestTheTableChangesItsSize(t *testing.T) {
 	var d h2.Decoder
 	decode(t, &d, unhex(t, "4001 6101 62 4001 6301 64"))
 	require.Equal(t, []string{"c: d", "a: b"}, entries(t, &d))
-	assert.Equal(t, []string{":method: GET"}, decode(t, &d, unhex(t, "3f03 3fe1 1f 82")), "to 34 and back to 4096")
-	assert.Equal(t, []string{"c: d"}, entries(t, &d), "what does not fit is gone")
+	assert.Equal(t, []string{":method: GET"}, decode(t, &d, unhex(t, "3f03 3fe1 1f 82")), "the size changes to 34 and back to 4096")
+	assert.Equal(t, []string{"c: d"}, entries(t, &d), "entries that do not fit are evicted")
 	decode(t, &d, unhex(t, "20"))
 	assert.Empty(t, entries(t, &d))
 	decode(t, &d, unhex(t, "4001 6101 62"))
-	assert.Empty(t, entries(t, &d), "a table of no size keeps nothing")
+	assert.Empty(t, entries(t, &d), "a table of size 0 keeps nothing")
 }
 
 func TestAFieldLargerThanTheTableEmptiesIt(t *testing.T) {
@@ -182,7 +182,7 @@ func TestTheNameOfAnEntryOutlivesTheEntry(t *testing.T) {
 }
 
 // The table's ring is overwritten many times, with entries of all sizes.
-func TestTheTableIsThatOfAnotherDecoder(t *testing.T) {
+func TestTheDynamicTableAgreesWithAnotherEncoder(t *testing.T) {
 	var d h2.Decoder
 	var wire bytes.Buffer
 	enc := hpack.NewEncoder(&wire)
@@ -198,7 +198,7 @@ func TestTheTableIsThatOfAnotherDecoder(t *testing.T) {
 	}
 }
 
-func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
+func TestFieldsBeyondTheLimitsAreDroppedButUpdateTheTable(t *testing.T) {
 	indexed := func(n int) []byte { return bytes.Repeat([]byte{0xbe}, n) } // the newest entry
 	for _, tt := range []struct {
 		name  string
@@ -208,7 +208,7 @@ func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
 	}{
 		{"as many bytes as allowed", 4 * 34, append(unhex(t, "4001 6101 62"), indexed(3)...), 4},
 		{"one byte more", 4*34 - 1, append(unhex(t, "4001 6101 62"), indexed(3)...), 3},
-		{"nothing behind it is kept, also if it would fit", 60, unhex(t, "4001 6101 62 4001 6301 64 82"), 1},
+		{"later fields are dropped even if they would fit", 60, unhex(t, "4001 6101 62 4001 6301 64 82"), 1},
 		{"too many fields", 0, append(unhex(t, "4001 6101 62"), indexed(200)...), h1.MaxFields + 5},
 		{"too many crumbs", 0, append(unhex(t, "6001 62"), indexed(250)...), 200},
 	} {
@@ -224,7 +224,7 @@ func TestFieldsBeyondTheLimitsAreLeftOutAndTheTableStaysRight(t *testing.T) {
 				assert.Equal(t, 431, refusal.Status)
 				assert.Equal(t, refusal, l.Request(new(h1.Request)))
 			}
-			require.NoError(t, d.Decode(&l, []byte{0xbe}), "the table has what was left out")
+			require.NoError(t, d.Decode(&l, []byte{0xbe}), "the table contains the dropped field")
 		})
 	}
 }
@@ -240,11 +240,11 @@ func TestHeaderBlocksThatDecodeToFarTooMuchAreFaults(t *testing.T) {
 		var fault *h2.Fault
 		require.ErrorAs(t, err, &fault)
 		assert.Equal(t, h2.EnhanceYourCalm, fault.Code)
-		assert.LessOrEqual(t, cap(l.Text()), 2*h1.DefaultMaxHead, "and are not stored meanwhile")
+		assert.LessOrEqual(t, cap(l.Text()), 2*h1.DefaultMaxHead, "the decoded fields are not stored")
 	}
 }
 
-func TestBlocksAreGatheredFromAnyPieces(t *testing.T) {
+func TestHeaderBlocksAreAssembledFromAnyPieces(t *testing.T) {
 	b := frame(h2.Headers, h2.FlagEndStream|h2.FlagPriority, 1, "\x00\x00\x00\x00\x10abc")
 	b = append(b, frame(h2.Continuation, 0, 1, "")...)
 	b = append(b, frame(h2.Continuation, h2.FlagEndHeaders, 1, "defg")...)
@@ -365,7 +365,7 @@ func FuzzDecode(f *testing.F) {
 			var fault *h2.Fault
 			if stdErr == nil && err != nil {
 				require.ErrorAs(t, err, &fault)
-				require.Contains(t, []string{"integer too large", "table size update behind a field"}, fault.Reason, "x/net takes what is refused")
+				require.Contains(t, []string{"integer too large", "table size update behind a field"}, fault.Reason, "x/net accepts a block that is refused here")
 			}
 			if err != nil {
 				return

@@ -46,7 +46,7 @@ const (
 	authority = ":authority: a.test"
 )
 
-func TestARequestIsThatOfHTTP11(t *testing.T) {
+func TestARequestIsDecodedToItsHTTP11Form(t *testing.T) {
 	l := list(t, post, ":scheme: http", ":path: /a%2Fb?x=1", ":authority: A.test:8443", "cookie: a=b", "x-one: 1",
 		"cookie: c=d", "content-length: 12", "x-empty: ", "cookie: e", "x-two: 2")
 	l.EndStream = false
@@ -68,7 +68,7 @@ func TestARequestIsThatOfHTTP11(t *testing.T) {
 	}
 }
 
-func TestBodiesAreFramedAsHTTP11HasThem(t *testing.T) {
+func TestBodiesHaveTheFramingOfHTTP11(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		ended bool
@@ -91,7 +91,7 @@ func TestBodiesAreFramedAsHTTP11HasThem(t *testing.T) {
 	}
 }
 
-func TestUnusualRequestsSayWhy(t *testing.T) {
+func TestUnusualRequestsAreMarkedWithTheReason(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		fields []string
@@ -112,7 +112,7 @@ func TestUnusualRequestsSayWhy(t *testing.T) {
 	}
 }
 
-func TestAnExtendedCONNECTSaysWhatItAsksFor(t *testing.T) {
+func TestAnExtendedCONNECTIsDecodedWithItsProtocol(t *testing.T) {
 	l := list(t, ":method: CONNECT", ":protocol: websocket", https, path, authority, "sec-websocket-version: 13")
 	l.EndStream = false
 	var r h1.Request
@@ -120,13 +120,13 @@ func TestAnExtendedCONNECTSaysWhatItAsksFor(t *testing.T) {
 	assert.Equal(t, "websocket", string(r.Protocol))
 	assert.Equal(t, "/x", string(r.Path))
 	assert.Equal(t, "a.test", string(r.Host))
-	assert.Equal(t, h1.NoBody, r.Framing(), "DATA is for the protocol")
+	assert.Equal(t, h1.NoBody, r.Framing(), "DATA belongs to the tunnel, not to a body")
 
 	require.NoError(t, list(t, get, https, path, authority).Request(&r))
-	assert.Nil(t, r.Protocol, "nothing is left of the request before")
+	assert.Nil(t, r.Protocol, "nothing remains from the previous request")
 }
 
-func TestHostAloneSaysWhoIsAsked(t *testing.T) {
+func TestHostReplacesAMissingAuthority(t *testing.T) {
 	var r h1.Request
 	require.NoError(t, list(t, get, https, path, "host: b.test").Request(&r))
 	assert.Equal(t, "b.test", string(r.Host))
@@ -152,7 +152,7 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 		{"two paths, the first of them empty", []string{get, https, ":path: ", path, authority}},
 		{"an unknown pseudo-header", []string{get, https, path, authority, ":x: y"}},
 		{"that of a response", []string{get, https, path, authority, ":status: 200"}},
-		{"a pseudo-header behind a field", []string{get, https, path, "x: y", authority}},
+		{"a pseudo-header after a field", []string{get, https, path, "x: y", authority}},
 		{"a protocol without CONNECT", []string{get, ":protocol: websocket", https, path, authority}},
 		{"an extended CONNECT without authority", []string{":method: CONNECT", ":protocol: websocket", https, path}},
 		{"an extended CONNECT without path", []string{":method: CONNECT", ":protocol: websocket", https, authority}},
@@ -160,7 +160,7 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 		{"a CONNECT with a scheme", []string{":method: CONNECT", https, authority}},
 		{"a name in upper case", []string{get, https, path, authority, "X-a: b"}},
 		{"a blank before a value", []string{get, https, path, authority, "x:  b"}},
-		{"a tab behind a value", []string{get, https, path, authority, "x: b\t"}},
+		{"a tab after a value", []string{get, https, path, authority, "x: b\t"}},
 		{"Connection", []string{get, https, path, authority, "connection: close"}},
 		{"Keep-Alive", []string{get, https, path, authority, "keep-alive: x"}},
 		{"Proxy-Connection", []string{get, https, path, authority, "proxy-connection: x"}},
@@ -176,13 +176,13 @@ func TestMalformedRequestsAreFaultsOfTheirStream(t *testing.T) {
 			var fault *h2.Fault
 			require.ErrorAs(t, err, &fault)
 			assert.Equal(t, h2.ProtocolError, fault.Code)
-			assert.True(t, fault.Stream, "others go on")
+			assert.True(t, fault.Stream, "it is a stream error")
 		})
 	}
 }
 
 // Requests that HTTP/1.1 refuses get the same response.
-func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
+func TestForbiddenRequestsGetTheStatusOfHTTP11(t *testing.T) {
 	many := []string{get, https, path, authority}
 	for range h1.MaxFields + 1 {
 		many = append(many, "x: y")
@@ -239,13 +239,13 @@ func TestForbiddenRequestsGetTheAnswerOfHTTP11(t *testing.T) {
 	}
 }
 
-func TestARefusedRequestSaysWhatWasAskedFor(t *testing.T) {
+func TestARefusedRequestKeepsItsMethodPathAndHost(t *testing.T) {
 	var r h1.Request
 	require.Error(t, list(t, get, https, path, authority, "x: "+strings.Repeat("y", h1.DefaultMaxHead)).Request(&r))
 	assert.Equal(t, []string{"GET", "/x", "a.test"}, []string{string(r.Method), string(r.Path), string(r.Host)})
 }
 
-func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
+func TestTheFieldLimitIsThatOfHTTP11(t *testing.T) {
 	fields := []string{get, https, path, authority}
 	for range h1.MaxFields - 2 {
 		fields = append(fields, "x: y")
@@ -258,7 +258,7 @@ func TestAsManyFieldsAsHTTP11HasAreAllowed(t *testing.T) {
 	assert.Len(t, r.Fields, h1.MaxFields-1, "150 crumbs are one field, and the authority is another")
 }
 
-func TestTrailersObeyTheRulesOfFields(t *testing.T) {
+func TestInvalidTrailersAreRefused(t *testing.T) {
 	got, err := list(t, "grpc-status: 0", "x: ").Trailers()
 	require.NoError(t, err)
 	assert.Equal(t, []string{"grpc-status: 0", "x: "}, lines(got))

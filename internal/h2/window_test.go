@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/h2"
 )
 
-func TestSettingsAreTakenInOrder(t *testing.T) {
+func TestSettingsAreAppliedInOrder(t *testing.T) {
 	s := h2.DefaultSettings()
 	shift := s.Apply([]byte("\x00\x01\x00\x00\x00\x00" + "\x00\x02\x00\x00\x00\x00" + "\x00\x03\x00\x00\x00\x64" +
 		"\x00\x04\x7f\xff\xff\xff" + "\x00\x04\x00\x00\xff\xfe" + "\x00\x05\x00\x00\x40\x01" + "\x00\x06\x00\x00\x10\x00" +
@@ -35,7 +35,7 @@ func TestOnlySettingsThatDifferAreSent(t *testing.T) {
 	assert.Equal(t, uint16(http2.SettingNoRFC7540Priorities), uint16(9))
 }
 
-func TestAWindowEndsAtItsLimits(t *testing.T) {
+func TestAWindowStaysWithinItsLimits(t *testing.T) {
 	w, connection := h2.Window(h2.InitialWindow), h2.Window(70000)
 	assert.Equal(t, 65535, h2.Take(1<<20, &w, &connection), "no more than is open")
 	assert.Zero(t, h2.Take(1, &w, &connection))
@@ -56,7 +56,7 @@ func TestAWindowEndsAtItsLimits(t *testing.T) {
 	assert.EqualValues(t, h2.MaxWindow, w)
 }
 
-func TestAPeerIsGivenCreditInLargePieces(t *testing.T) {
+func TestAReceiveWindowIsExtendedInLargePieces(t *testing.T) {
 	f := h2.NewInflow(100)
 	require.NoError(t, f.Receive(100))
 	assert.Error(t, f.Receive(1), "the window is used up")
@@ -85,7 +85,7 @@ func FuzzWindows(f *testing.F) {
 				wire += uint32(h2.Take(n, &out, &connection))
 			case 1:
 				k := min(wire, uint32(n))
-				require.NoError(t, in.Receive(k), "the sender keeps to the window")
+				require.NoError(t, in.Receive(k), "the sender obeys the window")
 				wire -= k
 				held += k
 			case 2:

@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-func TestConnectionOptions(t *testing.T) {
+func TestConnectionOptionsAreRecognized(t *testing.T) {
 	tests := map[string]header.Options{
 		"":                          0,
 		" , ,\t":                    0,
@@ -39,7 +39,7 @@ func TestConnectionOptions(t *testing.T) {
 	}
 }
 
-func TestNominated(t *testing.T) {
+func TestConnectionCannotNominateForwardingOrFramingFields(t *testing.T) {
 	tests := []struct {
 		value, name string
 		want        bool
@@ -67,22 +67,22 @@ func TestNominated(t *testing.T) {
 // forwarding.md, Headers: hop-by-hop fields, and fields that Connection names,
 // are removed. Behaviours: TestReverseProxyStripHeadersPresentInConnection,
 // TestReverseProxyStripEmptyConnection.
-func TestRemoveHopByHop(t *testing.T) {
+func TestRemoveHopByHopRemovesFixedAndNominatedFields(t *testing.T) {
 	tests := []struct {
 		name     string
 		in, want http.Header
 	}{
 		{"ordinary fields stay", http.Header{"Accept": {"*/*"}, "Cookie": {"a=b"}}, http.Header{"Accept": {"*/*"}, "Cookie": {"a=b"}}},
-		{"the fixed set goes without being named", http.Header{
+		{"the fixed set is removed without being named", http.Header{
 			"Connection": {"close"}, "Keep-Alive": {"timeout=5"}, "Proxy-Connection": {"keep-alive"}, "Te": {"gzip"},
 			"Trailer": {"X"}, "Transfer-Encoding": {"chunked"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABk"},
 			"Proxy-Authorization": {"Basic eA=="}, "Proxy-Authenticate": {"Basic"}, "Close": {"x"},
 		}, http.Header{}},
-		{"a key in a case that is not canonical goes too", http.Header{"keep-alive": {"x"}, "TE": {"gzip"}}, http.Header{}},
-		{"nominated fields go, in any case, on several lines, oddly spaced", http.Header{
+		{"a key that is not canonical is removed too", http.Header{"keep-alive": {"x"}, "TE": {"gzip"}}, http.Header{}},
+		{"nominated fields are removed in any case, on several lines, with odd spaces", http.Header{
 			"Connection": {"close, x-one", " ,\tX-TWO ,,X-Three\t", ""}, "X-One": {"1"}, "X-Two": {"2", "22"}, "X-Three": {"3"}, "X-Four": {"4"},
 		}, http.Header{"X-Four": {"4"}}},
-		{"an empty Connection goes", http.Header{"Connection": {""}, "A": {"b"}}, http.Header{"A": {"b"}}},
+		{"an empty Connection is removed", http.Header{"Connection": {""}, "A": {"b"}}, http.Header{"A": {"b"}}},
 		{"upgrade does not save a nominated field", http.Header{
 			"Connection": {"upgrade, x-internal-auth"}, "Upgrade": {"websocket"}, "X-Internal-Auth": {"secret"},
 		}, http.Header{}},
@@ -107,7 +107,7 @@ func TestRemoveHopByHopOfNilHeader(t *testing.T) {
 }
 
 // forwarding.md, Headers: an upstream's Alt-Svc is dropped.
-func TestCleanResponse(t *testing.T) {
+func TestCleanResponseRemovesHopByHopFieldsAndAltSvc(t *testing.T) {
 	h := http.Header{
 		"Alt-Svc": {`h3=":443"`}, "Te": {"trailers"}, "Connection": {"X-Hidden"}, "X-Hidden": {"1"},
 		"Server": {"s"}, "Date": {"d"}, "Content-Length": {"5"},
@@ -116,7 +116,7 @@ func TestCleanResponse(t *testing.T) {
 	assert.Equal(t, http.Header{"Server": {"s"}, "Date": {"d"}, "Content-Length": {"5"}}, h)
 }
 
-func TestUpgradeProtocol(t *testing.T) {
+func TestUpgradeProtocolRequiresConnectionAndOneProtocol(t *testing.T) {
 	tests := []struct {
 		name string
 		h    http.Header
@@ -141,7 +141,7 @@ func TestUpgradeProtocol(t *testing.T) {
 }
 
 // forwarding.md, Headers: a missing User-Agent stays missing.
-func TestOmitUserAgent(t *testing.T) {
+func TestAMissingUserAgentStaysMissing(t *testing.T) {
 	missing, empty, set := http.Header{}, http.Header{"User-Agent": {""}}, http.Header{"User-Agent": {"x"}}
 	for _, h := range []http.Header{missing, empty, set} {
 		header.OmitUserAgent(h)
@@ -218,7 +218,7 @@ func TestConnectionDoesNotAllocate(t *testing.T) {
 	}))
 }
 
-func TestDenominateLeavesWhatIsAboutTheConnection(t *testing.T) {
+func TestDenominateRemovesNominatedFieldsButKeepsConnectionOptions(t *testing.T) {
 	h := http.Header{
 		"Connection": {"keep-alive, X-Mine", "Upgrade,x-user , , Host, X-Forwarded-For, close"},
 		"X-Mine":     {"1"}, "X-User": {"2"}, "X-Other": {"3"}, "X-Forwarded-For": {"192.0.2.1"}, "Upgrade": {"websocket"},

@@ -88,7 +88,7 @@ func fullLane(p *header.Hop, host string, lines []string) http.Header {
 // X-Real-IP. It drops an untrusted peer's fields first, and appends to a
 // trusted one's. Threats: CVE-2022-32148, 2026-54764 and 2026-35051 (-Port,
 // -Prefix), aliases, Connection-named fields.
-func TestForwardedFields(t *testing.T) {
+func TestForwardingFieldsOfUntrustedPeersAreReplaced(t *testing.T) {
 	spoofed := []string{
 		"X-Forwarded-For: 1.1.1.1", "X-Forwarded-For: 2.2.2.2", "X-Forwarded-Proto: http", "X-Forwarded-Host: evil.example", "X-Real-Ip: 1.1.1.1",
 		"Forwarded: for=1.1.1.1", "X-Forwarded-Port: 1", "X-Forwarded-Prefix: /x", "X-Forwarded-Server: s", "X-Forwarded-Ssl: off",
@@ -124,7 +124,7 @@ func TestForwardedFields(t *testing.T) {
 			want:  []string{"X-Other: 2", "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "Connection does not hide who a trusted peer spoke for", peer: trusted, host: "example.com",
+			name: "Connection does not remove the client address from a trusted peer", peer: trusted, host: "example.com",
 			lines: []string{"Connection: x-forwarded-for", "X-Forwarded-For: 1.1.1.1"},
 			want:  []string{"X-Forwarded-For: 1.1.1.1, 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 1.1.1.1", "Via: 1.1 hostproxy"},
 		},
@@ -195,11 +195,11 @@ func TestForwardedFields(t *testing.T) {
 			want: []string{"Via: 1.0 fred", "Via: 2.0 caddy", "X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: example.com", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "a prefix, and none of the client's", peer: untrusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x"}, edit: func(p *header.Hop) { p.Prefix = "/api" },
+			name: "a prefix replaces that of an untrusted client", peer: untrusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x"}, edit: func(p *header.Hop) { p.Prefix = "/api" },
 			want: []string{"X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /api", "X-Real-Ip: 192.0.2.9", "Via: 1.1 hostproxy"},
 		},
 		{
-			name: "a prefix behind those of a trusted peer", peer: trusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x, /y", "X-Forwarded-Prefix: /z"},
+			name: "a prefix after those of a trusted peer", peer: trusted, host: "a", lines: []string{"X-Forwarded-Prefix: /x, /y", "X-Forwarded-Prefix: /z"},
 			edit: func(p *header.Hop) { p.Prefix = "/api" },
 			want: []string{"X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: a", "X-Forwarded-Prefix: /x, /y, /z, /api", "X-Real-Ip: 10.0.0.1", "Via: 1.1 hostproxy"},
 		},
@@ -249,7 +249,7 @@ func TestReceivedResetForgets(t *testing.T) {
 	r.Reset()
 	assert.Empty(t, r.For)
 	assert.Equal(t, room, cap(r.For))
-	assert.Nil(t, r.For[:1][0], "a forgotten value keeps no buffer alive")
+	assert.Nil(t, r.For[:1][0], "a value that was reset keeps no buffer alive")
 	p := hop(t, trusted, nil)
 	assert.Equal(t, header.AppendForwarded(nil, p, []byte("x"), nil), header.AppendForwarded(nil, p, []byte("x"), &r))
 }

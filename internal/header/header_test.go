@@ -72,7 +72,7 @@ func asciiLower(s string) string {
 	return string(b)
 }
 
-func TestClassify(t *testing.T) {
+func TestClassifyFindsTheClassInAnySpelling(t *testing.T) {
 	for name, class := range want {
 		for _, spelling := range []string{name, strings.ToUpper(name), http.CanonicalHeaderKey(name)} {
 			assert.Equal(t, class, header.Classify(spelling)&^header.NoTrailer, spelling)
@@ -127,7 +127,7 @@ func FuzzClassify(f *testing.F) {
 
 // forwarding.md, Framing: Content-Length and other framing or routing names in
 // trailers are dropped. Threats: forbidden trailers.
-func TestForbiddenTrailer(t *testing.T) {
+func TestFramingRoutingAndCredentialFieldsAreForbiddenInTrailers(t *testing.T) {
 	forbidden := []string{
 		"Content-Length", "transfer-encoding", "TRAILER", "TE", "Host", "Connection", "Keep-Alive", "Upgrade", "Proxy-Connection",
 		"Authorization", "Proxy-Authorization", "Www-Authenticate", "Proxy-Authenticate", "Set-Cookie", "Cookie",
@@ -151,7 +151,7 @@ func TestForbiddenTrailer(t *testing.T) {
 }
 
 // forwarding.md, Framing: a header cannot contain CR or LF.
-func TestValidNameAndValue(t *testing.T) {
+func TestNamesAndValuesWithControlBytesAreInvalid(t *testing.T) {
 	for _, name := range []string{"", "a b", "a:", "a\r", "a\n", "a\x00", "ä"} {
 		assert.False(t, header.ValidName(name), "%q", name)
 	}

@@ -31,7 +31,7 @@ func addr(s string) netip.Addr {
 }
 
 // forwarding.md, Headers: IPv6 and ports parse. Behaviours: oxy's Test_ipv6fix.
-func TestParsePeer(t *testing.T) {
+func TestParsePeerReadsIPAndUnixAddresses(t *testing.T) {
 	tests := map[string]header.Peer{
 		"192.0.2.1:8080":            {Addr: addr("192.0.2.1")},
 		"192.0.2.1":                 {Addr: addr("192.0.2.1")},
@@ -73,7 +73,7 @@ type otherAddr string
 func (otherAddr) Network() string  { return "other" }
 func (a otherAddr) String() string { return string(a) }
 
-func TestPeerOf(t *testing.T) {
+func TestPeerOfReadsAnyNetAddr(t *testing.T) {
 	assert.Equal(t, header.Peer{Addr: addr("192.0.2.1")}, header.PeerOf(&net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 1}))
 	assert.Equal(t, header.Peer{Addr: addr("fe80::1")}, header.PeerOf(&net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}))
 	assert.Equal(t, header.Peer{Unix: true}, header.PeerOf(&net.UnixAddr{Net: "unix"}))
@@ -82,14 +82,14 @@ func TestPeerOf(t *testing.T) {
 	assert.Equal(t, header.Peer{}, header.PeerOf(nil))
 }
 
-func TestTrustedBy(t *testing.T) {
+func TestOnlyListedPeersAreTrusted(t *testing.T) {
 	tests := []struct {
 		name    string
 		peer    string
 		trusted []string
 		want    bool
 	}{
-		{"nobody is trusted by default", "10.0.0.1:1", nil, false},
+		{"no peer is trusted by default", "10.0.0.1:1", nil, false},
 		{"an address within", "10.0.0.1:1", []string{"192.0.2.0/24", "10.0.0.0/8"}, true},
 		{"an address outside", "11.0.0.1:1", []string{"10.0.0.0/8"}, false},
 		{"a mapped address is the IPv4 one", "[::ffff:10.0.0.1]:1", []string{"10.0.0.0/8"}, true},
@@ -110,7 +110,7 @@ func TestTrustedBy(t *testing.T) {
 
 // forwarding.md, Headers: the client is the right-most untrusted address.
 // Threats: CVE-2022-32148, XFF spoofing.
-func TestClientIP(t *testing.T) {
+func TestClientIPIsTheRightmostUntrustedAddress(t *testing.T) {
 	lan := []string{"10.0.0.0/8", "127.0.0.0/8", "2001:db8::/32"}
 	tests := []struct {
 		name    string
@@ -120,8 +120,8 @@ func TestClientIP(t *testing.T) {
 		want    string
 	}{
 		{"no field", "10.0.0.1:1", lan, nil, "10.0.0.1"},
-		{"an untrusted peer is the client, whatever it says", "192.0.2.9:1", lan, []string{"198.51.100.1"}, "192.0.2.9"},
-		{"nobody trusted", "10.0.0.1:1", nil, []string{"198.51.100.1"}, "10.0.0.1"},
+		{"an untrusted peer is the client, regardless of the field", "192.0.2.9:1", lan, []string{"198.51.100.1"}, "192.0.2.9"},
+		{"no peer is trusted", "10.0.0.1:1", nil, []string{"198.51.100.1"}, "10.0.0.1"},
 		{"right-most untrusted", "10.0.0.1:1", lan, []string{"1.1.1.1, 198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
 		{"over several lines", "10.0.0.1:1", lan, []string{"1.1.1.1", "198.51.100.1", "10.0.0.3,10.0.0.2"}, "198.51.100.1"},
 		{"all trusted: the left-most", "10.0.0.1:1", lan, []string{"10.0.0.4, 10.0.0.3", "10.0.0.2"}, "10.0.0.4"},
@@ -136,11 +136,11 @@ func TestClientIP(t *testing.T) {
 		{"a quoted address is garbage", "10.0.0.1:1", lan, []string{`"198.51.100.1"`}, "10.0.0.1"},
 		{"a long entry is garbage", "10.0.0.1:1", lan, []string{"198.51.100.1, " + strings.Repeat(" ", 200) + "10.0.0.2"}, "10.0.0.1"},
 		{"a long run of white space before a comma is garbage", "10.0.0.1:1", lan, []string{"198.51.100.1" + strings.Repeat(" ", 200) + ", 10.0.0.2"}, "10.0.0.2"},
-		{"more hops than anyone has", "10.0.0.1:1", lan, []string{"198.51.100.1" + strings.Repeat(",10.0.0.2", 32)}, "10.0.0.2"},
+		{"more hops than the limit", "10.0.0.1:1", lan, []string{"198.51.100.1" + strings.Repeat(",10.0.0.2", 32)}, "10.0.0.2"},
 		{"as many hops as are looked at", "10.0.0.1:1", lan, []string{"198.51.100.1" + strings.Repeat(",10.0.0.2", 31)}, "198.51.100.1"},
 		{"commas count as hops", "10.0.0.1:1", lan, []string{"198.51.100.1" + strings.Repeat(",", 100_000)}, "10.0.0.1"},
 		{"a trusted unix peer speaks for its client", "@", lan, []string{"198.51.100.1"}, "198.51.100.1"},
-		{"a trusted unix peer that says nothing", "@", lan, nil, ""},
+		{"a trusted unix peer without the field", "@", lan, nil, ""},
 		{"an untrusted unix peer", "@", []string{"10.0.0.0/8"}, []string{"198.51.100.1"}, ""},
 		{"no peer", "", []string{"0.0.0.0/0", "::/0"}, []string{"198.51.100.1"}, ""},
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 )
 
-func TestAReplacementTakesThePlaceOfEachSpelling(t *testing.T) {
+func TestAReplacementReplacesAllSpellings(t *testing.T) {
 	rs := []header.Replacement{{Name: "X-Trace", Value: "1"}, {Name: "X-State", Gone: true}}
 	h := http.Header{"X-Trace": {"a", "b"}, "X_trace": {"c"}, "x-TRACE": {"d"}, "X_State": {"e"}, "X-Traces": {"f"}}
 	header.Replace(h, rs)

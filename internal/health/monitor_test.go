@@ -84,7 +84,7 @@ func (r *rig) play(story string) (refused int) {
 	return refused
 }
 
-func TestTheStateFollowsFromWhatHappened(t *testing.T) {
+func TestTheStateFollowsChecksAndExchanges(t *testing.T) {
 	checks := health.Check{Interval: time.Second, Rise: 2, Fall: 3}
 	late := checks
 	late.StartDown = true
@@ -111,10 +111,10 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 		{"exchanges fail", health.Config{Breaker: breaker}, "fff", health.Open, false, 0},
 		{"not in a row", health.Config{Breaker: breaker}, "ffsffsff", health.Up, true, 0},
 		{"clients that leave are no failures", health.Config{Breaker: breaker}, "fflllll", health.Up, true, 0},
-		{"nobody is let in", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
+		{"no exchange is admitted", health.Config{Breaker: breaker}, "fff4sss", health.Open, false, 3},
 		// until the next exchange
 		{"its time is over", health.Config{Breaker: breaker}, "fff5", health.Open, true, 0},
-		{"one is let in", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
+		{"one exchange is admitted", health.Config{Breaker: breaker}, "fff5aaa", health.HalfOpen, true, 2},
 		{"another one after it left", health.Config{Breaker: breaker}, "fff5la", health.HalfOpen, true, 0},
 		{"the trial succeeds", health.Config{Breaker: breaker}, "fff5sss", health.Up, true, 0},
 		{"the trial fails", health.Config{Breaker: breaker}, "fff5f9", health.Open, false, 0},
@@ -150,7 +150,7 @@ func TestTheStateFollowsFromWhatHappened(t *testing.T) {
 	}
 }
 
-func TestSlowAnswersAreFailures(t *testing.T) {
+func TestSlowResponsesAreFailures(t *testing.T) {
 	r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 2, Slow: time.Second}})
 	for range 2 {
 		r.Report(r.now, nil, 1500*time.Millisecond)
@@ -189,7 +189,7 @@ func TestATargetThatComesBackStartsSlowly(t *testing.T) {
 	assert.InDelta(t, 5000, share(), 500)
 }
 
-func TestChangesAreToldInOrderWithTheirReasons(t *testing.T) {
+func TestChangesAreReportedInOrderWithTheirReasons(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 2, OpenFor: 5 * time.Second}})
 	r.play("ff5s1F1FS")
 	assert.Equal(t, []health.Status{
@@ -211,7 +211,7 @@ func TestAHookThatPanicsChangesNothing(t *testing.T) {
 	assert.Equal(t, health.Down, m.Status().State)
 }
 
-func TestATargetNobodyWatchesIsUp(t *testing.T) {
+func TestATargetWithoutAMonitorIsUp(t *testing.T) {
 	var m *health.Monitor
 	assert.True(t, m.Admit(noon))
 	m.Report(noon, errBad, 0)
@@ -221,7 +221,7 @@ func TestATargetNobodyWatchesIsUp(t *testing.T) {
 	assert.Equal(t, health.Status{State: health.Up}, m.Status())
 }
 
-func TestAConfigThatCannotBeIsNamed(t *testing.T) {
+func TestAnInvalidConfigNamesItsFields(t *testing.T) {
 	bad := health.Config{SlowStart: -1, Check: health.Check{Interval: -1, Timeout: -1, Rise: -1, Fall: -1},
 		Breaker: health.Breaker{Failures: 1, FailureRatio: 2, Window: -1, MinRequests: -1, Slow: -1, OpenFor: time.Hour, Trials: -1}}
 	err := bad.Validate()
@@ -237,7 +237,7 @@ func TestAConfigThatCannotBeIsNamed(t *testing.T) {
 
 // After many concurrent reports in any order, the node is in service if neither
 // checks nor the breaker object, and no event is lost.
-func TestManyReportAtOnce(t *testing.T) {
+func TestConcurrentReportsLoseNoEvent(t *testing.T) {
 	r := newRig(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}, Breaker: health.Breaker{Failures: 3, OpenFor: time.Second, FailureRatio: 0.9}})
 	var all sync.WaitGroup
 	for w := range 8 {
@@ -272,7 +272,7 @@ func TestManyReportAtOnce(t *testing.T) {
 	assert.Equal(t, health.Up, r.Status().State)
 	assert.False(t, r.node.Suspended(r.now))
 	for i, e := range r.events[1:] {
-		assert.NotEqual(t, r.events[i].State, e.State, "a change is one")
+		assert.NotEqual(t, r.events[i].State, e.State, "two events in a row must differ")
 	}
 }
 
@@ -304,14 +304,14 @@ func TestTheLatestChangesAreRemembered(t *testing.T) {
 	assert.Empty(t, (*health.Monitor)(nil).Changes())
 	r.play("F1F1S1")
 	got := r.Changes()
-	require.Len(t, got, 2, "a check that says the same again is no change")
+	require.Len(t, got, 2, "an unchanged result is not an event")
 	assert.Equal(t, []health.State{health.Down, health.Up}, []health.State{got[0].State, got[1].State})
 	assert.Equal(t, "bad", got[0].Reason)
 	assert.Equal(t, noon, got[0].Since)
 	r.Probed(r.now, errors.New(strings.Repeat("é", 10_000)))
 	r.play("S1F1S1F1")
 	got = r.Changes()
-	require.Len(t, got, 5, "the oldest are forgotten")
+	require.Len(t, got, 5, "the oldest changes are dropped")
 	assert.Equal(t, health.Down, got[4].State)
 	assert.Less(t, len(got[0].Reason), 310)
 	assert.True(t, utf8.ValidString(got[0].Reason))

@@ -74,7 +74,7 @@ func TestACheckThatPanicsHasFailed(t *testing.T) {
 	})
 }
 
-func TestACheckThatIsCutShortSaysNothing(t *testing.T) {
+func TestAnInterruptedCheckChangesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := watch(t, health.Config{Check: health.Check{Interval: time.Second, Fall: 1}}, time.Second, func(ctx context.Context) error {
 			<-ctx.Done()

@@ -68,7 +68,7 @@ func TestSplitGivesEachHostOneSpelling(t *testing.T) {
 
 			again, err := hostname.Canonical(host)
 			require.NoError(t, err)
-			assert.Equal(t, host, again, "canonical twice")
+			assert.Equal(t, host, again, "Canonical is idempotent")
 		})
 	}
 }
@@ -76,7 +76,7 @@ func TestSplitGivesEachHostOneSpelling(t *testing.T) {
 // Hostile hosts from forwarding.md "Abuse" and from threats.md: CVE-2025-47912
 // and 2026-25679 (brackets), CVE-2026-39821 (xn-- that decodes to ASCII),
 // GO-2025-3503 (zones), CVE-2023-29406 (bytes that must not go upstream).
-func TestCanonicalAndSplitRefuse(t *testing.T) {
+func TestCanonicalAndSplitRefuseInvalidHosts(t *testing.T) {
 	for _, c := range []struct{ what, in, says string }{
 		{"nothing", "", "empty"},
 		{"a port only", ":80", "empty"},
@@ -96,8 +96,8 @@ func TestCanonicalAndSplitRefuse(t *testing.T) {
 		{"brackets in brackets", "[[::1]]", "brackets must hold an IPv6 address"},
 		{"a zone", "[fe80::1%eth0]", "brackets must hold an IPv6 address"},
 		{"an escaped zone with a name in it", "[::1%25.example.com]:80", "brackets must hold an IPv6 address"},
-		{"a name behind brackets", "[::1].example.com", "a port is a number from 1 to 65535"},
-		{"a bad port behind brackets", "[::1]:x", "a port is a number from 1 to 65535"},
+		{"a name after brackets", "[::1].example.com", "a port is a number from 1 to 65535"},
+		{"a bad port after brackets", "[::1]:x", "a port is a number from 1 to 65535"},
 		{"IPv6 with a zone and without brackets", "fe80::1%eth0", "needs brackets"},
 		{"two ports", "a:1:2", "needs brackets"},
 		{"a port above 65535", "example.com:98777", "a port is a number from 1 to 65535"},
@@ -192,7 +192,7 @@ func TestAppendCanonicalKnowsPlainHosts(t *testing.T) {
 	}
 	for _, in := range []string{"bücher.example", "xn--bcher-kva.example", "[::1]", "::1"} {
 		_, ok := hostname.AppendCanonical(nil, []byte(in))
-		assert.False(t, ok, "%s is for Split", in)
+		assert.False(t, ok, "%s needs Split", in)
 	}
 }
 

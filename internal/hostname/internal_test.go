@@ -8,7 +8,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/hostname"
 )
 
-func TestIsInternal(t *testing.T) {
+func TestIsInternalFindsLocalNamesAndReservedAddresses(t *testing.T) {
 	for _, host := range []string{
 		"localhost", "app.localhost", "a.b.localhost", "test", "app.test", "db.internal", "printer.local", "nas.home.arpa", "home.arpa",
 		"127.0.0.1", "127.9.9.9", "10.1.2.3", "172.31.0.1", "192.168.0.1", "169.254.1.1", "100.64.0.1", "0.0.0.0", "192.0.2.1",

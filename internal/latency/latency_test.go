@@ -42,7 +42,7 @@ func pow10(x float64) float64 {
 	return p * (1 + 9*x)
 }
 
-func TestTheExtremesCount(t *testing.T) {
+func TestExtremeDurationsAreCounted(t *testing.T) {
 	var h latency.Histogram
 	assert.Equal(t, []time.Duration{0, 0}, h.Quantiles(noon, 0.5, 1))
 	for _, d := range []time.Duration{-time.Second, 0, 1 << 62} {
@@ -55,12 +55,12 @@ func TestTheExtremesCount(t *testing.T) {
 	assert.EqualValues(t, 3, h.Count())
 }
 
-func TestWhatIsOldIsForgottenButCounted(t *testing.T) {
+func TestOldDurationsLeaveTheQuantilesButNotTheCount(t *testing.T) {
 	var h latency.Histogram
 	h.Record(noon, time.Second)
 	half := func(at time.Duration) time.Duration { return h.Quantiles(noon.Add(at), 0.5)[0] }
 	assert.InEpsilon(t, float64(time.Second), float64(half(0)), 0.07)
-	assert.InEpsilon(t, float64(time.Second), float64(half(70*time.Second)), 0.07, "the window before counts")
+	assert.InEpsilon(t, float64(time.Second), float64(half(70*time.Second)), 0.07, "the previous window counts")
 	assert.Zero(t, half(130*time.Second))
 	assert.EqualValues(t, 1, h.Count())
 
@@ -72,7 +72,7 @@ func TestWhatIsOldIsForgottenButCounted(t *testing.T) {
 	assert.EqualValues(t, 12, h.Count())
 }
 
-func TestManyRecordWhileWindowsTurn(t *testing.T) {
+func TestConcurrentRecordsAreCountedWhileWindowsChange(t *testing.T) {
 	var h latency.Histogram
 	var all sync.WaitGroup
 	for range 8 {

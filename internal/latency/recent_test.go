@@ -13,7 +13,7 @@ import (
 // start is the start of a window.
 var start = time.Unix(64*27_000_000, 0)
 
-func TestASpreadCountsByDoublings(t *testing.T) {
+func TestASpreadCountsInBucketsThatDouble(t *testing.T) {
 	var h latency.Histogram
 	for _, d := range []time.Duration{-1, 0, 1023, 1024, 2047, 2048, time.Millisecond, time.Hour} {
 		h.Record(start, d)
@@ -28,16 +28,16 @@ func TestASpreadCountsByDoublings(t *testing.T) {
 	assert.Equal(t, 1024*time.Nanosecond, latency.Limit(0))
 	assert.Equal(t, 1_048_576*time.Nanosecond, latency.Limit(10))
 	r = h.Recent(start.Add(128 * time.Second))
-	assert.Equal(t, latency.Recent{Ever: 8, Quantiles: []time.Duration{}}, r, "it forgets, but for the count")
+	assert.Equal(t, latency.Recent{Ever: 8, Quantiles: []time.Duration{}}, r, "old durations remain only in the count")
 }
 
-func TestASpanIsTheWindowBeforeAndWhatHasPassedOfThisOne(t *testing.T) {
+func TestASpanCoversThePreviousWindowAndTheCurrentOne(t *testing.T) {
 	assert.Equal(t, 64*time.Second, latency.Span(start))
 	assert.Equal(t, 74*time.Second, latency.Span(start.Add(10*time.Second)))
 	assert.Equal(t, 64*time.Second, latency.Span(start.Add(64*time.Second)))
 }
 
-func TestACounterKnowsTheTotalAndWhatIsRecent(t *testing.T) {
+func TestACounterReportsTheTotalAndTheRecentCount(t *testing.T) {
 	var c latency.Counter
 	c.Add(start)
 	c.Add(start.Add(-time.Second)) // the caller took the time just before the turn

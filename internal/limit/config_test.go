@@ -11,15 +11,15 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-func TestAConfigMayBe(t *testing.T) {
+func TestAValidConfigAllowsItsBurst(t *testing.T) {
 	tests := []struct {
 		about  string
 		config limit.Config
 		burst  int // requests that it allows at once
 	}{
-		{"a rate alone, with a second's worth at once", limit.Config{Rate: 25}, 25},
+		{"only a rate: the burst is a second's worth", limit.Config{Rate: 25}, 25},
 		{"a fraction, rounded up for the burst", limit.Config{Rate: 2.5}, 3},
-		{"less than one per second, with one at once", limit.Config{Rate: 0.001}, 1},
+		{"less than one per second: the burst is one", limit.Config{Rate: 0.001}, 1},
 		{"one per year", limit.Config{Rate: 1.0 / (365 * 24 * 3600)}, 1},
 		{"the highest rate", limit.Config{Rate: 1e6, Burst: 7}, 7},
 		{"a burst above a second's worth", limit.Config{Rate: 1, Burst: 60}, 60},
@@ -51,7 +51,7 @@ func TestAFaultInAConfigNamesTheField(t *testing.T) {
 		{"an infinite rate", limit.Config{Rate: math.Inf(1)}, []string{"Rate is +Inf,"}},
 		{"a rate above a million", limit.Config{Rate: 1e6 + 1}, []string{"Rate is 1.000001e+06,"}},
 		{"a negative burst", limit.Config{Rate: 1, Burst: -1}, []string{"Burst is -1,"}},
-		{"a burst that takes years to come back", limit.Config{Rate: 1e-3, Burst: 1 << 20}, []string{"Burst is 1048576 and Rate is 0.001, want Burst / Rate, the time to fill a bucket, of at most 8784h0m0s"}},
+		{"a burst that takes years to refill", limit.Config{Rate: 1e-3, Burst: 1 << 20}, []string{"Burst is 1048576 and Rate is 0.001, want Burst / Rate, the time to fill a bucket, of at most 8784h0m0s"}},
 		{"a rate at which one token takes years", limit.Config{Rate: 1e-9}, []string{"Rate is 1e-09"}},
 		{"the largest burst", limit.Config{Rate: 1, Burst: math.MaxInt}, []string{"of at most 8784h0m0s"}},
 		{"the smallest rate", limit.Config{Rate: math.SmallestNonzeroFloat64}, []string{"Rate is 5e-324"}},
@@ -61,7 +61,7 @@ func TestAFaultInAConfigNamesTheField(t *testing.T) {
 		{"a backslash in the name", limit.Config{Rate: 1, Name: `a\b`}, []string{`Name is "a\\b",`}},
 		{"a line end in the name", limit.Config{Rate: 1, Name: "a\r\nb"}, []string{`Name is "a\r\nb",`}},
 		{"a name beyond ASCII", limit.Config{Rate: 1, Name: "café"}, []string{`Name is "café",`}},
-		{"all at once", limit.Config{Rate: -1, Burst: -2, MaxKeys: -3, Name: "\x7f"}, []string{"Rate is", "Burst is", "MaxKeys is", "Name is"}},
+		{"all faults are reported at once", limit.Config{Rate: -1, Burst: -2, MaxKeys: -3, Name: "\x7f"}, []string{"Rate is", "Burst is", "MaxKeys is", "Name is"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.about, func(t *testing.T) {

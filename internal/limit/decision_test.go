@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-func TestThePolicyField(t *testing.T) {
+func TestThePolicyHeaderStatesTheQuotaAndItsWindow(t *testing.T) {
 	tests := []struct {
 		about  string
 		config limit.Config
@@ -18,7 +18,7 @@ func TestThePolicyField(t *testing.T) {
 		{"a second's worth", limit.Config{Rate: 100}, `"default";q=100;w=1`},
 		{"a burst that fills in a minute", limit.Config{Rate: 10, Burst: 600, Name: "login"}, `"login";q=600;w=60`},
 		{"a burst that fills in less than a second", limit.Config{Rate: 1000, Burst: 10}, `"default";q=10;w=1`},
-		{"a window that is no whole second is the next", limit.Config{Rate: 4, Burst: 5}, `"default";q=5;w=2`},
+		{"a window is rounded up to a whole second", limit.Config{Rate: 4, Burst: 5}, `"default";q=5;w=2`},
 		{"a window that only rounding makes longer", limit.Config{Rate: 3, Burst: 6}, `"default";q=6;w=2`},
 		{"the highest rate and a long burst", limit.Config{Rate: 1e6, Burst: 60_000_000}, `"default";q=60000000;w=60`},
 		{"one per hour", limit.Config{Rate: 1.0 / 3600}, `"default";q=1;w=3600`},
@@ -31,7 +31,7 @@ func TestThePolicyField(t *testing.T) {
 	}
 }
 
-func TestTheFieldsOfADecision(t *testing.T) {
+func TestTheHeadersOfADecisionAreRoundedUpToWholeSeconds(t *testing.T) {
 	tests := []struct {
 		about                 string
 		decision              limit.Decision
@@ -52,7 +52,7 @@ func TestTheFieldsOfADecision(t *testing.T) {
 }
 
 // A client that waits as long as Retry-After says is then served.
-func TestWhoWaitsForRetryAfterIsServed(t *testing.T) {
+func TestAClientThatWaitsForRetryAfterIsServed(t *testing.T) {
 	for _, rate := range []float64{0.01, 0.3, 1, 3, 7, 1000} {
 		l := newLimiter(t, limit.Config{Rate: rate, Burst: 1})
 		now := time.Now()

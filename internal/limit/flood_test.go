@@ -21,13 +21,13 @@ func held() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func TestAQuietLimiterCostsLittle(t *testing.T) {
+func TestALimiterWithFewClientsUsesLittleMemory(t *testing.T) {
 	tests := []struct {
 		about   string
 		clients uint32
 		most    int64
 	}{
-		{"nobody has come", 0, 8 << 10},
+		{"no clients", 0, 8 << 10},
 		{"ten clients", 10, 10 << 10},
 		{"a thousand clients", 1000, 64 << 10},
 	}
@@ -48,7 +48,7 @@ func TestAQuietLimiterCostsLittle(t *testing.T) {
 	}
 }
 
-func TestClientsThatAskRarelyNeedNoRoom(t *testing.T) {
+func TestClientsThatSendRarelyUseLittleMemory(t *testing.T) {
 	before := held()
 	l := newLimiter(t, limit.Config{Rate: 10, Burst: 10})
 	now := time.Now()
@@ -60,10 +60,10 @@ func TestClientsThatAskRarelyNeedNoRoom(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
-// TestAFloodOfAMillionClients sends one request from each of a million
-// networks. Meanwhile one client stays below its limit, and another is far
-// above it. The first must not notice the flood, and the second must not gain.
-func TestAFloodOfAMillionClients(t *testing.T) {
+// One request comes from each of a million networks. Meanwhile one client stays
+// below its limit, and another is far above it. The first must not notice the
+// flood, and the second must not gain.
+func TestAMillionClientsDoNotAffectAClientBelowItsLimit(t *testing.T) {
 	const rate, burst = 10, 20
 	tests := []struct {
 		about   string
@@ -104,10 +104,10 @@ func TestAFloodOfAMillionClients(t *testing.T) {
 	}
 }
 
-// TestAFloodAboveWhatALimiterHolds sends ten times the requests that all
-// buckets together allow. Then a new client has the same chance as the flood,
-// the total is limited, and all is normal when the flood ends.
-func TestAFloodAboveWhatALimiterHolds(t *testing.T) {
+// The flood is ten times the requests that all buckets together allow. A new
+// client then has the same chance as the flood, the total is limited, and all
+// is normal when the flood ends.
+func TestAFloodBeyondMaxKeysIsLimitedAndLeavesNewClientsAChance(t *testing.T) {
 	const (
 		maxKeys, rate, burst = 1024, 1, 5
 		flood, lasts         = 100_000, 10 * time.Second

@@ -29,7 +29,7 @@ func newRule(t *testing.T, s limit.Spec) *limit.Rule {
 	return r
 }
 
-func TestARuleCountsByWhatARequestNames(t *testing.T) {
+func TestARuleCountsRequestsByTheirKey(t *testing.T) {
 	r := newRule(t, limit.Spec{Config: limit.Config{Rate: 0.001, Burst: 2}})
 	now := time.Now()
 	long := strings.Repeat("x", 1<<20)
@@ -49,7 +49,7 @@ func TestARuleCountsByWhatARequestNames(t *testing.T) {
 	}
 }
 
-func TestARuleBoundsWhatIsInFlightForEachKey(t *testing.T) {
+func TestARuleLimitsRequestsInFlightPerKey(t *testing.T) {
 	r := newRule(t, limit.Spec{MaxInFlight: 2})
 	now := time.Now()
 	first, second := r.Take(named("a"), now), r.Take(named("a"), now)
@@ -72,7 +72,7 @@ func TestARefusedRequestIsNotInFlight(t *testing.T) {
 	now := time.Now()
 	v := r.Take(named("a"), now)
 	assert.True(t, v.OK)
-	assert.True(t, r.Take(named("a"), now).Full, "and takes no token")
+	assert.True(t, r.Take(named("a"), now).Full, "a refused request takes no token")
 	v.Slot.Free()
 	v = r.Take(named("a"), now)
 	assert.True(t, v.OK)
@@ -83,7 +83,7 @@ func TestARefusedRequestIsNotInFlight(t *testing.T) {
 	assert.Contains(t, string(r.AppendFields(nil, v)), `RateLimit: "default";r=0`)
 }
 
-func TestNoMoreThanTheBoundAreInFlightAtOnce(t *testing.T) {
+func TestConcurrentRequestsDoNotExceedMaxInFlight(t *testing.T) {
 	const most = 3
 	r := newRule(t, limit.Spec{MaxInFlight: most})
 	var now, highest, served atomic.Int64
@@ -142,7 +142,7 @@ func TestInventedKeysNeitherFillTheMemoryNorRefillABucket(t *testing.T) {
 	assert.Less(t, held()-before, int64(64<<10))
 }
 
-func TestAForeignLimiterIsAskedAboutADigest(t *testing.T) {
+func TestAForeignLimiterGetsADigestOfTheKey(t *testing.T) {
 	var asked []string
 	fails := false
 	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}, MaxInFlight: 1}, func(_ context.Context, client netip.Addr, digest string) (limit.Decision, error) {
@@ -155,15 +155,15 @@ func TestAForeignLimiterIsAskedAboutADigest(t *testing.T) {
 	require.NoError(t, err)
 	v := r.Take(named("abc"), time.Now())
 	assert.True(t, v.OK)
-	assert.True(t, r.Take(named("abc"), time.Now()).Full, "in flight here, without a question")
+	assert.True(t, r.Take(named("abc"), time.Now()).Full, "in flight here, without a call of the limiter")
 	v.Slot.Free()
 	fails = true
 	v = r.Take(named(""), time.Now())
-	assert.True(t, v.OK && v.Slot.Held(), "let through, and in flight")
+	assert.True(t, v.OK && v.Slot.Held(), "allowed, and in flight")
 	assert.Equal(t, []string{"invalid IP ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "192.0.2.1 "}, asked)
 }
 
-func TestASpecSaysWhatIsWrongWithIt(t *testing.T) {
+func TestAnInvalidSpecNamesItsFault(t *testing.T) {
 	for want, s := range map[string]limit.Spec{
 		"Rate is 0, want":          {},
 		"Rate is -1":               {Config: limit.Config{Rate: -1}, MaxInFlight: 1},

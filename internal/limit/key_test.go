@@ -18,7 +18,7 @@ func addr(s string) netip.Addr {
 	return netip.MustParseAddr(s)
 }
 
-func TestWhoIsOneClient(t *testing.T) {
+func TestAnIPv4AddressOrAnIPv6PrefixOf64BitsIsOneClient(t *testing.T) {
 	tests := []struct {
 		about, a, b string
 		same        bool
@@ -57,7 +57,7 @@ func TestWhoIsOneClient(t *testing.T) {
 	}
 }
 
-func TestOneWithoutAnAddressIsNeitherExemptNorForgottenInACrowd(t *testing.T) {
+func TestClientsWithoutAnAddressShareOneLimitEvenInAFlood(t *testing.T) {
 	const clients = 20_000
 	l := newLimiter(t, limit.Config{Rate: 1, Burst: 1})
 	now := time.Now()

@@ -34,14 +34,14 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 		want  limit.Decision
 	}{
 		{"the first finds a full bucket", 0, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
-		{"the second may follow at once", 0, limit.Decision{OK: true, Remaining: 1, Retry: 500 * ms, Reset: 1000 * ms}},
+		{"the second may follow immediately", 0, limit.Decision{OK: true, Remaining: 1, Retry: 500 * ms, Reset: 1000 * ms}},
 		{"the third ends the burst", 100 * ms, limit.Decision{OK: true, Remaining: 0, Retry: 400 * ms, Reset: 1400 * ms}},
 		{"the fourth is one too many", 200 * ms, limit.Decision{Retry: 300 * ms, Reset: 1300 * ms}},
 		{"a refusal costs nothing", 400 * ms, limit.Decision{Retry: 100 * ms, Reset: 1100 * ms}},
 		{"a nanosecond early is too early", 500*ms - 1, limit.Decision{Retry: 1, Reset: 1000*ms + 1}},
 		{"one more is allowed when Retry is over", 500 * ms, limit.Decision{OK: true, Retry: 500 * ms, Reset: 1500 * ms}},
-		{"and only one", 500 * ms, limit.Decision{Retry: 500 * ms, Reset: 1500 * ms}},
-		{"a long rest fills the bucket to its burst, not above", time.Hour, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
+		{"then the next request is refused", 500 * ms, limit.Decision{Retry: 500 * ms, Reset: 1500 * ms}},
+		{"a long pause fills the bucket up to its burst", time.Hour, limit.Decision{OK: true, Remaining: 2, Retry: 500 * ms, Reset: 500 * ms}},
 		{"a late clock finds what was left, and the wait is longer", time.Hour - 2000*ms, limit.Decision{Retry: 1500 * ms, Reset: 2500 * ms}},
 	}
 	l := newLimiter(t, limit.Config{Rate: 2, Burst: 3})
@@ -52,7 +52,7 @@ func TestAClientGetsItsBurstAndThenItsRate(t *testing.T) {
 	assert.True(t, l.Allow(network(2), start).OK, "another client has another bucket")
 }
 
-func TestPeekSaysWhatAllowWouldAndTakesNothing(t *testing.T) {
+func TestPeekPredictsAllowAndTakesNothing(t *testing.T) {
 	for _, keys := range []int{8, 64, 0} {
 		l := newLimiter(t, limit.Config{Rate: 2, Burst: 2, MaxKeys: keys})
 		now := time.Now().Add(time.Second)
@@ -60,7 +60,7 @@ func TestPeekSaysWhatAllowWouldAndTakesNothing(t *testing.T) {
 			client := network(rand.Uint32N(200))
 			now = now.Add(time.Duration(rand.Int64N(int64(20 * time.Millisecond))))
 			seen := l.Peek(client, now)
-			require.Equal(t, seen, l.Peek(client, now), "it takes nothing")
+			require.Equal(t, seen, l.Peek(client, now), "Peek takes nothing")
 			d := l.Allow(client, now)
 			require.Equal(t, seen.OK, d.OK)
 			if d.OK {
@@ -97,7 +97,7 @@ func (b *bucket) allow(now time.Time, interval, depth time.Duration) limit.Decis
 	return limit.Decision{OK: ok, Remaining: int(b.level / interval), Retry: interval - b.level%interval, Reset: depth - b.level}
 }
 
-func TestEachClientIsAnsweredAsByABucketOfItsOwn(t *testing.T) {
+func TestEachClientHasATokenBucketOfItsOwn(t *testing.T) {
 	tests := []struct {
 		about           string
 		config          limit.Config
@@ -144,10 +144,10 @@ func requireShares(t testing.TB, c limit.Config, allowed []time.Duration) {
 	}
 }
 
-// TestNobodyGetsMoreThanItsShare calls small limiters for many clients, with
+// TestNoClientExceedsItsRate calls small limiters for many clients, with
 // times in any order, so that buckets are replaced, return, and move while
 // limiters grow.
-func TestNobodyGetsMoreThanItsShare(t *testing.T) {
+func TestNoClientExceedsItsRate(t *testing.T) {
 	tests := []struct {
 		about         string
 		maxKeys, keys int
@@ -176,16 +176,16 @@ func TestNobodyGetsMoreThanItsShare(t *testing.T) {
 					requireShares(t, c, a)
 					total += len(a)
 				}
-				assert.GreaterOrEqual(t, total, c.Burst*min(tt.maxKeys, tt.keys), "a crowd is served its tokens")
+				assert.GreaterOrEqual(t, total, c.Burst*min(tt.maxKeys, tt.keys), "all clients together get at least their bursts")
 			}
 		})
 	}
 }
 
-// TestALateClockDoesNotFillABucketThatGaveWay replaces the full buckets of some
+// TestALateClockDoesNotRefillAReplacedBucket replaces the full buckets of some
 // clients. When the limiter has grown it calls Allow for them with an earlier
 // time, at which their buckets were not full yet.
-func TestALateClockDoesNotFillABucketThatGaveWay(t *testing.T) {
+func TestALateClockDoesNotRefillAReplacedBucket(t *testing.T) {
 	const clients = 2000
 	c := limit.Config{Rate: 100, Burst: 3, MaxKeys: 1 << 15}
 	l := newLimiter(t, c)
@@ -270,9 +270,9 @@ func TestAllowAllocatesNothing(t *testing.T) {
 		l.Allow(network(n), now)
 	}
 	n := uint32(1 << 20)
-	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "newcomers in a crowd")
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "new clients with a full table")
 	now = now.Add(time.Hour)
-	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "newcomers")
+	assert.Zero(t, testing.AllocsPerRun(1000, func() { n++; l.Allow(network(n), now) }), "new clients with an expired table")
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { l.Allow(network(n), now) }), "one client, allowed and refused")
 	assert.False(t, l.Allow(network(n), now).OK)
 	assert.Zero(t, testing.AllocsPerRun(1000, func() { l.Allow(netip.AddrFrom4([4]byte{192, 0, 2, 1}), now) }), "IPv4")

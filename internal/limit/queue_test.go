@@ -23,10 +23,10 @@ func (k *tokens) take() bool {
 	return true
 }
 
-func TestWhoFindsSomethingFreeDoesNotWait(t *testing.T) {
+func TestARequestDoesNotWaitIfThereIsRoom(t *testing.T) {
 	q := limit.Queue{}
 	assert.NoError(t, q.Do(nil, func() bool { return true }))
-	assert.ErrorIs(t, q.Do(nil, func() bool { return false }), limit.ErrQueueFull, "the zero queue lets nobody wait")
+	assert.ErrorIs(t, q.Do(nil, func() bool { return false }), limit.ErrQueueFull, "the zero queue has no places")
 	assert.Zero(t, q.Len())
 }
 
@@ -57,7 +57,7 @@ func TestTheQueueServesInTheOrderOfArrival(t *testing.T) {
 	})
 }
 
-func TestOneWakeIsEnoughForAllThatFit(t *testing.T) {
+func TestOneWakeAdmitsAllWaitersThatFit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, k := limit.Queue{Max: 10, Wait: time.Minute}, tokens{}
 		for range 5 {
@@ -71,7 +71,7 @@ func TestOneWakeIsEnoughForAllThatFit(t *testing.T) {
 	})
 }
 
-func TestWhoWaitsLeavesInTime(t *testing.T) {
+func TestAWaitEndsAtItsTimeoutOrAClientDisconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, k := limit.Queue{Max: 10, Wait: time.Second}, tokens{}
 		start, gone := time.Now(), make(chan struct{})
@@ -96,7 +96,7 @@ func TestWhoWaitsLeavesInTime(t *testing.T) {
 		k.free.Add(1)
 		q.Wake()
 		synctest.Wait()
-		assert.NoError(t, third, "it has become the first")
+		assert.NoError(t, third, "the third has become the first waiter")
 		assert.Equal(t, 1200*time.Millisecond, thirdAt)
 	})
 }
@@ -129,7 +129,7 @@ func TestNoWakeIsLost(t *testing.T) {
 
 // A try that fails may hold for a moment what the first waiter then does not
 // get. The queue has to be told when that is over.
-func TestATryThatFailsIsNotInTheWayForLong(t *testing.T) {
+func TestAFailedTryLetsTheNextWaiterTryAgain(t *testing.T) {
 	for name, room := range map[string]int{"and waits too": 2, "and finds the queue full": 1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestATryThatFailsIsNotInTheWayForLong(t *testing.T) {
 				case err := <-first:
 					assert.NoError(t, err)
 				default:
-					t.Error("the first waits for nothing")
+					t.Error("the first waiter was not woken")
 				}
 				close(gone)
 			})

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
-func TestAForeignLimiterIsAskedAboutWhoeverCountsAsOneClient(t *testing.T) {
+func TestAForeignLimiterGetsAnIPv4AddressOrAnIPv6Prefix(t *testing.T) {
 	for client, want := range map[string]string{
 		"192.0.2.1":            "192.0.2.1",
 		"::ffff:192.0.2.1":     "192.0.2.1",
@@ -41,7 +41,7 @@ func TestAForeignLimiterIsAskedAboutWhoeverCountsAsOneClient(t *testing.T) {
 	}
 }
 
-func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
+func TestPeekDoesNotCallAForeignLimiter(t *testing.T) {
 	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}}, func(context.Context, netip.Addr, string) (limit.Decision, error) { panic("asked") }, nil)
 	require.NoError(t, err)
 	_, known := r.Peek(limit.Subject{}, time.Now())
@@ -52,7 +52,7 @@ func TestAForeignLimiterIsNotPeekedAt(t *testing.T) {
 	assert.True(t, known && d.OK)
 }
 
-func TestALimiterThatEndsItsGoroutineTakesNoPlace(t *testing.T) {
+func TestALimiterThatCallsGoexitLeaksNoSlot(t *testing.T) {
 	r, err := limit.NewForeignRule(limit.Spec{Config: limit.Config{Rate: 1}, MaxInFlight: 1}, func(context.Context, netip.Addr, string) (limit.Decision, error) {
 		runtime.Goexit()
 		return limit.Decision{}, nil

@@ -25,7 +25,7 @@ type leaver struct {
 
 func (l *leaver) HungUp() bool { return l.left.Load() }
 
-func TestAContextEndsWhenAConnectionSaysThatItsPeerHasLeft(t *testing.T) {
+func TestAContextEndsWhenTheConnectionReportsADisconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(leaver)
 		ctx, cancel := peek.Context(t.Context(), c)
@@ -40,7 +40,7 @@ func TestAContextEndsWhenAConnectionSaysThatItsPeerHasLeft(t *testing.T) {
 	})
 }
 
-func TestAContextOfWhatIsNoSocketEndsWithItsParent(t *testing.T) {
+func TestAContextWithoutASocketEndsWithItsParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()
 		for _, c := range []net.Conn{server, nil} {

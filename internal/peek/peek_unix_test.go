@@ -43,7 +43,7 @@ func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
 			defer cancel()
 			select {
 			case <-ctx.Done():
-				assert.Fail(t, "it is there")
+				assert.Fail(t, "the client is still connected")
 			case <-time.After(600 * time.Millisecond):
 			}
 			leave(client)
@@ -51,13 +51,13 @@ func TestAContextEndsWhenThePeerLeaves(t *testing.T) {
 			case <-ctx.Done():
 				assert.Equal(t, peek.ErrLeft, context.Cause(ctx))
 			case <-time.After(proxytest.Patience):
-				assert.Fail(t, "it has left")
+				assert.Fail(t, "the disconnect was not noticed")
 			}
 		})
 	}
 }
 
-func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
+func TestPeekingConsumesNoBytes(t *testing.T) {
 	client, server := pair(t)
 	_, err := client.Write([]byte("hello"))
 	require.NoError(t, err)
@@ -72,7 +72,7 @@ func TestBytesOfThePeerAreLeftWhereTheyAre(t *testing.T) {
 	proxytest.Eventually(t, "the end", func() bool { return peek.Gone(raw) && peek.HungUp(raw) })
 }
 
-func TestTheEndIsSeenBehindBytesThatHaveNotBeenRead(t *testing.T) {
+func TestADisconnectIsSeenDespiteUnreadBytes(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("no portable way is known")
 	}

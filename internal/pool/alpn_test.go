@@ -73,7 +73,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 	}{
 		{"chooses", alpnKind{protos: []string{"http/1.1", "h2"}}, 0, []int64{1, 2, 3}, false},
 		{"knows no ALPN", alpnKind{}, 0, []int64{2, 3, 4}, false},
-		{"knows no ALPN, for ever", alpnKind{}, -1, []int64{2, 3, 4}, false},
+		{"knows no ALPN, forever", alpnKind{}, -1, []int64{2, 3, 4}, false},
 		{"knows no ALPN, for a moment", alpnKind{}, time.Nanosecond, []int64{2, 4, 6}, false},
 		{"knows no ALPN, one connection at a time", alpnKind{single: true}, 0, []int64{2, 3}, false},
 		{"speaks h2 only", alpnKind{protos: []string{"h2"}, picky: true}, 0, []int64{2, 4}, true},
@@ -97,7 +97,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 	}
 }
 
-func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
+func TestAFailedOfferOfHTTP2IsRepeated(t *testing.T) {
 	p, dials := alpnPool(t, alpnKind{})
 	dial, down := p.Dial, errors.New("down")
 	p.Dial = func(ctx context.Context) (net.Conn, error) {
@@ -109,7 +109,7 @@ func TestAnOfferThatFailsIsMadeAgain(t *testing.T) {
 	}
 	for _, want := range []int64{2, 4, 5} {
 		c, err := p.Open(t.Context())
-		require.NoError(t, err, "the first connection is of use")
+		require.NoError(t, err, "the first connection is usable")
 		require.NoError(t, c.Ask([]byte("x")))
 		require.NoError(t, c.Close())
 		assert.Equal(t, want, dials.Load())
@@ -136,7 +136,7 @@ func (s *still) Read(p []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
-func TestATargetThatHangsUpWhileTheMachineStandsStillSpeaksHTTP2Alone(t *testing.T) {
+func TestATargetThatHangsUpDuringAStandstillSpeaksOnlyHTTP2(t *testing.T) {
 	p, _ := alpnPool(t, alpnKind{protos: []string{"h2"}, picky: true})
 	dial := p.Dial
 	p.Dial = func(ctx context.Context) (net.Conn, error) {
@@ -148,7 +148,7 @@ func TestATargetThatHangsUpWhileTheMachineStandsStillSpeaksHTTP2Alone(t *testing
 }
 
 // It may be a target that hangs up late.
-func TestATargetThatAnswersNothingIsOfferedHTTP2Again(t *testing.T) {
+func TestASilentTargetIsOfferedHTTP2Again(t *testing.T) {
 	p, dials := alpnPool(t, alpnKind{silent: true})
 	for _, want := range []int64{2, 4} {
 		c, err := p.Open(t.Context())

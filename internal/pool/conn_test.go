@@ -38,7 +38,7 @@ func TestFillAppendsAndReadBypassesTheBuffer(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, c.Fill())
 			got := bytes.Clone(c.Buffered())
-			require.Equal(t, "ad0", string(got[:3]), "unread bytes stay in front")
+			require.Equal(t, "ad0", string(got[:3]), "unread bytes remain in front")
 			c.Discard(len(got))
 			rest, err := io.ReadAll(c)
 			// the peer sends no close_notify
@@ -68,13 +68,13 @@ func TestFillReportsTheEndAndAFullBuffer(t *testing.T) {
 	require.NoError(t, c.Fill())
 	c.Discard(1)
 	assert.Equal(t, io.EOF, c.Fill())
-	assert.Equal(t, io.EOF, c.Fill(), "and again")
+	assert.Equal(t, io.EOF, c.Fill(), "the end is reported again")
 	assert.Panics(t, func() { c.Discard(1) })
 }
 
 // On a fresh connection, an answer that arrives before the request is an
 // answer.
-func TestATargetMayRefuseAtOnce(t *testing.T) {
+func TestAResponseMayArriveBeforeTheRequest(t *testing.T) {
 	ln := proxytest.Listen(t)
 	served := make(chan struct{})
 	serve(t, ln, func(nc net.Conn) {
@@ -108,7 +108,7 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 			deadline = time.Now().Add(40 * time.Millisecond)
 			_ = c.SetReadDeadline(deadline) // later: not set on the socket
 			require.ErrorIs(t, c.Fill(), os.ErrDeadlineExceeded)
-			assert.False(t, time.Now().Before(deadline), "an early expiry is looked into")
+			assert.False(t, time.Now().Before(deadline), "an early expiry on the socket is ignored")
 
 			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 			_ = c.SetReadDeadline(time.Now().Add(short)) // sooner: set at once
@@ -125,7 +125,7 @@ func TestDeadlinesHoldThoughTheyAreArmedLazily(t *testing.T) {
 
 // crypto/tls cannot continue after a write that timed out, so an early deadline
 // must not reach it.
-func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
+func TestASupersededWriteDeadlineHasNoEffect(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -148,7 +148,7 @@ func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
 			assert.Equal(t, size, n)
 			assert.EqualValues(t, size, <-total)
 
-			t.Run("real ones are not", func(t *testing.T) {
+			t.Run("the current deadline has effect", func(t *testing.T) {
 				_ = c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 				_, err := c.Write(make([]byte, size))
 				assert.Error(t, err)
@@ -157,7 +157,7 @@ func TestEarlyWriteDeadlinesAreHidden(t *testing.T) {
 	}
 }
 
-func TestAbortWakesWhoeverWaits(t *testing.T) {
+func TestAbortWakesAWaitingRead(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			ln := nw.listen(t)
@@ -170,7 +170,7 @@ func TestAbortWakesWhoeverWaits(t *testing.T) {
 			_ = c.SetReadDeadline(time.Now().Add(time.Hour))
 			require.ErrorIs(t, c.Fill(), pool.ErrAborted, "a new deadline does not undo it")
 			c.Put()
-			assert.Zero(t, p.Idle(), "and it is not kept")
+			assert.Zero(t, p.Idle(), "an aborted connection is not kept")
 		})
 	}
 }
@@ -186,7 +186,7 @@ func (c unwakeable) SetDeadline(t time.Time) error {
 }
 
 // The goroutine that aborts serves other exchanges too.
-func TestAbortOutlivesAConnectionThatPanics(t *testing.T) {
+func TestAbortSurvivesAConnectionThatPanics(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, func(nc net.Conn) { io.Copy(io.Discard, nc) })
 	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) {
@@ -218,7 +218,7 @@ func TestALeaseIsForOneUse(t *testing.T) {
 	pool.Lease{}.Abort()
 }
 
-func TestDetachGivesEverythingAway(t *testing.T) {
+func TestDetachReturnsTheConnectionAndItsUnreadBytes(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		t.Run(nw.name, func(t *testing.T) {
 			ln := nw.listen(t)

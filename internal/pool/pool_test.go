@@ -181,7 +181,7 @@ func TestAConnectionCarriesExchangeAfterExchange(t *testing.T) {
 				assert.Equal(t, q, ask(t, c, q))
 				assert.True(t, c.Wrote())
 				c.Put()
-				assert.False(t, pool.HoldsBuffer(c), "nothing is held while idle")
+				assert.False(t, pool.HoldsBuffer(c), "an idle connection holds no buffer")
 				assert.Equal(t, 1, p.Idle())
 			}
 		})
@@ -203,7 +203,7 @@ func TestIdleConnectionsCostNoGoroutine(t *testing.T) {
 	assert.LessOrEqual(t, runtime.NumGoroutine(), before+10*idleGoroutines)
 }
 
-func TestNothingOfAConnectionIsLeftWhenItIsNoLongerKept(t *testing.T) {
+func TestAConnectionThatIsNoLongerKeptLeavesNothingBehind(t *testing.T) {
 	for _, nw := range networks(t)[:3] {
 		for _, tt := range []struct {
 			name string
@@ -288,7 +288,7 @@ func TestDeadConnectionsAreFoundBeforeAnythingIsWritten(t *testing.T) {
 
 // Threat: unsolicited bytes in the same segment or TLS flight as a response
 // must not become the next client's answer.
-func TestBytesBehindAResponseNeverReachTheNextExchange(t *testing.T) {
+func TestBytesAfterAResponseNeverReachTheNextExchange(t *testing.T) {
 	server, roots := proxytest.TLS(t, "target.test")
 	ln := proxytest.Listen(t)
 	serve(t, ln, func(nc net.Conn) {
@@ -366,7 +366,7 @@ func TestSessionTicketsDoNotMakeAConnectionStale(t *testing.T) {
 	c.Close()
 }
 
-func TestUnreadBytesKeepAConnectionFromBeingKept(t *testing.T) {
+func TestAConnectionWithUnreadBytesIsNotKept(t *testing.T) {
 	ln := proxytest.Listen(t)
 	serve(t, ln, echo)
 	p := poolFor(t, ln)
@@ -377,7 +377,7 @@ func TestUnreadBytesKeepAConnectionFromBeingKept(t *testing.T) {
 	assert.Zero(t, p.Idle())
 }
 
-func TestTheLastKeptIsTakenFirstAndTheirNumberIsBounded(t *testing.T) {
+func TestTheLatestIdleConnectionIsTakenFirstAndTheirNumberIsLimited(t *testing.T) {
 	ln := proxytest.Listen(t)
 	p := poolFor(t, ln)
 	p.MaxIdle = 2
@@ -389,7 +389,7 @@ func TestTheLastKeptIsTakenFirstAndTheirNumberIsBounded(t *testing.T) {
 	assert.Same(t, b, p.Take())
 	assert.Same(t, a, p.Take())
 	assert.Nil(t, p.Take())
-	t.Run("none with a negative number", func(t *testing.T) {
+	t.Run("a negative number disables keeping", func(t *testing.T) {
 		p := poolFor(t, ln)
 		p.MaxIdle = -1
 		open(t, p).Put()
@@ -411,7 +411,7 @@ func TestCloseEndsThePool(t *testing.T) {
 	assert.ErrorIs(t, err, pool.ErrClosed)
 }
 
-func TestOpenTellsDialFromHandshake(t *testing.T) {
+func TestOpenDistinguishesDialFromHandshakeErrors(t *testing.T) {
 	t.Run("dial", func(t *testing.T) {
 		fault := errors.New("no route")
 		p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) { return nil, fault }}
@@ -445,7 +445,7 @@ func TestOpenTellsDialFromHandshake(t *testing.T) {
 }
 
 // A connection that cannot be read without waiting could hold anything.
-func TestConnectionsThatCannotBeProvenAreNotKept(t *testing.T) {
+func TestConnectionsThatCannotBeCheckedAreNotKept(t *testing.T) {
 	near, far := net.Pipe()
 	go func() { defer far.Close(); echo(far) }()
 	p := &pool.Pool{Dial: func(context.Context) (net.Conn, error) { return near, nil }}

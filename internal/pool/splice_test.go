@@ -59,7 +59,7 @@ func TestSpliceMovesBytesBetweenSockets(t *testing.T) {
 				assert.NoError(t, err)
 				assert.Zero(t, more)
 			} else {
-				assert.Zero(t, moved, "nothing where it cannot be done")
+				assert.Zero(t, moved, "nothing is moved without support for splice")
 			}
 		})
 	}

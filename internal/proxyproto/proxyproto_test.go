@@ -44,7 +44,7 @@ const (
 	six  = "\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x20\x01\x0d\xb8\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x01\x02\x01\xbb"
 )
 
-func TestParse(t *testing.T) {
+func TestParseReadsHeadersOfBothVersions(t *testing.T) {
 	v4, v6 := tcp("192.0.2.1:258", "198.51.100.2:443"), tcp("[2001:db8::1]:258", "[2001:db8::2]:443")
 	local, unix := proxyproto.Header{}, proxyproto.Header{Kind: proxyproto.Unix}
 	for _, tt := range []struct {
@@ -54,7 +54,7 @@ func TestParse(t *testing.T) {
 	}{
 		{"v1, IPv4", "PROXY TCP4 192.0.2.1 198.51.100.2 258 443\r\n", v4, nil},
 		{"v1, IPv6", "PROXY TCP6 2001:db8::1 2001:db8::2 258 443\r\n", v6, nil},
-		{"v1, IPv6 spelled otherwise", "PROXY TCP6 2001:0DB8:0:0::0001 2001:db8::0:2 258 443\r\n", v6, nil},
+		{"v1, IPv6 in another spelling", "PROXY TCP6 2001:0DB8:0:0::0001 2001:db8::0:2 258 443\r\n", v6, nil},
 		{"v1, IPv4-mapped", "PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 0 65535\r\n", tcp("[::ffff:192.0.2.1]:0", "[2001:db8::2]:65535"), nil},
 		{"v1, the longest", "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
 			tcp("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"), nil},
@@ -123,7 +123,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestOf(t *testing.T) {
+func TestOfUsesIPv6ForMixedPairs(t *testing.T) {
 	ap := netip.MustParseAddrPort
 	v4, mapped, v6 := ap("192.0.2.1:258"), ap("[::ffff:192.0.2.1]:258"), ap("[2001:db8::1%eth0]:6")
 	assert.Equal(t, tcp("192.0.2.1:258", "192.0.2.1:258"), proxyproto.Of(v4, mapped), "IPv4 is written as such")
@@ -150,7 +150,7 @@ func read(stream []byte, size int) (h proxyproto.Header, taken int, err error) {
 	}
 }
 
-func TestNoByteBehindAHeaderIsRead(t *testing.T) {
+func TestNoByteAfterAHeaderIsRead(t *testing.T) {
 	for _, h := range []proxyproto.Header{{}, {Kind: proxyproto.Unix}, tcp("1.1.1.1:1", "2.2.2.2:2"), tcp("192.168.101.102:65535", "192.168.101.103:65535"),
 		tcp("[::]:0", "[::]:0"), tcp("[2001:db8:1:2:3:4:5:6]:65535", "[2001:db8:1:2:3:4:5:7]:443")} {
 		for _, head := range [][]byte{proxyproto.AppendV1(nil, h), proxyproto.AppendV2(nil, h)} {
@@ -164,7 +164,7 @@ func TestNoByteBehindAHeaderIsRead(t *testing.T) {
 			}
 			for n := range head {
 				_, _, err := read(head[:n], 1)
-				assert.Equal(t, proxyproto.ErrShort, err, "a piece is neither a header nor refused")
+				assert.Equal(t, proxyproto.ErrShort, err, "a part of a header is not refused")
 			}
 		}
 	}

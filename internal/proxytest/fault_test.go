@@ -12,7 +12,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAFaultDoesWhatItSays(t *testing.T) {
+func TestEachFaultModeFailsAsNamed(t *testing.T) {
 	b := proxytest.NewBackend(t, proxytest.Reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	f := proxytest.NewFault(t, b.Addr())
 	for mode, want := range map[proxytest.FaultMode]string{

@@ -104,7 +104,7 @@ func TestNoLeaksLeavesEachTestItsOwnGoroutines(t *testing.T) {
 	}
 }
 
-func TestNoLeaksDoesNotWaitForWhatTimersStartMeanwhile(t *testing.T) {
+func TestNoLeaksIgnoresGoroutinesThatTimersStartMeanwhile(t *testing.T) {
 	r := &recorder{TB: t}
 	proxytest.NoLeaksWithin(r, proxytest.Patience)
 	stop, gone := make(chan struct{}), make(chan struct{})

@@ -10,7 +10,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-func TestAMachineThatKeepsTimeNeverStandsStill(t *testing.T) {
+func TestWithoutDelaysThereIsNoStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := proxytest.WatchStandstills(t)
 		time.Sleep(time.Hour)
@@ -19,7 +19,7 @@ func TestAMachineThatKeepsTimeNeverStandsStill(t *testing.T) {
 }
 
 // A watch without a running goroutine is like a process that stands still.
-func TestAStandstillIsSeenByWhoeverAsks(t *testing.T) {
+func TestTotalReportsAStandstillInProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := proxytest.UnkeptStandstills()
 		time.Sleep(time.Second)

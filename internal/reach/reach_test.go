@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-func TestARouteCountsWhatItMeetsUntilItLeaves(t *testing.T) {
+func TestMetValuesAreListedUntilTheLastRouteLeaves(t *testing.T) {
 	var m reach.Map[string]
 	a, b := m.NewRoute(), m.NewRoute()
 	assert.Empty(t, a.All())
@@ -28,7 +28,7 @@ func TestARouteCountsWhatItMeetsUntilItLeaves(t *testing.T) {
 	assert.Equal(t, []string{"y"}, a.Leave())
 	assert.True(t, m.Has("x"))
 	assert.False(t, m.Has("y"))
-	assert.False(t, a.Meet("z"), "a request that is late counts nothing")
+	assert.False(t, a.Meet("z"), "a late request is not counted")
 	assert.False(t, m.Has("z"))
 	m.Add("x")
 	assert.Empty(t, b.Leave())
@@ -36,7 +36,7 @@ func TestARouteCountsWhatItMeetsUntilItLeaves(t *testing.T) {
 	assert.Empty(t, m.All())
 }
 
-func TestRoutesMeetConcurrently(t *testing.T) {
+func TestMeetCanBeCalledConcurrently(t *testing.T) {
 	var m reach.Map[int]
 	r := m.NewRoute()
 	var wg sync.WaitGroup
@@ -82,7 +82,7 @@ type holder struct {
 	any
 }
 
-func TestHandlersAreAlikeWhenTheyLeadToTheSame(t *testing.T) {
+func TestHandlersThatLeadToTheSameHandlerAreAlike(t *testing.T) {
 	h, other := http.NewServeMux(), http.NewServeMux()
 	make := func(h http.Handler) http.HandlerFunc {
 		return func(w http.ResponseWriter, q *http.Request) { h.ServeHTTP(w, q) }
@@ -114,7 +114,7 @@ func TestHandlersAreAlikeWhenTheyLeadToTheSame(t *testing.T) {
 	}
 }
 
-func TestWalkGoesFromOutsideIn(t *testing.T) {
+func TestWalkVisitsTheOutermostHandlerFirst(t *testing.T) {
 	h := http.NewServeMux()
 	var seen []http.Handler
 	reach.Walk(around{around{h}}, func(h http.Handler) bool { seen = append(seen, h); return true })

@@ -59,7 +59,7 @@ func TestTheCandidateWithoutAReasonIsTheRouteThatServes(t *testing.T) {
 				var got *routes.Route[string]
 				for _, c := range table.Candidates(host, path) {
 					if c.Why == "" {
-						require.Nil(t, got, "%s%s: one of them serves", host, path)
+						require.Nil(t, got, "%s%s: only one candidate serves", host, path)
 						got = c.Route
 					}
 				}

@@ -18,7 +18,7 @@ func TestALifeIsAContextThatEndsOnce(t *testing.T) {
 		if waited {
 			select {
 			case <-ctx.Done():
-				t.Fatal("it is done before its end")
+				t.Fatal("Done is closed before End")
 			default:
 			}
 		}
@@ -33,7 +33,7 @@ func TestALifeIsAContextThatEndsOnce(t *testing.T) {
 	}
 }
 
-func TestALifeThatContinuesEndsWithTheOldOne(t *testing.T) {
+func TestAContinuedLifeEndsWithItsSuccessor(t *testing.T) {
 	for _, waited := range []bool{false, true} {
 		var old, l, other routes.Life
 		if waited {
@@ -70,7 +70,7 @@ func TestWaitingForALifeTakesNoGoroutine(t *testing.T) {
 	assert.False(t, left())
 }
 
-func TestALifeNobodyWaitsForAllocatesNothing(t *testing.T) {
+func TestALifeWithoutWaitersAllocatesNothing(t *testing.T) {
 	lives := make([]routes.Life, 101)
 	i := 0
 	assert.Zero(t, testing.AllocsPerRun(100, func() {

@@ -351,7 +351,7 @@ func TestWithReplacesTheRouteOfTheSamePattern(t *testing.T) {
 	assert.Equal(t, "example.com/api", served(before, "example.com", "/api"))
 }
 
-func TestWithoutKeepsWhatIsBelow(t *testing.T) {
+func TestWithoutKeepsRoutesOfLongerPaths(t *testing.T) {
 	before := newTable(t, "example.com", "example.com/a", "example.com/a/b")
 	after, ok := before.Without(newRoute(t, "example.com/a").Pattern)
 	require.True(t, ok)

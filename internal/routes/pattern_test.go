@@ -9,7 +9,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-func TestParsePattern(t *testing.T) {
+func TestParsePatternReturnsTheCanonicalHostAndPath(t *testing.T) {
 	for _, c := range []struct{ what, in, host, path string }{
 		{"a host", "api.example.com", "api.example.com", ""},
 		{"a host and a slash", "api.example.com/", "api.example.com", ""},
@@ -42,15 +42,15 @@ func TestParsePattern(t *testing.T) {
 	}
 }
 
-func TestParsePatternRefuses(t *testing.T) {
+func TestParsePatternRefusesInvalidPatterns(t *testing.T) {
 	for _, c := range []struct{ what, in, says string }{
 		{"nothing", "", "a pattern begins with a host: write * for any host"},
 		{"a path without a host", "/api/", "a pattern begins with a host: write */api/ for any host"},
 		{"a scheme", "https://example.com", "a pattern has no scheme"},
 		{"a port", "example.com:443", "a pattern has no port"},
 		{"an empty port", "example.com:/api", "a pattern has no port"},
-		{"a port behind brackets", "[::1]:80/api", "a pattern has no port"},
-		{"a port behind a wildcard", "*.example.com:80", "a pattern has no port"},
+		{"a port after brackets", "[::1]:80/api", "a pattern has no port"},
+		{"a port after a wildcard", "*.example.com:80", "a pattern has no port"},
 		{"a bad port", "example.com:x", "a port is a number"},
 		{"userinfo", "me@example.com", "character '@'"},
 		{"IPv6 without brackets", "::1", "needs brackets"},

@@ -13,7 +13,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/routes"
 )
 
-func TestAPrefixIsSpelledAsAPattern(t *testing.T) {
+func TestParsePrefixFollowsTheRulesOfPatterns(t *testing.T) {
 	for in, want := range map[string]string{"/api": "/api", "/api/": "/api", "/a/b%20c": "/a/b%20c"} {
 		got, err := routes.ParsePrefix(in)
 		require.NoError(t, err)
@@ -30,7 +30,7 @@ func TestAPrefixIsSpelledAsAPattern(t *testing.T) {
 	}
 }
 
-func TestAPrefixIsMetAtBordersOfSegments(t *testing.T) {
+func TestAPrefixMatchesWholeSegments(t *testing.T) {
 	for _, tt := range []struct {
 		path, prefix string
 		below        bool
@@ -42,7 +42,7 @@ func TestAPrefixIsMetAtBordersOfSegments(t *testing.T) {
 	}
 }
 
-func TestPathsThatLeadOut(t *testing.T) {
+func TestStaysRefusesPathsThatLeaveTheirPrefix(t *testing.T) {
 	for _, p := range []string{"", "/", "/x", "/x/", "/x//y", "/x/../y", "/%20", "/a;b", "/..x", "/x/..", "/.../x", "/%2e%2ex", "/x/%2e%2e/y", "/.", "/x%2fy"} {
 		assert.True(t, routes.Stays(p), "%q", p)
 	}
@@ -55,7 +55,7 @@ func TestPathsThatLeadOut(t *testing.T) {
 
 // If Stays is true, common servers read a prefix and the path as a path below
 // the prefix.
-func TestWhatStaysIsBelowWhateverItIsPutBehind(t *testing.T) {
+func TestAPathThatStaysIsReadBelowAnyPrefix(t *testing.T) {
 	parts := []string{"/", "..", ".", "%2e", "%2F", "%5c", "\\", ";", "a", "b", "x", "%"}
 	stayed := 0
 	for range 20_000 {
@@ -76,7 +76,7 @@ func TestWhatStaysIsBelowWhateverItIsPutBehind(t *testing.T) {
 				},
 				func(s string) string { return strings.ReplaceAll(s, "\\", "/") },
 			} {
-				require.True(t, routes.Below(path.Clean(read(prefix+rest)), prefix), "%s behind %s", rest, prefix)
+				require.True(t, routes.Below(path.Clean(read(prefix+rest)), prefix), "path %s after prefix %s", rest, prefix)
 			}
 		}
 	}

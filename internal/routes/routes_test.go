@@ -61,7 +61,7 @@ func all(table *routes.Table[string]) []string {
 	return values
 }
 
-func TestLookup(t *testing.T) {
+func TestLookupFindsTheMostSpecificRoute(t *testing.T) {
 	table := newTable(t, "example.com", "api.example.com", "*.example.com", "example.com/api/", "example.com/api/v1",
 		"paths.example.com/only", "*.example.com/static", "*.net/x", "only.net/y", "[::1]", "192.0.2.1", "_srv.example.org")
 	for _, c := range []struct{ what, host, path, want string }{
@@ -101,7 +101,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-func TestAnyHostComesLast(t *testing.T) {
+func TestRoutesOfAnyHostMatchLast(t *testing.T) {
 	table := newTable(t, "*", "*/api", "example.com/x", "*.example.com")
 	assert.Equal(t, "*", served(table, "example.org", "/"))
 	assert.Equal(t, "*/api", served(table, "example.org", "/api/x"))
@@ -153,7 +153,7 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 		{"no route when decoded, one as it stands", "only.example", "/api/..", "ambiguous"},
 		{"no route in either form", "only.example", "/%62pi", "none"},
 		{"the other route is the one of any host", "only.example", "/api/../fallback", "ambiguous"},
-		{"the query is none of the path's business", "only.example", "/api/a=b&c", "only.example/api"},
+		{"a query is not a part of the path", "only.example", "/api/a=b&c", "only.example/api"},
 		{"parameters in the prefix", "example.com", "/admin;x/secret", "ambiguous"},
 		{"parameters in the last segment of the prefix", "example.com", "/admin;x=1,2", "ambiguous"},
 		{"escaped parameters in the prefix", "example.com", "/admin%3bx/secret", "ambiguous"},
@@ -162,10 +162,10 @@ func TestLookupReportsAmbiguousPaths(t *testing.T) {
 		{"parameters where no prefix is", "example.com", "/shop;x/item;jsessionid=1", "example.com"},
 		{"parameters between prefixes", "example.com", "/public;x/deep", "ambiguous"},
 		{"a slash in parameters", "example.com", "/x;%2F..%2Fadmin", "ambiguous"},
-		{"dots behind a slash that is decoded by some", "example.com", "/x%2Fy/../admin", "ambiguous"},
-		{"dots behind a backslash that is a slash for some", "example.com", "/x%5Cy/../admin", "ambiguous"},
-		{"dots behind slashes that are merged by some", "example.com", "/x/../admin//../y", "ambiguous"},
-		{"dots behind what is decoded by some", "example.com", "/%61dmin/../x", "ambiguous"},
+		{"dots after a slash that some servers decode", "example.com", "/x%2Fy/../admin", "ambiguous"},
+		{"dots after a backslash that is a slash for some servers", "example.com", "/x%5Cy/../admin", "ambiguous"},
+		{"dots after slashes that some servers merge", "example.com", "/x/../admin//../y", "ambiguous"},
+		{"dots after an escape that some servers decode", "example.com", "/%61dmin/../x", "ambiguous"},
 		{"parameters on a host without path routes", "plain.example", "/;x/admin", "plain.example"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -184,12 +184,12 @@ func TestLookupOfALongPathEnds(t *testing.T) {
 	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat("/x", 40_000)+strings.Repeat("/..", 40_000)+"/a"))
 	assert.Equal(t, "example.com/a", served(table, "example.com", "/a"+strings.Repeat("/x/..", 40_000)))
 	assert.Equal(t, "example.com", served(table, "example.com", "/"+strings.Repeat("%61", 40_000)))
-	assert.Equal(t, "example.com", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 30)), "that is odd, but short")
-	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 1000)), "that would be read a hundred times")
+	assert.Equal(t, "example.com", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 30)), "unusual, but short")
+	assert.Equal(t, "ambiguous", served(table, "example.com", strings.Repeat(`/zz%2F%5C;x//..`, 1000)), "too many readings")
 }
 
 // threats.md, CVE-2026-27588: matching turned case-sensitive above 100 hosts.
-func TestHostsMatchInAnyCaseAtAnyNumber(t *testing.T) {
+func TestHostsMatchInAnyCaseRegardlessOfTheirNumber(t *testing.T) {
 	for _, n := range []int{1, 2, 7, 8, 99, 100, 101, 112, 113, 10_000} {
 		t.Run(fmt.Sprint(n, " hosts"), func(t *testing.T) {
 			patterns := make([]string, n)
@@ -263,7 +263,7 @@ func TestNilAndZeroTablesAreEmpty(t *testing.T) {
 	}
 }
 
-func TestKnows(t *testing.T) {
+func TestKnowsReportsWhetherAnyRouteMatchesTheHost(t *testing.T) {
 	table := newTable(t, "example.com/api", "*.example.org")
 	assert.True(t, table.Knows("example.com"), "a host with path routes only")
 	assert.True(t, table.Knows("a.example.org"), "a host below a wildcard")
@@ -273,7 +273,7 @@ func TestKnows(t *testing.T) {
 	assert.True(t, table.With(newRoute(t, "*/api").Route).Knows("example"), "any host")
 }
 
-func TestGetFindsThePatternItself(t *testing.T) {
+func TestGetFindsOnlyTheSamePattern(t *testing.T) {
 	table := newTable(t, "example.com/api", "*.example.com", "*")
 	for _, c := range []struct {
 		pattern string

@@ -118,7 +118,7 @@ var oddPaths = []string{
 
 // threats.md: a path that a target may read as one of another route is refused,
 // whatever the target runs on.
-func TestNoServerReadsAPathAsAnotherRoutes(t *testing.T) {
+func TestNoServerReadsAPathAsThatOfAnotherRoute(t *testing.T) {
 	for _, path := range oddPaths {
 		t.Run(strings.ReplaceAll(path, "/", " "), func(t *testing.T) { checkServers(t, path) })
 	}

@@ -32,7 +32,7 @@ func TestHandOverPassesTheSockets(t *testing.T) {
 	turns, passed := begun(t, service.SocketOf(a, "a"), service.SocketOf(b, "b"))
 	cmd := program(t, "b a")
 	require.NoError(t, turns.HandOver(t.Context(), "server", cmd))
-	assert.Error(t, passed.Err(), "the server learns of it")
+	assert.Error(t, passed.Err(), "the context ends")
 	waiting, err := net.Dial("tcp", a.Addr().String())
 	require.NoError(t, err)
 	defer waiting.Close()
@@ -52,7 +52,7 @@ func TestHandOverLeavesListenersNonBlocking(t *testing.T) {
 	require.NoError(t, raw.Control(func(fd uintptr) {
 		flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
 		assert.Zero(t, errno)
-		assert.NotZero(t, flags&syscall.O_NONBLOCK, "or Close would wait for Accept")
+		assert.NotZero(t, flags&syscall.O_NONBLOCK, "a blocking listener would delay Close until Accept returns")
 	}))
 }
 
@@ -76,7 +76,7 @@ func TestAHandOverThatFailsChangesNothing(t *testing.T) {
 			go answer(ln)
 			assert.Equal(t, os.Getpid(), asked(t, "tcp", ln.Addr().String()))
 			cmd := program(t, "a")
-			require.NoError(t, turns.HandOver(t.Context(), "server", cmd), "and succeeds")
+			require.NoError(t, turns.HandOver(t.Context(), "server", cmd), "the hand-over succeeds")
 			ln.Close()
 			assert.Equal(t, cmd.Process.Pid, asked(t, "tcp", ln.Addr().String()))
 		})
@@ -95,7 +95,7 @@ func TestAHandOverHasATimeLimit(t *testing.T) {
 	assert.NotNil(t, cmd.ProcessState, "no zombie is left")
 }
 
-func TestAChildOfTheNewProcessKeepsNothingWaiting(t *testing.T) {
+func TestAChildOfTheNewProcessDoesNotDelayAHandOver(t *testing.T) {
 	t.Parallel() // it waits
 	ln := proxytest.Listen(t)
 	turns, _ := begun(t, service.SocketOf(ln, "a"))
@@ -157,14 +157,14 @@ func TestTwoHandOversAtATimeAreRefused(t *testing.T) {
 }
 
 // A server may start again before its last turn has ended completely.
-func TestTheEndOfATurnLeavesTheNextOne(t *testing.T) {
+func TestTheEndOfATurnDoesNotEndTheNextOne(t *testing.T) {
 	turns := new(service.Turns)
 	sockets := []service.Socket{service.SocketOf(proxytest.Listen(t), "a")}
 	_, end := turns.Begin(t.Context(), "server", discard, sockets)
 	_, next := turns.Begin(t.Context(), "server", discard, sockets)
 	end()
 	missing := exec.Command(filepath.Join(t.TempDir(), "missing"))
-	assert.ErrorIs(t, turns.HandOver(t.Context(), "server", missing), os.ErrNotExist, "it can hand over")
+	assert.ErrorIs(t, turns.HandOver(t.Context(), "server", missing), os.ErrNotExist, "the next turn can hand over")
 	next()
 }
 
@@ -184,13 +184,13 @@ func TestBadCommandsAreRefused(t *testing.T) {
 	assert.ErrorContains(t, turns.HandOver(t.Context(), "server", program(t, "a")), `the listener "a", a service_test.hidden, has no method SyscallConn`)
 }
 
-func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
+func TestTheFileOfAUnixSocketIsRemovedByItsLastProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	var none service.Sockets
 	ln, err := none.Listen("a", func() (net.Listener, error) { return net.Listen("unix", path) })
 	require.NoError(t, err)
 	turns, _ := begun(t, service.SocketOf(ln, "other"))
-	require.Error(t, turns.HandOver(t.Context(), "server", program(t, "leave")), "the file stays this process's own")
+	require.Error(t, turns.HandOver(t.Context(), "server", program(t, "leave")), "the file still belongs to this process")
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"=a")
 	in, err := cmd.StdinPipe()
@@ -204,7 +204,7 @@ func TestTheFileOfAUnixSocketGoesWithItsLastProcess(t *testing.T) {
 }
 
 // A shutdown may close the socket after the new process was allowed to accept.
-func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
+func TestTheFileOfAUnixSocketSurvivesAShutdownDuringAHandOver(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	ln, err := net.Listen("unix", path)
 	require.NoError(t, err)
@@ -227,7 +227,7 @@ func TestTheFileOfAUnixSocketStaysIfAShutdownIsMeanwhile(t *testing.T) {
 	_, err = in.Write([]byte("\n"))
 	require.NoError(t, err)
 	require.NoError(t, <-done)
-	assert.FileExists(t, path, "it is the new process's now")
+	assert.FileExists(t, path, "the file belongs to the new process")
 	in.Close()
 	require.NoError(t, cmd.Wait())
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/service"
 )
 
-func TestEachHangupHandsOverUntilThatHasSucceeded(t *testing.T) {
+func TestHangupsHandOverUntilOneSucceeds(t *testing.T) {
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	calls := make(chan int)

@@ -75,7 +75,7 @@ func TestAHostileEnvironmentIsRefused(t *testing.T) {
 		{"no sockets", "LISTEN_FDS=0", nil, `web: no socket "web" was inherited: LISTEN_FDS is not set`},
 		{"too many", "LISTEN_PID=mine LISTEN_FDS=999999", good, `error: LISTEN_FDS is "999999": want a number from 1 to 1024`},
 		{"more than there are", "LISTEN_PID=mine LISTEN_FDS=900", good, `error: LISTEN_FDS is 900: file descriptor 4, "unknown": is not`},
-		{"fewer than none", "LISTEN_PID=mine LISTEN_FDS=-1", good, `error: LISTEN_FDS is "-1": want a number`},
+		{"a negative number", "LISTEN_PID=mine LISTEN_FDS=-1", good, `error: LISTEN_FDS is "-1": want a number`},
 		{"no number", "LISTEN_PID=mine LISTEN_FDS=x", good, `error: LISTEN_FDS is "x": want a number`},
 		{"a number that overflows", "LISTEN_PID=mine LISTEN_FDS=18446744073709551617", good, `error: LISTEN_FDS is "18446744073709551617": want`},
 		{"no number of sockets", "LISTEN_PID=mine", good, `error: LISTEN_FDS is "": want a number`},

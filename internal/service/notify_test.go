@@ -92,7 +92,7 @@ func TestNotifyWithoutAServiceManager(t *testing.T) {
 	}
 }
 
-func TestServersTellWhenTheyBeginAndEnd(t *testing.T) {
+func TestServersNotifyTheServiceManagerOfStartAndStop(t *testing.T) {
 	m := manage(t)
 	var turns service.Turns
 	one, stopOne := context.WithCancel(t.Context())
@@ -105,15 +105,15 @@ func TestServersTellWhenTheyBeginAndEnd(t *testing.T) {
 	endOne()
 	m.silent()
 	stopTwo()
-	assert.Equal(t, "STOPPING=1", m.heard(), "of the last")
+	assert.Equal(t, "STOPPING=1", m.heard(), "sent when the last server stops")
 	endTwo()
 	_, end := turns.Begin(t.Context(), 1, discard, nil)
 	assert.Equal(t, "READY=1", m.heard(), "again")
 	end()
-	assert.Equal(t, "STOPPING=1", m.heard(), "also if it ends by itself")
+	assert.Equal(t, "STOPPING=1", m.heard(), "sent also if the server ends by itself")
 }
 
-func TestTheWatchdogGetsSignsOfLife(t *testing.T) {
+func TestTheWatchdogIsNotifiedRegularly(t *testing.T) {
 	m := manage(t)
 	t.Setenv("WATCHDOG_USEC", "20000")
 	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
@@ -129,7 +129,7 @@ func TestTheWatchdogGetsSignsOfLife(t *testing.T) {
 	}
 }
 
-func TestNoSignsOfLifeAreSentThatAreNotWanted(t *testing.T) {
+func TestTheWatchdogIsNotNotifiedUnlessRequested(t *testing.T) {
 	m := manage(t)
 	for _, tt := range []struct{ usec, pid, log string }{
 		{"1000", "1", ""},

@@ -36,7 +36,7 @@ func (d *doubler) use(t *testing.T) int {
 	return *n
 }
 
-func TestFieldsCountUntilFirstUse(t *testing.T) {
+func TestChangesCountUntilTheFirstUse(t *testing.T) {
 	d := &doubler{N: -1}
 	assert.ErrorContains(t, d.check(), "negative")
 	d.N = 1
@@ -44,19 +44,19 @@ func TestFieldsCountUntilFirstUse(t *testing.T) {
 	d.N = 2
 	assert.Nil(t, d.twice.InUse())
 	assert.Empty(t, d.twice.Late(d))
-	assert.Equal(t, 4, d.use(t), "what came after the check counts")
+	assert.Equal(t, 4, d.use(t), "a change after the check counts")
 	assert.Empty(t, d.twice.Late(d))
 
 	d.N = -3
 	assert.Equal(t, 4, d.use(t))
 	assert.Equal(t, 4, *d.twice.InUse())
-	assert.NoError(t, d.check(), "it is not about what is not in force")
+	assert.NoError(t, d.check(), "settings not in use are not checked")
 	assert.Equal(t, []string{"N"}, d.twice.Late(d))
 	d.N = 2
 	assert.Empty(t, d.twice.Late(d))
 }
 
-func TestWhatWasCheckedIsNotCompiledAgain(t *testing.T) {
+func TestCheckedSettingsAreNotCompiledAgain(t *testing.T) {
 	d := &doubler{N: 1}
 	for range 3 {
 		require.NoError(t, d.check())
@@ -66,7 +66,7 @@ func TestWhatWasCheckedIsNotCompiledAgain(t *testing.T) {
 	assert.Equal(t, 1, d.made)
 }
 
-func TestAnErrorIsNotKept(t *testing.T) {
+func TestSettingsCanBeCorrectedAfterAnError(t *testing.T) {
 	d := &doubler{N: -1}
 	_, err := d.twice.Use(d, d.compile)
 	assert.ErrorContains(t, err, "negative")
@@ -74,7 +74,7 @@ func TestAnErrorIsNotKept(t *testing.T) {
 	assert.Equal(t, 2, d.use(t))
 }
 
-func TestFirstUsesAtTheSameTimeAreOne(t *testing.T) {
+func TestConcurrentFirstUsesCompileOnce(t *testing.T) {
 	d := &doubler{N: 1}
 	var wg sync.WaitGroup
 	for range 8 {
@@ -98,7 +98,7 @@ func TestAPeekPutsNothingInForce(t *testing.T) {
 	}
 	n, _ := peek()
 	used, _ := d.twice.Use(d, d.compile)
-	assert.Same(t, n, used, "what was seen is what is used")
+	assert.Same(t, n, used, "Use returns the value that Peek returned")
 	d.N = 9
 	n, _ = peek()
 	assert.Same(t, n, used)

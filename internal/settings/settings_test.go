@@ -87,7 +87,7 @@ func TestAChangeNamesItsField(t *testing.T) {
 	}
 }
 
-func TestWhatIsTheSameIsNoChange(t *testing.T) {
+func TestEqualValuesAreNotAChange(t *testing.T) {
 	s := sample()
 	taken := settings.Take(s)
 	s.hidden++
@@ -104,7 +104,7 @@ func TestWhatIsTheSameIsNoChange(t *testing.T) {
 // ring leads to itself.
 type ring struct{ Next *ring }
 
-func TestWhatLeadsToItselfHasAnEnd(t *testing.T) {
+func TestComparingACyclicStructEnds(t *testing.T) {
 	s := sample()
 	s.Ring = new(ring)
 	s.Ring.Next = s.Ring
@@ -121,7 +121,7 @@ func TestEveryChangeIsNamed(t *testing.T) {
 	assert.Equal(t, []string{"Int", "Value.N"}, taken.Changed(s))
 }
 
-func TestAZeroStructTakesNoMemory(t *testing.T) {
+func TestAZeroSnapshotIsThatOfAZeroStruct(t *testing.T) {
 	var zero settings.Snapshot
 	var s all
 	assert.Empty(t, zero.Changed(&s))

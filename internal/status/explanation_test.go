@@ -60,7 +60,7 @@ func TestTheFormShowsTheExplanation(t *testing.T) {
 	assert.Equal(t, 405, get(t, h, "POST", "/?url=app.test", "").StatusCode)
 }
 
-func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
+func TestAnInvalidQueryIsAnsweredWithTheRule(t *testing.T) {
 	h := status.Handler(func() status.Page { return status.Page{} }, func(*http.Request) *status.Explanation { panic("explained") })
 	for query, want := range map[string]string{
 		"url=" + url.QueryEscape("ftp://a.test/"):            `the URL "ftp://a.test/" has the scheme "ftp": want http or https`,
@@ -79,7 +79,7 @@ func TestAQuestionThatMakesNoSenseIsAnsweredWithTheRule(t *testing.T) {
 // The form's fields have the values of the question.
 var values = regexp.MustCompile(`\{ value [^}]*\}`)
 
-func TestAnExplanationIsTextAndNothingElse(t *testing.T) {
+func TestTheInputOfAnExplanationIsEscaped(t *testing.T) {
 	show := func(name, asked string) string {
 		b := body(t, get(t, handler(name), "GET", "/?method="+url.QueryEscape(asked)+"&client="+url.QueryEscape(asked)+"&url="+url.QueryEscape(asked), ""))
 		assert.NotContains(t, b, "\u202e")
@@ -90,11 +90,11 @@ func TestAnExplanationIsTextAndNothingElse(t *testing.T) {
 	for _, s := range []string{"<script>alert(1)</script>", `"><img src=x onerror=alert(1)>`, "a\u202eb", "\x00", "</pre><b>", "\xff", "a\nresponse: 200"} {
 		assert.Equal(t, plain, show(s, s), "%q", s)
 		b := body(t, get(t, handler(s), "GET", "/?url=app.test", ""))
-		assert.NotContains(t, b, "\nresponse: 200", "a line of its own")
+		assert.NotContains(t, b, "\nresponse: 200", "the input starts no line of its own")
 	}
 }
 
-func TestAnExplanationIsBoundedAsText(t *testing.T) {
+func TestTheTextOfAnExplanationIsLimited(t *testing.T) {
 	e := status.Explanation{Method: "GET", Host: "::1", Path: "/"}
 	for i := range 1000 {
 		e.Targets = append(e.Targets, status.Choice{Name: fmt.Sprintf("t%d", i), Why: "its weight is 0"})

@@ -14,7 +14,7 @@ import (
 	"github.com/hostproxy/hostproxy/internal/status"
 )
 
-func TestThePolicyAllowsTheStyleAndTheScriptOfThePageAlone(t *testing.T) {
+func TestThePolicyAllowsOnlyTheStyleAndScriptOfThePage(t *testing.T) {
 	res := get(t, handler("app.test"), "GET", "/", "")
 	csp, b := res.Header.Get("Content-Security-Policy"), body(t, res)
 	for _, part := range []string{"default-src 'none'", "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'", "connect-src 'self'"} {
@@ -47,7 +47,7 @@ func row(t *testing.T, r status.Recent) string {
 	return regexp.MustCompile(`<path class="grid"[^>]*>|viewBox="[^"]*" aria-hidden="true"`).ReplaceAllString(b, "")
 }
 
-func TestFiguresSayWhatWasSeen(t *testing.T) {
+func TestFiguresShowRecentRatesAndErrors(t *testing.T) {
 	spread := func(counts map[int]uint64) []uint64 {
 		all := make([]uint64, 31)
 		for i, n := range counts {
@@ -59,10 +59,10 @@ func TestFiguresSayWhatWasSeen(t *testing.T) {
 		recent status.Recent
 		want   string
 	}{
-		"nothing":          {status.Recent{Seconds: 64}, `<td></td><td class="n">0</td><td class="n">–</td>`},
-		"errors alone":     {status.Recent{Seconds: 100, Attempts: 50, Errors: 50}, `<td></td><td class="n">0.50</td><td class="n failed">100 %</td>`},
-		"one in a million": {status.Recent{Seconds: 100, Attempts: 1_000_000, Errors: 1}, `<td></td><td class="n">10,000</td><td class="n">&lt;0.01 %</td>`},
-		"all but one":      {status.Recent{Seconds: 100, Attempts: 100_000, Errors: 99_999}, `<td></td><td class="n">1,000</td><td class="n failed">&gt;99.9 %</td>`},
+		"nothing":                {status.Recent{Seconds: 64}, `<td></td><td class="n">0</td><td class="n">–</td>`},
+		"only errors":            {status.Recent{Seconds: 100, Attempts: 50, Errors: 50}, `<td></td><td class="n">0.50</td><td class="n failed">100 %</td>`},
+		"one in a million":       {status.Recent{Seconds: 100, Attempts: 1_000_000, Errors: 1}, `<td></td><td class="n">10,000</td><td class="n">&lt;0.01 %</td>`},
+		"all but one are errors": {status.Recent{Seconds: 100, Attempts: 100_000, Errors: 99_999}, `<td></td><td class="n">1,000</td><td class="n failed">&gt;99.9 %</td>`},
 		"a bar at least as high as is seen": {status.Recent{Seconds: 100, Attempts: 1001, Errors: 1, Spread: spread(map[int]uint64{11: 1000, 20: 1})},
 			`<td><svg class="chart" ><path d="M20 24v-24h4v24zM65 24v-2h4v2z"/></svg></td><td class="n">10.0</td><td class="n">0.10 %</td>`},
 		"the ends have what is beyond": {status.Recent{Seconds: 100, Attempts: 4, Spread: spread(map[int]uint64{0: 1, 7: 1, 25: 1, 30: 1})},
@@ -108,7 +108,7 @@ func TestATargetShowsItsLastChangesOfHealth(t *testing.T) {
 	assert.Contains(t, b, `title="2025-12-31 01:04:05Z"`)
 }
 
-func TestCertificatesShowTheDaysThatAreLeftAndWhyThereAreNone(t *testing.T) {
+func TestCertificatesShowTheDaysLeftOrWhyThereAreNone(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	days := func(n time.Duration) time.Time { return now.Add(n*24*time.Hour + time.Hour) }
 	h := status.Handler(func() status.Page {
@@ -128,7 +128,7 @@ func TestCertificatesShowTheDaysThatAreLeftAndWhyThereAreNone(t *testing.T) {
 	}
 }
 
-func TestTheSameFailuresInARowAreOne(t *testing.T) {
+func TestRepeatedFailuresAreShownOnce(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	of := func(seconds int, host string) status.Failure {
 		return status.Failure{Time: now.Add(time.Duration(-seconds) * time.Second), Host: host, Path: "/", Status: 502, Cause: "refused"}

@@ -73,7 +73,7 @@ func handler(name string) http.Handler {
 	return status.Handler(func() status.Page { return page(name) }, func(q *http.Request) *status.Explanation { return explanation(name, q) })
 }
 
-func TestWhoAsksHowGetsWhat(t *testing.T) {
+func TestTheMethodAndAcceptDecideTheResponse(t *testing.T) {
 	h := handler("app.test")
 	for _, tt := range []struct {
 		method, target, accept string
@@ -111,7 +111,7 @@ func TestJSONSaysWhatThePageSays(t *testing.T) {
 	assert.Equal(t, page("app.test"), got)
 }
 
-func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
+func TestAFailedCertificateShowsTheNextStep(t *testing.T) {
 	h := status.Handler(func() status.Page {
 		return status.Page{Time: time.Now(), Certificates: []status.Certificate{
 			{Host: "a.example.com", State: "failed", Error: "no record", NextTry: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Attempts: 3,
@@ -124,9 +124,9 @@ func TestACertificateThatFailedSaysWhatComesNext(t *testing.T) {
 	b := body(t, get(t, h, "GET", "/", ""))
 	assert.Contains(t, b, "3 failed attempts, next try <span class=\"when\">2026-01-02 03:04:05Z</span>")
 	assert.Contains(t, b, "short a.example.com A a.example.com AAAA; curl")
-	assert.Equal(t, 1, strings.Count(b, "not retried"), "of the one that a change of the settings alone can help")
+	assert.Equal(t, 1, strings.Count(b, "not retried"), "only for the one that needs a change of the settings")
 	assert.NotContains(t, b, "onclick")
-	assert.Equal(t, 1, strings.Count(b, "<script"), "that of the page")
+	assert.Equal(t, 1, strings.Count(b, "<script"), "only the script of the page")
 	assert.Equal(t, 1, strings.Count(b, "handshakes: "))
 	assert.Contains(t, b, "handshakes: 64 waiting, 7 refused")
 	j := body(t, get(t, h, "GET", "/?format=json", ""))
@@ -153,7 +153,7 @@ func TestThePageShowsWhatServersRefused(t *testing.T) {
 	assert.Contains(t, b, `<code>[::]:80</code></td><td class="n">3</td>`)
 	assert.Contains(t, b, `<td>connections: MaxConnsPerClient</td><td class="n">1990</td><td class="when">2026-01-02 03:04:05Z</td>`)
 	assert.Contains(t, b, `<td>requests: 431</td><td class="n">2</td>`)
-	assert.Equal(t, 1, strings.Count(b, "nothing refused"), "by the other")
+	assert.Equal(t, 1, strings.Count(b, "nothing refused"), "shown for the other server")
 	j := body(t, get(t, h, "GET", "/?format=json", ""))
 	for _, want := range []string{`"addr": "[::]:443"`, `"tls": true`, `"open": 12`, `"what": "connections"`, `"why": "MaxConnsPerClient"`, `"count": 1990`, `"latest": "2026-01-02T03:04:05Z"`} {
 		assert.Contains(t, j, want)
@@ -174,7 +174,7 @@ func TestCommandsAreSafeToPaste(t *testing.T) {
 	assert.Empty(t, status.RecordsCommand("*.`x`"))
 }
 
-func TestASentenceIsOneLineAndBounded(t *testing.T) {
+func TestASentenceIsOneLineOfLimitedLength(t *testing.T) {
 	assert.Equal(t, "a; b; c", status.Sentence("a\n\tb\r\n\n  c\n"))
 	assert.Equal(t, "a", status.Sentence("a"))
 	assert.Empty(t, status.Sentence(" \n"))
@@ -182,7 +182,7 @@ func TestASentenceIsOneLineAndBounded(t *testing.T) {
 	assert.True(t, utf8.ValidString(status.Sentence("x"+strings.Repeat("é", 100_000))))
 }
 
-func TestTheFilterLeavesOutTheRest(t *testing.T) {
+func TestTheFilterHidesOtherRoutes(t *testing.T) {
 	h := handler("app.test")
 	assert.Contains(t, body(t, get(t, h, "GET", "/?q=pp.t", "")), "app.test")
 	none := body(t, get(t, h, "GET", "/?q=other", ""))
@@ -194,7 +194,7 @@ func TestTheFilterLeavesOutTheRest(t *testing.T) {
 // full is a Spread whose chart has all bars.
 var full = slices.Repeat([]uint64{3}, 31)
 
-func TestAPageIsBoundedAndJSONIsWhole(t *testing.T) {
+func TestThePageIsLimitedButJSONIsComplete(t *testing.T) {
 	h := status.Handler(func() status.Page {
 		var p status.Page
 		for i := range 10_000 {

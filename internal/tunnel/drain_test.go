@@ -46,7 +46,7 @@ func answer(t testing.TB, c net.Conn, masked bool) {
 
 // forwarding.md, Streams: a WebSocket is closed with 1001 on shutdown. Here it
 // is quiet, between two frames.
-func TestDrainAtABorder(t *testing.T) {
+func TestDrainBetweenFramesSendsCloseToBothSides(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		hello, reply := frame(opText, true, []byte("hello")), frame(opText, false, []byte("hi"))
@@ -64,12 +64,12 @@ func TestDrainAtABorder(t *testing.T) {
 		expectEOF(t, g.client)
 		expectEOF(t, g.upstream)
 		assert.Equal(t, tunnel.Result{FromClient: int64(len(hello)), FromUpstream: int64(len(reply)), By: tunnel.ByDrain}, g.wait(t))
-		assert.Zero(t, time.Since(begun), "both have answered, there is nothing to wait for")
+		assert.Zero(t, time.Since(begun), "both sides have answered")
 	})
 }
 
 // Our Close never cuts a frame in flight, at whatever byte the drain begins.
-func TestDrainInTheMiddleOfAFrame(t *testing.T) {
+func TestDrainNeverCutsAFrame(t *testing.T) {
 	for _, size := range []int{0, 1, 125, 126, 65535, 65536} {
 		for _, masked := range []bool{true, false} {
 			whole := frame(opText, masked, payloadOf(size))
@@ -121,11 +121,11 @@ func drainInside(t *testing.T, whole []byte, cut int, masked bool) {
 	assert.Equal(t, int64(len(whole)), result.FromClient+result.FromUpstream)
 }
 
-func TestDrainGivesUpOnABorderThatDoesNotCome(t *testing.T) {
+func TestDrainStopsWaitingForTheEndOfAFrame(t *testing.T) {
 	for name, head := range map[string]string{
-		"an unfinished frame":   "\x82\x7e\x01",
-		"an impossible length":  "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
-		"bytes that are no end": "\x82\x7f\x00\x00\xff\x00\x00\x00\x00\x00 and so on",
+		"an unfinished frame":           "\x82\x7e\x01",
+		"an impossible length":          "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
+		"bytes that do not end a frame": "\x82\x7f\x00\x00\xff\x00\x00\x00\x00\x00 and so on",
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestDrainGivesUpOnABorderThatDoesNotCome(t *testing.T) {
 	}
 }
 
-func TestDrainDoesNotWaitForEverForAnswers(t *testing.T) {
+func TestDrainDoesNotWaitForeverForCloseFrames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		begun := time.Now()
@@ -161,7 +161,7 @@ func TestDrainDoesNotWaitForEverForAnswers(t *testing.T) {
 	})
 }
 
-func TestDrainOfASideThatJustLeaves(t *testing.T) {
+func TestDrainAcceptsADisconnectInsteadOfACloseFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		begun := time.Now()
@@ -189,7 +189,7 @@ func (s *torn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func TestDrainWritesNothingBehindATornFrame(t *testing.T) {
+func TestDrainWritesNothingAfterAnIncompleteFrame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		side := &torn{}
 		g := start(t, pipes, func(tn *tunnel.Tunnel) {
@@ -208,7 +208,7 @@ func TestDrainWritesNothingBehindATornFrame(t *testing.T) {
 	})
 }
 
-func TestDrainDoesNotProlongAGrace(t *testing.T) {
+func TestDrainDoesNotExtendAGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		begun := time.Now()
@@ -224,7 +224,7 @@ func TestDrainDoesNotProlongAGrace(t *testing.T) {
 
 // The client has already sent Close and waits for the reply: it gets one Close,
 // and the upstream gets no second one.
-func TestDrainDuringACloseHandshake(t *testing.T) {
+func TestDrainSendsNoSecondCloseDuringACloseHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := webSocket(t)
 		bye := frame(opClose, true, []byte{0x03, 0xe8})
@@ -238,7 +238,7 @@ func TestDrainDuringACloseHandshake(t *testing.T) {
 	})
 }
 
-func TestDrainAfterAHalfClose(t *testing.T) {
+func TestDrainAfterAHalfCloseReachesTheOpenSide(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
 	closeWrite(t, g.client)

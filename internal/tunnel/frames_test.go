@@ -73,7 +73,7 @@ func borders(f *tunnel.Frames, p []byte, sizes ...int) (at []int) {
 	return at
 }
 
-func TestFramesFindsBorders(t *testing.T) {
+func TestFramesFindsFrameBoundaries(t *testing.T) {
 	for _, masked := range []bool{false, true} {
 		var (
 			stream []byte
@@ -105,7 +105,7 @@ func TestFramesSeesClose(t *testing.T) {
 	assert.True(t, empty.Closed(), "a Close frame without a status")
 }
 
-func TestFramesSeesNoBorderInALengthThatNeverEnds(t *testing.T) {
+func TestFramesFindsNoBoundaryAfterAnImpossibleLength(t *testing.T) {
 	for _, length := range []string{"\x80\x00\x00\x00\x00\x00\x00\x00", "\xff\xff\xff\xff\xff\xff\xff\xff", "\x7f\xff\xff\xff\xff\xff\xff\xff"} {
 		var f tunnel.Frames
 		f.Skip([]byte("\x82\x7f" + length))

@@ -140,7 +140,7 @@ func closeWrite(t testing.TB, c net.Conn) {
 
 // forwarding.md, Streams: half-close both ways; each exit closes both sides.
 // Behaviours: TestReverseProxyWebSocket, ...HalfTCP.
-func TestHalfCloseBothWays(t *testing.T) {
+func TestAHalfCloseIsPassedOnInBothDirections(t *testing.T) {
 	for name, pair := range map[string]network{"tcp": tcpPair, "unix": unixPair, "tls": tlsPair} {
 		t.Run(name+", the client ends first", func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -216,7 +216,7 @@ func TestDeadlinesLeftOverAreCleared(t *testing.T) {
 	assert.Equal(t, tunnel.ByDrain, g.wait(t).By)
 }
 
-func TestBulkInBothDirectionsAtOnce(t *testing.T) {
+func TestBulkDataFlowsInBothDirectionsAtOnce(t *testing.T) {
 	for name, pair := range map[string]network{"tcp": tcpPair, "tls": tlsPair} {
 		t.Run(name, func(t *testing.T) {
 			proxytest.NoLeaks(t)
@@ -271,7 +271,7 @@ func TestAResetEndsBothSides(t *testing.T) {
 	})
 }
 
-func TestCancelClosesAtOnceWhatIsNoWebSocket(t *testing.T) {
+func TestCancelClosesOtherProtocolsImmediately(t *testing.T) {
 	proxytest.NoLeaks(t)
 	g := start(t, tcpPair, func(tn *tunnel.Tunnel) { tn.Grace = time.Hour })
 	write(t, g.client, "x")
@@ -305,8 +305,8 @@ func TestCancelCutsAStalledReceiver(t *testing.T) {
 func pipes(testing.TB) (net.Conn, net.Conn) { return net.Pipe() }
 
 // Behaviours: TestReverseProxyUpgradeNoCloseWrite.
-func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
-	t.Run("and it may use it", func(t *testing.T) {
+func TestWithoutHalfCloseTheOtherSideHasTheGracePeriod(t *testing.T) {
+	t.Run("the other side may continue meanwhile", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = 7 * time.Second })
 			require.NoError(t, g.client.(io.Closer).Close())
@@ -317,7 +317,7 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 			assert.Equal(t, 6*time.Second, time.Since(begun))
 		})
 	})
-	t.Run("but not more", func(t *testing.T) {
+	t.Run("the tunnel ends after the grace period", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = 7 * time.Second })
 			require.NoError(t, g.upstream.Close())
@@ -327,7 +327,7 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 			expectEOF(t, g.client)
 		})
 	})
-	t.Run("of 5 seconds by default", func(t *testing.T) {
+	t.Run("the default is 5 seconds", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, nil)
 			require.NoError(t, g.upstream.Close())
@@ -336,7 +336,7 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 			assert.Equal(t, 5*time.Second, time.Since(begun))
 		})
 	})
-	t.Run("which a negative value takes away", func(t *testing.T) {
+	t.Run("a negative value disables it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Grace = -1 })
 			require.NoError(t, g.upstream.Close())
@@ -349,7 +349,7 @@ func TestASideThatCannotBeToldGivesTheOtherTheGrace(t *testing.T) {
 
 // A handler cannot half-close a stream of HTTP/2: its client must learn
 // immediately that the target is gone.
-func TestTheEndOfAWebSocketsTargetIsTheTunnels(t *testing.T) {
+func TestAWebSocketTunnelEndsWithItsTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.WebSocket = true })
 		write(t, g.upstream, "\x81\x03bye")
@@ -369,7 +369,7 @@ func (deaf) Write([]byte) (int, error) { return 0, errDeaf }
 
 var errDeaf = errors.New("not listening")
 
-func TestASideThatTakesNoMoreMayFinishWhatItSays(t *testing.T) {
+func TestASideThatAcceptsNoMoreDataMayFinishSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Upstream.Conn = deaf{tn.Upstream.Conn.(net.Conn)} })
 		write(t, g.client, "unheard")
@@ -382,7 +382,7 @@ func TestASideThatTakesNoMoreMayFinishWhatItSays(t *testing.T) {
 	})
 }
 
-func TestASideThatTakesNoMoreHasTheGrace(t *testing.T) {
+func TestASideThatAcceptsNoMoreDataHasTheGracePeriod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := start(t, pipes, func(tn *tunnel.Tunnel) { tn.Upstream.Conn = deaf{tn.Upstream.Conn.(net.Conn)} })
 		write(t, g.client, "unheard")
@@ -394,7 +394,7 @@ func TestASideThatTakesNoMoreHasTheGrace(t *testing.T) {
 }
 
 // forwarding.md, Streams: an idle limit.
-func TestIdle(t *testing.T) {
+func TestAnIdleTunnelIsClosed(t *testing.T) {
 	t.Run("closes both sides when nothing moves", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			begun := time.Now()
@@ -455,7 +455,7 @@ func TestIdle(t *testing.T) {
 			closeWrite(t, g.client)
 			expectEOF(t, g.upstream)
 			if told = time.Since(begun); told <= idle/2 {
-				assert.Equal(t, tunnel.ByClient, g.wait(t).By, "who ended it first")
+				assert.Equal(t, tunnel.ByClient, g.wait(t).By, "the client ended it first")
 			}
 		}
 	})
@@ -504,7 +504,7 @@ func TestAQuietDirectionHoldsALittleBuffer(t *testing.T) {
 	assert.Equal(t, []int{small, small, small, large, large, large, small, small}, source.rooms)
 }
 
-func TestEndString(t *testing.T) {
+func TestEveryEndHasAName(t *testing.T) {
 	for want, end := range map[string]tunnel.End{"client": tunnel.ByClient, "upstream": tunnel.ByUpstream, "idle": tunnel.ByIdle, "drain": tunnel.ByDrain} {
 		assert.Equal(t, want, end.String())
 	}
