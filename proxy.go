@@ -383,11 +383,9 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //
 // It returns what [Server.Serve] returns, or an error of Inherited. One Server
 // of a program may be in Run; a program with several calls ListenAndServe.
-func (s *Server) Run(ctx context.Context) (err error) {
-	if s.Sockets == nil {
-		if s.Sockets, err = Inherited(); err != nil {
-			return err
-		}
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Router.inherit(s); err != nil {
+		return err
 	}
 	return untilSignal(ctx, func(ctx context.Context) error {
 		defer service.OnHangup(func() error { return s.HandOver(ctx, nil) }, s.Router.logger)()

@@ -507,6 +507,20 @@ func (r *Router) Wrap(ln net.Listener) (net.Listener, error) {
 	return tls.NewListener(r.certs.Pass(ln, r.passer), conf), nil
 }
 
+// inherit sets s.Sockets for Run, unless it is set or s serves r already. r may
+// be nil.
+func (r *Router) inherit(s *Server) (err error) {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, runs := r.running[s]; !runs && s.Sockets == nil {
+		s.Sockets, err = Inherited()
+	}
+	return err
+}
+
 // open returns the inherited socket of e's name, or opens e's address.
 func (s *Server) open(e *serve.Entrance) (net.Listener, error) {
 	open := func() (net.Listener, error) { return listen(e.Addr) }

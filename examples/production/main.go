@@ -5,7 +5,8 @@
 // new binary, other flags of the unit or another state of the maintenance file,
 // and without a failed request.
 //
-//	go run . -domain example.localhost -https :8443 -http :8080 -log access.log
+//	go run . -domain example.localhost -https :8443 -http :8080 -log access.log \
+//		-password "$(htpasswd -nbB ops secret | cut -d: -f2)"
 //
 // main.go and site.go are at most 90 lines without comments. site.go has the
 // routes. ../service has the units for systemd: with Server.Run, a program
