@@ -377,7 +377,9 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 //   - SIGHUP calls [Server.HandOver]: the program that is installed by then
 //     takes over, and reads its arguments and files anew. A failure is logged
 //     to [Router.Logger], and s continues. Later signals have no effect once
-//     the new process has taken over. A terminal that closes also sends SIGHUP.
+//     the new process has taken over; one that came before that is logged. A
+//     terminal that closes also sends SIGHUP: the new process goes on without
+//     a terminal.
 //   - SIGINT and SIGTERM shut down, as when ctx is done. A second one ends the
 //     process immediately.
 //
