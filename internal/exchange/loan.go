@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -119,6 +120,7 @@ func Borrow(ctx context.Context) *Exchange {
 	case before.told != nil: // it still runs
 		x.resume(before.told.record())
 	}
+	x.User = cmp.Or(l.notes.user, x.User)
 	l.latest = x
 	return x
 }
@@ -201,7 +203,7 @@ func (x *Exchange) Return() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.latest == x { // so it is not over
-		x.back = true
+		x.back, l.notes.user = true, x.User
 		return
 	}
 	if f, ok := x.Err.(*Failure); ok { // another one was called meanwhile
