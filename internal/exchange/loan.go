@@ -157,6 +157,10 @@ type progress struct {
 	uploaded *Body // nil if the request has no body
 }
 
+// progresses holds those of released copies. A copy does not keep its own: its
+// memory is often that of a lender next, which has none.
+var progresses = sync.Pool{New: func() any { return new(progress) }}
+
 // record returns the progress with the attempt that runs.
 func (p *progress) record() *Record {
 	if p.runs {
@@ -182,7 +186,7 @@ func (x *Exchange) Tell(upload *Body) {
 		return
 	}
 	if x.told == nil {
-		x.told = new(progress)
+		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
