@@ -47,11 +47,12 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 // nothing if the handler has panicked or if something may still hold x.
 func (x *Exchange) Release() {
 	if x.Returned && !x.Shared {
-		b, told := x.beginning, x.told
-		if told != nil {
-			*told = progress{}
+		if p := x.told; p != nil {
+			*p = progress{}
+			progresses.Put(p)
 		}
-		*x = Exchange{beginning: b, told: told}
+		b := x.beginning
+		*x = Exchange{beginning: b}
 		exchanges.Put(x)
 	}
 }

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -119,6 +120,7 @@ func Borrow(ctx context.Context) *Exchange {
 	case before.told != nil: // it still runs
 		x.resume(before.told.record())
 	}
+	x.User = cmp.Or(l.notes.user, x.User)
 	l.latest = x
 	return x
 }
@@ -155,6 +157,10 @@ type progress struct {
 	uploaded *Body // nil if the request has no body
 }
 
+// progresses holds those of released copies. A copy does not keep its own: its
+// memory is often that of a lender next, which has none.
+var progresses = sync.Pool{New: func() any { return new(progress) }}
+
 // record returns the progress with the attempt that runs.
 func (p *progress) record() *Record {
 	if p.runs {
@@ -180,7 +186,7 @@ func (x *Exchange) Tell(upload *Body) {
 		return
 	}
 	if x.told == nil {
-		x.told = new(progress)
+		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
@@ -201,7 +207,7 @@ func (x *Exchange) Return() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.latest == x { // so it is not over
-		x.back = true
+		x.back, l.notes.user = true, x.User
 		return
 	}
 	if f, ok := x.Err.(*Failure); ok { // another one was called meanwhile
