@@ -375,11 +375,11 @@ func (s *Server) ListenAndServe(ctx context.Context) error {
 // Sockets.
 //
 //   - SIGHUP calls [Server.HandOver]: the program that is installed by then
-//     takes over, and reads its arguments and files anew. A failure is logged
-//     to [Router.Logger], and s continues. Later signals have no effect once
-//     the new process has taken over; one that came before that is logged. A
-//     terminal that closes also sends SIGHUP: the new process goes on without
-//     a terminal.
+//     takes over, with the same arguments, and reads its files anew. A failure
+//     is logged to [Router.Logger], and s continues. Later signals have no
+//     effect once the new process has taken over; one that came before that is
+//     logged. A terminal that closes also sends SIGHUP: the new process goes on
+//     without a terminal.
 //   - SIGINT and SIGTERM shut down, as when ctx is done. A second one ends the
 //     process immediately.
 //
@@ -1276,6 +1276,9 @@ func (r *Router) ended(s *Server, b *serve.Budget) error {
 //	op              Error.Op                if Err is nil
 //	side            Error.Side              if Err is nil
 //	cause           Error.Err               if Err is nil
+//
+// For a file that logrotate renames, open it with O_APPEND, and let logrotate
+// send SIGHUP to a program in [Server.Run].
 //
 // The duration is a number of nanoseconds in JSON, and such as 1.5ms in text.
 // Method, host, path and query are cut off after 4 KiB. The query and the

@@ -205,12 +205,16 @@ func (r *Router) rules() (*rules, error) {
 }
 
 // A BasicAuth verifies HTTP Basic credentials (RFC 7617) before Next serves a
-// request. Requests without valid credentials get 401. Invalid fields are an
-// error when the route is added. Use TLS: plain HTTP exposes passwords. To slow
-// down guessing, set [Router.RateLimit]. Next gets the Authorization header
-// too; to hide it from targets, name it in [Upstream.RequestHeader].Remove.
+// request. Requests without valid credentials get 401. Invalid fields, such as
+// an empty hash, are an error when the route is added: [Router.Handle] panics,
+// [Router.Set] returns it. Use TLS: plain HTTP exposes passwords. To slow down
+// guessing, set [Router.RateLimit]. Next gets the Authorization header too; to
+// hide it from targets, name it in [Upstream.RequestHeader].Remove.
 type BasicAuth struct {
-	Users map[string]string // bcrypt hashes of the passwords, by user name; required
+	// Users are bcrypt hashes of the passwords, by user name. "htpasswd -nB
+	// NAME" prints a name and its hash. They begin with $2a$, $2b$ or $2y$.
+	// Required.
+	Users map[string]string
 	// shown by the browser when it asks for a password; "" means "restricted"
 	Realm string
 	Next  http.Handler // serves requests with valid credentials; required

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -72,6 +73,9 @@ func (l *Loan) Value(key any) any {
 	}
 	return l.Context.Value(key)
 }
+
+// String hides what other goroutines may change.
+func (l *Loan) String() string { return fmt.Sprint(l.Context) + ".WithExchange" }
 
 func loanOf(ctx context.Context) *Loan {
 	l, _ := ctx.Value(exchangeKey{}).(*Loan)
