@@ -28,12 +28,16 @@ type emptyStorage struct {
 	healthy sync.Map
 }
 
-func (s *emptyStorage) Load(_ context.Context, key string) ([]byte, error) {
+func (s *emptyStorage) Load(ctx context.Context, key string) ([]byte, error) {
 	if b, ok := s.healthy.Load(key); ok {
 		return b.([]byte), nil
 	}
-	<-time.After(time.Millisecond) // as slow as a disk or a network
-	return nil, fs.ErrNotExist
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(time.Millisecond): // as slow as a disk or a network
+		return nil, fs.ErrNotExist
+	}
 }
 
 func (s *emptyStorage) Store(_ context.Context, key string, value []byte) error {
@@ -187,7 +191,8 @@ func copyMap(all map[string]http.Handler) {
 	}
 }
 
-// percentile returns a percentile of sorted values, and 0 if there are none.
+// percentile returns the pth percentile of sorted values. Without values it
+// returns 0.
 func percentile(all []time.Duration, p int) time.Duration {
 	if len(all) == 0 {
 		return 0

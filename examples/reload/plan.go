@@ -197,8 +197,8 @@ func (b *planner) contents(name File) ([]byte, error) {
 	return c.text, c.err
 }
 
-// secret returns the contents of a file without surrounding white space. It
-// adds a fault if there are none.
+// secret returns the contents of a file without surrounding white space. An
+// empty file is a fault.
 func (b *planner) secret(name File, keys ...string) string {
 	text := strings.TrimSpace(string(b.must(name, keys...)))
 	if text == "" && len(b.read[b.path(name)].text) > 0 {

@@ -282,7 +282,8 @@ func (b *planner) headerEdit(c *HeaderEdit, at ...string) (h hostproxy.HeaderEdi
 	return h
 }
 
-// header returns the headers in fields, and those whose values are in files.
+// header returns the headers in fields. It adds the headers in files, whose
+// values it reads from these files.
 func (b *planner) header(fields map[string][]string, files map[string]File, at ...string) http.Header {
 	if len(fields)+len(files) == 0 {
 		return nil

@@ -1,6 +1,6 @@
 // Command service runs a proxy as a systemd service. It takes its sockets from
-// hostproxy-https.socket and hostproxy-http.socket, and opens them itself if
-// there are none. It reports when it is ready, and feeds the watchdog. On
+// hostproxy-https.socket and hostproxy-http.socket, or opens its own. It
+// tells systemd when it is ready, and keeps the watchdog content. On
 // SIGHUP it hands over to a new process, which runs the program that is
 // installed at that time. No connection is lost.
 //

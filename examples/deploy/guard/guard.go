@@ -10,11 +10,11 @@
 //
 // One client alone cannot make it go back, since it may request what never
 // works. At most two failed or slow requests of each client count against the
-// new targets, and only those whose method and URL the old targets have served
-// well. There are two exceptions. If the old targets have had fewer than 20
-// requests, all requests count. If they have had fewer than three clients,
-// these may be load balancers: then all requests that the old targets have
-// served count.
+// new targets. A request counts only if the old targets have served its method
+// and URL well. There are two exceptions. If the old targets have had fewer
+// than 20 requests, all requests count. If they have had fewer than three
+// clients, these may be load balancers: then all requests that the old targets
+// have served count.
 //
 // Attempt.Whole decides whether a request is timed: the speed at which a client
 // sends a body says nothing about a target. A program that only gets requests
