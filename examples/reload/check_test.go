@@ -27,6 +27,7 @@ func TestInvalidCombinationsOfSettingsAreRefused(t *testing.T) {
 		return name
 	}
 	empty, users := file("empty", " \n"), file("users", "ann:$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS\nann:$2a$04$x\n")
+	nothing := file("nothing", "")
 	const up = "{targets: \"a:1\", "
 	for text, want := range map[string]string{
 		"routes: {}":                    "1:1: routes: there is no route: want one at least",
@@ -54,6 +55,7 @@ func TestInvalidCombinationsOfSettingsAreRefused(t *testing.T) {
 		"routes: {a.test: " + up + "health: {statuses: [200]}}}":                                                       "routes[a.test].health.statuses: health.statuses requires health.path",
 		"routes: {a.test: " + up + "slow_start: 1s}}":                                                                  "routes[a.test].slow_start: ",
 		"routes: {a.test: " + up + "sticky: {key_file: " + empty + "}}}":                                               "routes[a.test].sticky.key_file: ",
+		"routes: {a.test: " + up + "sticky: {key_file: " + nothing + "}}}":                                             "the file is empty: write the value into it",
 		"routes: {a.test: " + up + "sticky: {key_file: none}}}":                                                        "create it, or correct the name",
 		"routes: {a.test: " + up + "sticky: {key_file: " + dir + "}}}":                                                 "is no regular file: want one",
 		"routes: {a.test: {targets: \"https://a\", tls: {cert_file: x}}}":                                              "cert_file and key_file belong together",

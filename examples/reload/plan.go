@@ -201,7 +201,7 @@ func (b *planner) contents(name File) ([]byte, error) {
 // empty file is a fault.
 func (b *planner) secret(name File, keys ...string) string {
 	text := strings.TrimSpace(string(b.must(name, keys...)))
-	if text == "" && len(b.read[b.path(name)].text) > 0 {
+	if text == "" && b.read[b.path(name)].err == nil {
 		b.fault(keys, "%s: the file is empty: write the value into it", quoted(string(name)))
 	}
 	return text
