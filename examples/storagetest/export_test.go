@@ -7,6 +7,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
+// LockEnv is set in the process that holds the lock of RunKilled.
+const LockEnv = lockEnv
+
 // Killed is the check of RunKilled for a storage at an address.
 var Killed = killed
 
