@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,9 +43,14 @@ func NoLeaks(t testing.TB) {
 func noLeaks(t testing.TB, patience time.Duration) {
 	t.Helper()
 	own(t.Name())
-	before := dumps().next()
+	alone := dumps().join()
+	before, count := dumps().next(), runtime.NumGoroutine()
 	t.Cleanup(func() {
 		t.Helper()
+		defer dumps().leave()
+		if alone() && runtime.NumGoroutine() <= count {
+			return // no stacks are needed
+		}
 		if left := leaked(before, t.Name(), patience); len(left) > 0 {
 			t.Errorf("proxytest: %d goroutines outlive the test:\n\n%s", len(left), strings.Join(left, "\n\n"))
 		}
@@ -153,6 +159,9 @@ var dumps = sync.OnceValue(func() *shared { return new(shared) })
 // shared shares the stacks of all goroutines between parallel tests: reading
 // them stops the program, and takes milliseconds beside many goroutines.
 type shared struct {
+	joined atomic.Int64 // how many tests have looked for leaks
+	here   atomic.Int64 // how many do now
+
 	mu     sync.Mutex
 	began  time.Time         // when the stacks were read
 	took   time.Duration     // how long that took
@@ -160,9 +169,19 @@ type shared struct {
 	text   []byte
 }
 
+// join counts a test that looks for leaks until leave is called. alone reports
+// whether no other one has done so since.
+func (s *shared) join() (alone func() bool) {
+	number := s.joined.Add(1)
+	first := s.here.Add(1) == 1
+	return func() bool { return first && s.joined.Load() == number }
+}
+
+func (s *shared) leave() { s.here.Add(-1) }
+
 // next returns the stacks of all goroutines except the settled ones, as they
-// are some time after the call: tests that call it at the same time share them,
-// so that reading stacks takes at most a fifth of the time.
+// are some time after the call: parallel tests that call it at the same time
+// share them, so that reading stacks takes at most a tenth of the time.
 func (s *shared) next() map[string]string {
 	asked := time.Now()
 	s.mu.Lock()
@@ -170,7 +189,9 @@ func (s *shared) next() map[string]string {
 	if s.began.After(asked) {
 		return s.stacks
 	}
-	time.Sleep(time.Until(s.began.Add(5 * s.took)))
+	if s.here.Load() > 1 {
+		time.Sleep(time.Until(s.began.Add(10 * s.took)))
+	}
 	s.began = time.Now()
 	s.stacks = s.read()
 	s.took = time.Since(s.began)
