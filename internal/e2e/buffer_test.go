@@ -154,6 +154,7 @@ func TestAClientThatLeavesWhileItsBodyIsBufferedReachesNoTarget(t *testing.T) {
 }
 
 func TestADrainEndsABufferedUpload(t *testing.T) {
+	t.Parallel()
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		c.Send("POST / HTTP/1.1\r\n" + host + "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n")
@@ -273,6 +274,7 @@ func TestASlowClientGetsAWholeResponseThatExceedsTheBuffer(t *testing.T) {
 }
 
 func TestAClientThatLeavesItsBufferedResponseIs499(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int64{1 << 20, 2 * big} {
 		overBuffers(t, func(t *testing.T, s *site, _ []byte) {
 			c := s.dial(t)

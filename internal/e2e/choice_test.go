@@ -283,6 +283,7 @@ func TestACopyIsNotCopied(t *testing.T) {
 // Copies in flight end with the server, and when the mirror is replaced or
 // removed. So do the connections kept for it.
 func TestCopiesEndWithTheirMirror(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(u *hostproxy.Upstream, s *proxytest.Running) error{
 		"by the server's end": func(_ *hostproxy.Upstream, s *proxytest.Running) error { return s.Stop() },
 		"by removing it":      func(u *hostproxy.Upstream, _ *proxytest.Running) error { return u.Mirror(nil, 0) },

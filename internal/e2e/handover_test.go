@@ -198,6 +198,7 @@ func TestConnectionsOutliveAHandOver(t *testing.T) {
 }
 
 func TestWebSocketsOfAHandOverEndAtDrainTimeout(t *testing.T) {
+	t.Parallel()
 	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws := g.webSocket(t)
 		require.NoError(t, g.HandOver(t.Context(), g.heir(t)))
@@ -333,6 +334,7 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 // After a hand-over, the old process does not stop targets that it has waked,
 // even if it is idle.
 func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
+	t.Parallel()
 	for _, hand := range []bool{false, true} {
 		proxytest.NoLeaks(t)
 		r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -395,6 +397,7 @@ func TestAnIdleConnectionEndsSoonAfterAHandOver(t *testing.T) {
 }
 
 func TestOnlyTheNewProcessAcceptsOnceHandOverReturns(t *testing.T) {
+	t.Parallel()
 	for range 5 {
 		overGenerations(t, -1, func(t *testing.T, g *generation, _ chan struct{}) {
 			w := g.webSocket(t)
@@ -452,6 +455,7 @@ func TestAServerServesTheSocketsThatItInherits(t *testing.T) {
 // HandOverTimeout limits what stays after a hand-over, and DrainTimeout does
 // not.
 func TestHandOverTimeoutAloneLimitsWhatAHandOverLeaves(t *testing.T) {
+	t.Parallel()
 	overGenerations(t, 50*time.Millisecond, func(t *testing.T, g *generation, _ chan struct{}) {
 		ws := g.webSocket(t)
 		require.NoError(t, g.Reload(func(s *hostproxy.Server) { s.HandOverTimeout = 400 * time.Millisecond }))

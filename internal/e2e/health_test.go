@@ -211,6 +211,7 @@ func TestDownTargetsAreTriedIfAllAreDownUnlessFailClosedIsSet(t *testing.T) {
 }
 
 func TestHealthChecksWorkByConnectingAndForUnixTargets(t *testing.T) {
+	t.Parallel()
 	refused := proxytest.Refused(t)
 	socket := t.TempDir() + "/s"
 	proxytest.NewUnixServer(t, socket, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {}))

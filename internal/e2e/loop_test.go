@@ -14,6 +14,7 @@ import (
 )
 
 func TestARequestThatLoopsIsRefused(t *testing.T) {
+	t.Parallel()
 	other := proxytest.NewBackend(t, good)
 	build, last := keeping(other.Addr())
 	inLanes(t, build, func(t *testing.T, c *proxytest.Client, records <-chan hostproxy.Exchange) {
@@ -47,6 +48,7 @@ func TestARequestThatLoopsIsRefused(t *testing.T) {
 }
 
 func TestALoopIsLogged(t *testing.T) {
+	t.Parallel()
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
 			text := new(logText)

@@ -93,6 +93,7 @@ func TestAnUpgradeIsNotCopied(t *testing.T) {
 // A mirror that does not answer gets a limited number of copies, and does not
 // affect clients.
 func TestAMirrorThatHangsGetsABoundedNumberOfCopies(t *testing.T) {
+	t.Parallel()
 	const most = 128
 	var hung atomic.Int64
 	free := make(chan struct{})

@@ -113,6 +113,7 @@ func TestPassthroughConnectionsMayEndByThemselvesWhileTheServerDrains(t *testing
 }
 
 func TestPassthroughConnectionsAreCutAtTheEndOfTheGrace(t *testing.T) {
+	t.Parallel()
 	proxytest.NoLeaks(t)
 	p := newPassing(t)
 	https, plain := proxytest.Listen(t), proxytest.Listen(t)

@@ -13,6 +13,7 @@ import (
 
 // The things that Servers on one Router share end with the last Server.
 func TestTheEndOfOneServerLeavesTheUpstreamsOfTheOthersAlone(t *testing.T) {
+	t.Parallel()
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
 			proxytest.NoLeaks(t)

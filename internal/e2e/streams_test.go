@@ -383,6 +383,7 @@ func TestRemovingARouteLetsItsRequestsEnd(t *testing.T) {
 }
 
 func TestDrainLetsRequestsEnd(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	script := func(c *proxytest.BackendConn) {
 		if _, err := c.ReadRequest(); err == nil && c.Wait(release) {

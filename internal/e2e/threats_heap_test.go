@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -204,32 +203,30 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 		}},
 		{"window updates", func(p *h2, i uint32) error { return p.WriteWindowUpdate(0, 1) }},
 	}
-	// three in parallel: mostly, a server waits until its last frame is read
-	for some := range slices.Chunk(tests, 3) {
-		tracks, clients := make([]*track, len(some)), make([]*h2, len(some))
-		for i := range some {
-			k, g := newDammed(t, shape{secure: true})
-			tracks[i], clients[i] = k, newH2(t, k)
-			(<-g.dams).shut.Store(true)
-		}
-		grown := growth(func() {
-			t.Run("flood", func(t *testing.T) {
-				for i, tt := range some {
-					t.Run(tt.about, func(t *testing.T) {
-						t.Parallel()
-						assert.True(t, clients[i].drown(t, tracks[i], frames, tt.once), "the connection is cut")
-					})
-				}
-			})
+	// in parallel: mostly, a server waits until its last frame is read
+	tracks, clients := make([]*track, len(tests)), make([]*h2, len(tests))
+	for i := range tests {
+		k, g := newDammed(t, shape{secure: true})
+		tracks[i], clients[i] = k, newH2(t, k)
+		(<-g.dams).shut.Store(true)
+	}
+	grown := growth(func() {
+		t.Run("flood", func(t *testing.T) {
+			for i, tt := range tests {
+				t.Run(tt.about, func(t *testing.T) {
+					t.Parallel()
+					assert.True(t, clients[i].drown(t, tracks[i], frames, tt.once), "the connection is cut")
+				})
+			}
 		})
-		assert.Less(t, grown, int64(8<<20), "by all of them")
-		for i, tt := range some {
-			clients[i].c.Close()
-			again := newH2(t, tracks[i])
-			again.listen()
-			require.NoError(t, again.ask(1, true, ordinary...))
-			assert.Equal(t, "200", again.outcome(t, 1), "%s: others are served as before", tt.about)
-		}
+	})
+	assert.Less(t, grown, int64(8<<20), "by all of them")
+	for i, tt := range tests {
+		clients[i].c.Close()
+		again := newH2(t, tracks[i])
+		again.listen()
+		require.NoError(t, again.ask(1, true, ordinary...))
+		assert.Equal(t, "200", again.outcome(t, 1), "%s: others are served as before", tt.about)
 	}
 }
 
