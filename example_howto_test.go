@@ -34,16 +34,6 @@ func Example_trustLocalCA() {
 	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
 	r.TLS.Storage = &certmagic.FileStorage{Path: dir}
 	r.Handle("app.localhost", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "trusted") }))
-	ln, err := r.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	server := &http.Server{Handler: &r}
-	go server.Serve(ln)
-	defer r.Close()
-	defer server.Close()
-
 	ca := &hostproxy.LocalCA{Storage: r.TLS.Storage} // &hostproxy.LocalCA{} for the default storage
 	file, err := ca.RootFile(context.Background())
 	fmt.Println(strings.TrimPrefix(file, dir), err)
@@ -54,6 +44,17 @@ func Example_trustLocalCA() {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(root)
+
+	ln, err := r.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := &http.Server{Handler: &r}
+	go server.Serve(ln)
+	defer r.Close()
+	defer server.Close()
+
 	client := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots},
 		// instead of DNS

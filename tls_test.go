@@ -44,9 +44,12 @@ func named(name string) http.Handler {
 // files returns a new storage for one test.
 func files(t testing.TB) certmagic.Storage { return &certmagic.FileStorage{Path: t.TempDir()} }
 
-// localRoots reads the root of the local CA from its file, as a user would.
+// localRoots reads the root of the local CA from its file, as a user would. It
+// waits until a server has created it: FileStorage looks only once a second
+// whether a lock is free.
 func localRoots(t testing.TB, s certmagic.Storage) *x509.CertPool {
 	t.Helper()
+	proxytest.Eventually(t, "the root", func() bool { return s.Exists(t.Context(), "localca/root.crt") })
 	path, err := (&hostproxy.LocalCA{Storage: s}).RootFile(t.Context())
 	require.NoError(t, err)
 	b, err := os.ReadFile(path)
@@ -692,6 +695,11 @@ func ExampleRouter_Listen() {
 	r.TLS.Storage = &certmagic.FileStorage{Path: dir} // nil means the user's data directory
 	r.Handle("app.localhost", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 
+	ca := hostproxy.LocalCA{Storage: r.TLS.Storage}
+	root, _ := ca.RootPEM(context.Background())
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(root)
+
 	ln, err := r.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
@@ -702,10 +710,6 @@ func ExampleRouter_Listen() {
 	defer r.Close()
 	defer srv.Close()
 
-	ca := hostproxy.LocalCA{Storage: r.TLS.Storage}
-	root, _ := ca.RootPEM(context.Background())
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(root)
 	proxy := func(*http.Request) (*url.URL, error) { return nil, nil }
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
