@@ -217,9 +217,12 @@ func (w *world) churn(done chan struct{}) {
 		}
 		// wildcards of a theme are removed by it, and hosts with 18 hours live
 		// too short for the five orders a week
-		s := w.pick(func(s *tenant) bool {
+		s := w.pick(w.hosts/2, func(s *tenant) bool {
 			return !strings.HasSuffix(s.name, ".internal") && !strings.HasPrefix(s.name, "*.site") && !strings.HasPrefix(s.name, "short")
 		})
+		if s == nil {
+			continue // the year is about hosts that stay, too
+		}
 		switch w.roll(8) {
 		case 0, 1:
 			w.unwant(s)
@@ -231,15 +234,21 @@ func (w *world) churn(done chan struct{}) {
 	}
 }
 
-// pick returns a random wanted tenant for which ok is true.
-func (w *world) pick(ok func(*tenant) bool) *tenant {
+// pick returns one of the wanted tenants for which ok is true, or nil if these
+// are fewer than least.
+func (w *world) pick(least int, ok func(*tenant) bool) *tenant {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for {
-		if s := w.all[w.roll(len(w.all))]; !s.wanted.IsZero() && ok(s) {
-			return s
+	var some []*tenant
+	for _, s := range w.all {
+		if !s.wanted.IsZero() && ok(s) {
+			some = append(some, s)
 		}
 	}
+	if len(some) < max(least, 1) {
+		return nil
+	}
+	return some[w.roll(len(some))]
 }
 
 // restarts regularly restarts all instances, with Close and New, like a deploy.
@@ -425,7 +434,10 @@ func (w *world) crashLoop() {
 // wildcard adds a wildcard that covers hosts with certificates. Its validation
 // fails for some days, with a restart meanwhile.
 func (w *world) wildcard() {
-	covered := w.pick(func(s *tenant) bool { return strings.Contains(s.name, ".site") })
+	covered := w.pick(1, func(s *tenant) bool { return strings.Contains(s.name, ".site") })
+	if covered == nil {
+		return
+	}
 	_, zone, _ := strings.Cut(covered.name, ".")
 	s := w.add(tenant{name: "*." + zone, life: day(90)})
 	w.breaks(s)
