@@ -265,10 +265,10 @@ func (l *link) perRequest(request string) float64 {
 }
 
 // perCall returns the number of allocations of the process per call of do. It
-// is the lowest of five averages over a thousand calls: a garbage collection
+// is the lowest of five averages over 300 calls: a garbage collection
 // empties pools.
 func perCall(do func()) float64 {
-	const n = 1000
+	const n = 300
 	least := math.Inf(1)
 	for range 5 {
 		var before, after runtime.MemStats
