@@ -83,6 +83,7 @@ func TestEndlessEventsDelayNoRequestAndNoChange(t *testing.T) {
 }
 
 func TestADaemonThatHangsIsAskedForFewContainers(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(_ *proxy, e *engine) { e.patience = 200 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -105,6 +106,7 @@ func TestADaemonThatHangsIsAskedForFewContainers(t *testing.T) {
 }
 
 func TestAContainerThatKeepsRestartingDisturbsNoOther(t *testing.T) {
+	t.Parallel()
 	proxytest.NoLeaks(t)
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test,shared.test")).start()
 	r := follow(t, d)

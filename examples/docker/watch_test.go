@@ -275,6 +275,7 @@ func TestAWebSocketSurvivesChangesOfOtherContainers(t *testing.T) {
 }
 
 func TestALateDaemonIsFoundAndALostOneLeavesTheRoutes(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test"))
 	r := follow(t, d, func(p *proxy, _ *engine) {
 		require.NoError(t, p.add("fixed.test="+service(t, "fixed")))
@@ -314,6 +315,7 @@ func TestAnEventBetweenConnectingAndListingIsNotLost(t *testing.T) {
 }
 
 func TestABurstOfEventsCausesFewLists(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(p *proxy, _ *engine) { p.gather = 300 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -328,6 +330,7 @@ func TestABurstOfEventsCausesFewLists(t *testing.T) {
 }
 
 func TestGarbageFromTheSocketChangesNothing(t *testing.T) {
+	t.Parallel()
 	garbage := func(status int, text string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
 			w.WriteHeader(status)
@@ -379,6 +382,7 @@ func TestGarbageFromTheSocketChangesNothing(t *testing.T) {
 }
 
 func TestAContainerThatTheDaemonHangsOnDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
 	r := follow(t, d, func(_ *proxy, e *engine) { e.patience = 200 * time.Millisecond })
 	r.becomes("a.test/", "200 one")
@@ -412,6 +416,7 @@ func TestAnInvalidRouteStopsNoOther(t *testing.T) {
 }
 
 func TestAHangingDaemonIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	d := newDaemon(t).start()
 	hung := make(chan struct{}, 100)
 	d.answer(func(_ http.ResponseWriter, q *http.Request) bool {

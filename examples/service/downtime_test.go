@@ -189,6 +189,7 @@ func many(t *testing.T, n int, do func(i int) error) {
 // on kept and on new connections, and open WebSockets at each process. Nothing
 // fails. Each process ends with its last WebSocket.
 func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
+	t.Parallel()
 	u := activate(t, echo(t).Addr())
 	roots := u.roots(t)
 	conf := &tls.Config{RootCAs: roots, ServerName: "app.localhost", NextProtos: []string{"http/1.1"}}
@@ -243,6 +244,7 @@ func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 }
 
 func TestWebSocketsEndWhenTheDrainOfAnOldProcessDoes(t *testing.T) {
+	t.Parallel()
 	u := activate(t, echo(t).Addr(), "-stay", "300ms")
 	w, err := open(u.https, &tls.Config{RootCAs: u.roots(t), ServerName: "app.localhost"})
 	require.NoError(t, err)

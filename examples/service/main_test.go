@@ -172,6 +172,7 @@ func (u *unit) end(t *testing.T, pid int) {
 }
 
 func TestTheServiceIsActivatedByItsSockets(t *testing.T) {
+	t.Parallel()
 	backend := proxytest.NewServer(t, nil)
 	u := activate(t, backend.Addr())
 	client := proxytest.HTTPClient(t, u.https, u.roots(t), "h2")
