@@ -2,7 +2,9 @@ package e2e_test
 
 import (
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -119,6 +121,37 @@ func TestGRPCClientsGetOurErrorsInTrailers(t *testing.T) {
 					assert.Equal(t, tt.status, s.record(t, i+1).Status, "the record has the HTTP status")
 					assert.Zero(t, s.record(t, i+1).ResponseBytes)
 				}
+			})
+		})
+	}
+}
+
+// A handler may answer a gRPC client with what it recorded of an Upstream's
+// error, or with a response of its own: the record follows what was sent.
+func TestTheRecordOfAGRPCErrorThatAHandlerReplacesIsOfItsOwnResponse(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		copies bool
+		want   int
+	}{{"copied", true, 502}, {"replaced", false, 200}} {
+		t.Run(tt.name, func(t *testing.T) {
+			overHTTP2(t, func(t *testing.T, s *site) {
+				u := hostproxy.To(proxytest.Refused(t))
+				s.router.Handle("b.test/grpc.testing.TestService", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+					rec := httptest.NewRecorder()
+					u.ServeHTTP(rec, q)
+					w.Header().Set("Content-Type", "application/grpc")
+					if tt.copies {
+						maps.Copy(w.Header(), rec.Header())
+					}
+					w.WriteHeader(200)
+				}))
+			}, func(t *testing.T, s *site) {
+				p, _ := askAs(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), "application/grpc", nil)
+				assert.Equal(t, 200, p.StatusCode)
+				assert.Equal(t, tt.copies, p.Header.Get("Grpc-Status") == "14")
+				assert.Equal(t, tt.want, s.record(t, 1).Status)
+				assert.Error(t, s.record(t, 1).Err)
 			})
 		})
 	}

@@ -85,6 +85,7 @@ type Exchange struct {
 	Lives [2]context.Context
 
 	Mapped bool      // Status is the meaning of a response of gRPC, whose own status is 200
+	Coded  bool      // a Watcher has seen a head with a grpc-status
 	loan   *Loan     // that a copy was borrowed from; else nil
 	told   *progress // what the loan knows of a copy; guarded by the loan's mu, like back
 	back   bool      // the copy was returned

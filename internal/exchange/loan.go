@@ -266,17 +266,21 @@ func (x *Exchange) takeBack(from *Exchange) {
 // became notes the status of a borrower's response; 0 if there is none. The
 // client has got the Watcher's, if any, which may be another one: a handler may
 // have replaced the response. A borrower knows better only that the client has
-// left, and what a response of gRPC means.
+// left, and what a grpc-status means.
 func (x *Exchange) became(status int, mapped bool) {
-	if status != 0 && (x.Status == 0 || status == StatusClientClosed || mapped && x.Status == http.StatusOK) {
+	means := mapped && x.Coded && x.Status == http.StatusOK
+	if status != 0 && (x.Status == 0 || status == StatusClientClosed || means) {
 		x.Status = status
 	}
 }
 
 // abandon notes what a borrower has told that still runs.
 func (x *Exchange) abandon(told *progress) {
-	if told != nil {
+	if first := x.Err; told != nil {
 		x.resume(told.record())
+		if x.Err == nil {
+			x.Err = first
+		}
 	}
 	if x.Status >= http.StatusInternalServerError {
 		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})

@@ -179,6 +179,7 @@ func (w *Watcher) begin(status int) {
 	}
 	w.edit()
 	w.wrote, w.x.Status = true, status
+	w.x.Coded = w.Header().Get("Grpc-Status") != ""
 	if n, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64); err == nil {
 		w.length = n
 	}
