@@ -142,7 +142,7 @@ func TestAHostCanHaveNoCertificateAtAll(t *testing.T) {
 func TestAFailingHostHookFailsOnlyItsHost(t *testing.T) {
 	var down atomic.Bool
 	down.Store(true)
-	var log lockedBuffer
+	var log proxytest.Log
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	r.TLS.Storage = files(t)
 	r.TLS.Host = func(pattern string) (hostproxy.HostTLS, error) {
@@ -252,7 +252,7 @@ func TestClientAuthenticationOfAnIPAddressAppliesToItsClients(t *testing.T) {
 func TestHostSettingsForAPassthroughAreReported(t *testing.T) {
 	const loud = "TLS.Host returned settings for a Passthrough"
 	_, clients := proxytest.Certificate(t, "client.example")
-	var log lockedBuffer
+	var log proxytest.Log
 	var h hosts
 	h.set("pass.localhost", hostproxy.HostTLS{ClientAuth: &hostproxy.ClientAuth{CAs: clients}, OwnCertificate: true})
 	h.set("*.pass.localhost", hostproxy.HostTLS{NoCertificate: true})

@@ -16,7 +16,7 @@ import (
 
 func TestALocalCAForCustomersDomainsIsAnErrorInTheLogAndInExplain(t *testing.T) {
 	const why = "is a public name: the local CA signs internal names only"
-	var log lockedBuffer
+	var log proxytest.Log
 	r := hostproxy.Router{Logger: slog.New(slog.NewJSONHandler(&log, nil))}
 	r.TLS.Storage = files(t)
 	r.TLS.Issuer = &hostproxy.LocalCA{Storage: r.TLS.Storage}

@@ -605,7 +605,7 @@ func TestAServerCarriesAPassthrough(t *testing.T) {
 
 func TestAPassthroughWithoutAListenerOfTheRouterIsAnError(t *testing.T) {
 	target, targetRoots := proxytest.NewTLSServer(t, named("target"))
-	log := new(lockedBuffer)
+	log := new(proxytest.Log)
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 	r.TLS.Storage = files(t)
 	pass := &hostproxy.Passthrough{Addr: target.Addr()}
@@ -644,24 +644,6 @@ func TestAPassthroughWithoutAListenerOfTheRouterIsAnError(t *testing.T) {
 	assert.Equal(t, "target HTTP/1.1", body)
 	_, err = r.TLSConfig()
 	require.NoError(t, err, "now TLSConfig may be used too, for instance for HTTP/3")
-}
-
-// lockedBuffer is a buffer for several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func TestTheLocalCALivesInItsStorage(t *testing.T) {

@@ -141,7 +141,7 @@ func TestANetworkThatCarriesNoTLSIsRefusedWithTheRemedy(t *testing.T) {
 func TestSettingsThatNoRouteUsesAreWarnedAboutUntilOneDoes(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting: the local CA takes its turns by a lock file
 	const homeless, idle = "no route serves TLS.DefaultHost", "TLS.HostPolicy has no effect"
-	var log lockedBuffer
+	var log proxytest.Log
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	r.TLS.Storage = files(t)
 	r.TLS.DefaultHost = "b.localhost"
@@ -210,7 +210,7 @@ func TestAHostWithoutACertificateByTLSHostIsNotRenewed(t *testing.T) {
 // Without this, crypto/tls logs "no certificates configured" in an
 // http.Server's log.
 func TestHandshakesOfARouterWithoutRoutesAreExplainedOnce(t *testing.T) {
-	var log lockedBuffer
+	var log proxytest.Log
 	r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	r.TLS.Storage = files(t)
 	conf, err := r.TLSConfig()

@@ -79,7 +79,7 @@ func TestAStreamThatCannotBeFlushedIsLoggedOnce(t *testing.T) {
 		"a wrapper of that with one": {pass, hide, "text/event-stream", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			log := new(lockedBuffer)
+			log := new(proxytest.Log)
 			r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 			r.Handle("a.test", tt.route(hostproxy.To(target.Addr())))
 			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {

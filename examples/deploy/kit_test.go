@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,7 +40,7 @@ type running struct {
 	t    *testing.T
 	dir  string
 	addr string
-	log  *lockedBuffer
+	log  *proxytest.Log
 	stop func() error
 }
 
@@ -58,7 +56,7 @@ func start(t *testing.T) *running { return startIn(t, short(t)) }
 
 func startIn(t *testing.T, dir string) *running {
 	t.Helper()
-	r := &running{t: t, dir: dir, log: new(lockedBuffer)}
+	r := &running{t: t, dir: dir, log: new(proxytest.Log)}
 	p := &proxy{dir: dir, drain: 10 * time.Second, log: slog.New(slog.NewTextHandler(r.log, nil))}
 	ln := proxytest.Listen(t)
 	r.addr = ln.Addr().String()
@@ -197,24 +195,6 @@ func newVersion(t *testing.T, name string) *version {
 		}
 	}))
 	return v
-}
-
-// A lockedBuffer is a log for several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // beTheProgram runs the command in the arguments.

@@ -27,7 +27,7 @@ type unit struct {
 	dir     string
 	first   *exec.Cmd
 	manager *net.UnixConn
-	log     *lockedBuffer
+	log     *proxytest.Log
 	over    chan struct{} // closed when the last process has ended
 }
 
@@ -35,7 +35,7 @@ type unit struct {
 // ready.
 func activate(t *testing.T) *unit {
 	t.Helper()
-	u := &unit{dir: short(t), log: new(lockedBuffer), over: make(chan struct{})}
+	u := &unit{dir: short(t), log: new(proxytest.Log), over: make(chan struct{})}
 	name := filepath.Join(u.dir, "notify")
 	var err error
 	u.manager, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})

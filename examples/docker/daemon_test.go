@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -233,29 +232,11 @@ func (d *daemon) serveEvents(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-// A logbook is a log that a test can read while it is written.
-type logbook struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // A rig is a proxy that follows a fake daemon.
 type rig struct {
 	*daemon
 	proxy *proxy
-	log   *logbook
+	log   *proxytest.Log
 	addr  string
 	t     testing.TB
 }
@@ -263,7 +244,7 @@ type rig struct {
 // follow starts a proxy on the host. It follows d and serves plain HTTP.
 func follow(t testing.TB, d *daemon, configure ...func(*proxy, *engine)) *rig {
 	t.Helper()
-	r := &rig{daemon: d, log: new(logbook), t: t}
+	r := &rig{daemon: d, log: new(proxytest.Log), t: t}
 	r.proxy = newProxy(slog.New(slog.NewTextHandler(r.log, nil)), false)
 	r.proxy.gather, r.proxy.pause = 5*time.Millisecond, 10*time.Millisecond
 	e, err := newEngine("unix://" + d.socket)

@@ -106,7 +106,7 @@ func TestANewContainerWaitsForItsHealthPath(t *testing.T) {
 
 func TestTheProxyServesUntilItIsToldToStop(t *testing.T) {
 	d := newDaemon(t).set(newBox("a", service(t, "one"), "hostproxy.host=a.test")).start()
-	r := &rig{daemon: d, log: new(logbook), t: t, addr: proxytest.Free(t)}
+	r := &rig{daemon: d, log: new(proxytest.Log), t: t, addr: proxytest.Free(t)}
 	p := newProxy(slog.New(slog.NewTextHandler(r.log, nil)), false)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -1,7 +1,6 @@
 package reload_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -23,29 +22,11 @@ import (
 
 func TestMain(m *testing.M) { proxytest.Main(m) }
 
-// A buffer is a log that can be read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // A running is a proxy in a test.
 type running struct {
 	*reload.Proxy
 	t        *testing.T
-	log      *buffer
+	log      *proxytest.Log
 	reloaded chan error
 	addr     string // address of the first listener
 	cancel   context.CancelFunc
@@ -72,7 +53,7 @@ func start(t *testing.T, p *reload.Proxy, text string, args ...any) *running {
 	if text != "" {
 		write(t, p.File, text, args...)
 	}
-	r := &running{Proxy: p, t: t, log: new(buffer), reloaded: make(chan error, 100), done: make(chan struct{})}
+	r := &running{Proxy: p, t: t, log: new(proxytest.Log), reloaded: make(chan error, 100), done: make(chan struct{})}
 	p.Stderr = r.log
 	p.Reloaded = func(err error) { r.reloaded <- err }
 	if p.Settle == 0 {
@@ -195,7 +176,7 @@ func TestABrokenFileLaterChangesNothingAndNoRequestFails(t *testing.T) {
 	load.end(t)
 }
 
-func lastLine(b *buffer) string {
+func lastLine(b *proxytest.Log) string {
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	return lines[len(lines)-1]
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/x509"
 	"net"
 	"net/http/httptest"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,32 +44,15 @@ type unit struct {
 	data         string // directory of the program's files
 	first        *exec.Cmd
 	manager      *net.UnixConn
-	log          *lockedBuffer
+	log          *proxytest.Log
 	over         chan struct{} // closed when the last process has ended
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // activate starts the program as a service manager does, with a route to
 // target, and waits until it is ready.
 func activate(t *testing.T, target string, args ...string) *unit {
 	t.Helper()
-	u := &unit{data: t.TempDir(), log: new(lockedBuffer), over: make(chan struct{})}
+	u := &unit{data: t.TempDir(), log: new(proxytest.Log), over: make(chan struct{})}
 	name := filepath.Join(u.data, "notify")
 	var err error
 	u.manager, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})

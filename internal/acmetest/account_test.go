@@ -57,7 +57,7 @@ func (p *proxy) account(t testing.TB) (account acme.Account) {
 // An account may be deactivated by mistake, or because its key was lost. No
 // host may expire because of that.
 func TestADeactivatedAccountIsReplacedOnce(t *testing.T) {
-	var log logged
+	var log proxytest.Log
 	hosts := []string{"a.example.com", "b.example.com", "c.example.com", "d.example.com"}
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, _ *acmetest.CA, _ acmetest.Options) {
 		r.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))

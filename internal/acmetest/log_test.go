@@ -1,10 +1,8 @@
 package acmetest_test
 
 import (
-	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,26 +12,8 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// A journal is a destination for slog that tests can read at the same time.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}
-
 func TestAFailureIsOneLineThatReadsAsASentence(t *testing.T) {
-	var log journal
+	var log proxytest.Log
 	p := run(t, acmetest.Options{HTTPPort: 1, TLSPort: 1}, func(r *hostproxy.Router, _ *acmetest.CA, _ acmetest.Options) {
 		r.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}, "a.example.com")

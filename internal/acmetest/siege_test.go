@@ -1,7 +1,6 @@
 package acmetest_test
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
@@ -341,7 +340,7 @@ func TestWithoutRenewalInformationTheCertificatesDatesCount(t *testing.T) {
 
 // A failure is one readable line.
 func TestAFailedValidationIsOneLineInTheLog(t *testing.T) {
-	var log logged
+	var log proxytest.Log
 	p := run(t, acmetest.Options{}, func(r *hostproxy.Router, ca *acmetest.CA, _ acmetest.Options) {
 		r.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		ca.DNS.Forget("a.example.com")
@@ -350,24 +349,6 @@ func TestAFailedValidationIsOneLineInTheLog(t *testing.T) {
 	p.stop()
 	assert.Equal(t, 1, strings.Count(log.String(), "\n"), log.String())
 	assert.NotContains(t, log.String(), "map[")
-}
-
-// logged is a log that can be read at the same time.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(b)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // The clients of a new host must not use up the capacity that the CA needs when

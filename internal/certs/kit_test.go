@@ -1,7 +1,6 @@
 package certs_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -29,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy/internal/certs"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // A memStorage is a certmagic.Storage in memory that counts operations, and can
@@ -459,22 +459,7 @@ func names(format string, n int) []string {
 }
 
 // A logBuffer is a destination for slog that tests can read at the same time.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type logBuffer struct{ proxytest.Log }
 
 func (b *logBuffer) logger(l slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(b, &slog.HandlerOptions{Level: l}))

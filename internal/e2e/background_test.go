@@ -201,7 +201,7 @@ func TestBackgroundWorkOfARequestThatOutlivesItsRouteEnds(t *testing.T) {
 }
 
 func TestHealthChangesAreLoggedByTheFirstRouterOfAnUpstream(t *testing.T) {
-	log, other := new(logText), new(logText)
+	log, other := new(proxytest.Log), new(proxytest.Log)
 	r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 	second := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(other, nil))}
 	dead, canary := proxytest.Refused(t), proxytest.Refused(t)
@@ -236,7 +236,7 @@ func TestHealthChangesAreLoggedByTheFirstRouterOfAnUpstream(t *testing.T) {
 }
 
 // logLine returns the first line with that text.
-func logLine(log *logText, text string) string {
+func logLine(log *proxytest.Log, text string) string {
 	for line := range strings.Lines(log.String()) {
 		if strings.Contains(line, text) {
 			return line

@@ -221,7 +221,7 @@ func failingHooks(s *site) {
 }
 
 func TestAHookThatFailsFailsOnlyItsRequest(t *testing.T) {
-	log := new(logText)
+	log := new(proxytest.Log)
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c, n := s.dial(t), 0
 		for _, where := range []string{"exchange", "attempt"} {
@@ -475,7 +475,7 @@ func TestHooksAreCalledForEachHTTP2Stream(t *testing.T) {
 
 // A request that cannot be read is refused before the hook is called.
 func TestAHookThatPanicsLeavesARefusalAsItIs(t *testing.T) {
-	log := new(logText)
+	log := new(proxytest.Log)
 	overOurLanes(t, good, func(t *testing.T, s *site) {
 		for i := range 2 {
 			assert.Equal(t, 400, s.dial(t).Do("GET / HTTP/1.1\r\nHost: a.test\r\nContent-Length: x\r\n\r\n").StatusCode)

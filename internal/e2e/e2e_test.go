@@ -138,31 +138,13 @@ func newSite(t *testing.T, l lane, script func(*proxytest.BackendConn), settings
 // logged: net/http hides panics from the client.
 func panicsFail(t *testing.T) *slog.Logger {
 	t.Helper()
-	text := new(logText)
+	text := new(proxytest.Log)
 	t.Cleanup(func() {
 		if strings.Contains(text.String(), "panic") {
 			t.Errorf("a panic was logged: %s", text)
 		}
 	})
 	return slog.New(slog.NewTextHandler(text, nil))
-}
-
-// logText is a buffer for several goroutines.
-type logText struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // newStorage returns an empty storage. It exists until the end of the run,

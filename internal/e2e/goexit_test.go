@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // A hook that ends its goroutine, as testing's FailNow does, ends its
@@ -79,7 +80,7 @@ func (unreadable) Read([]byte) (int, error) { panic("as told") }
 
 // The response is complete when Observe is called, and the connection goes on.
 func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
-	log := new(logText)
+	log := new(proxytest.Log)
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
 		for range 2 {

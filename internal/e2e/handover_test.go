@@ -334,7 +334,6 @@ func TestAUnixSocketOutlivesAHandOver(t *testing.T) {
 // After a hand-over, the old process does not stop targets that it has waked,
 // even if it is idle.
 func TestAProcessThatHasHandedOverStopsNoTargets(t *testing.T) {
-	t.Parallel()
 	for _, hand := range []bool{false, true} {
 		proxytest.NoLeaks(t)
 		r := &hostproxy.Router{Logger: panicsFail(t)}
@@ -441,7 +440,7 @@ func TestAServerServesTheSocketsThatItInherits(t *testing.T) {
 
 	cmd := g.heir(t)
 	cmd.Env = append(cmd.Env, "HOSTPROXY_TEST_ADDR=127.0.0.1:1") // not to be opened
-	warned := new(logText)
+	warned := new(proxytest.Log)
 	cmd.Stderr = warned
 	require.NoError(t, g.HandOver(t.Context(), cmd))
 	assert.NoError(t, <-done)

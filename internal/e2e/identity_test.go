@@ -108,7 +108,7 @@ func TestAnUpstreamBehindMiddlewareIsNotHidden(t *testing.T) {
 	} {
 		t.Run(about, func(t *testing.T) {
 			proxytest.NoLeaks(t)
-			b, log := newBusy(t), new(logText)
+			b, log := newBusy(t), new(proxytest.Log)
 			b.RateLimit = &hostproxy.RateLimit{Rate: 1000, Limiter: broken{}} // is logged
 			r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(log, nil))}
 			r.Handle("a.test", around(b.Upstream))

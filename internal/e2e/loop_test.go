@@ -51,7 +51,7 @@ func TestALoopIsLogged(t *testing.T) {
 	t.Parallel()
 	for _, lane := range []string{"fast", "full"} {
 		t.Run(lane, func(t *testing.T) {
-			text := new(logText)
+			text := new(proxytest.Log)
 			r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(text, nil))}
 			u := hostproxy.To(proxytest.Refused(t))
 			r.Handle("a.test", u)

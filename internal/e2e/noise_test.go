@@ -31,7 +31,7 @@ func TestConnectionFaultsOfClientsAreNotLoggedAsWarnings(t *testing.T) {
 	} {
 		t.Run(about, func(t *testing.T) {
 			t.Parallel()
-			warnings := new(logText)
+			warnings := new(proxytest.Log)
 			config, roots := proxytest.TLS(t, "a.test")
 			r := &hostproxy.Router{Logger: slog.New(slog.NewTextHandler(warnings, &slog.HandlerOptions{Level: slog.LevelWarn}))}
 			r.TLS.Config = config

@@ -56,7 +56,7 @@ func block2(command, family byte, block string) string {
 type balanced struct {
 	router *hostproxy.Router
 	target *proxytest.Server
-	log    *logText
+	log    *proxytest.Log
 	addr   string
 	roots  *x509.CertPool
 	run    *proxytest.Running
@@ -74,7 +74,7 @@ func newBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *bal
 // startBalanced is newBalanced without a check for leaks.
 func startBalanced(t *testing.T, secure bool, change func(*hostproxy.Server)) *balanced {
 	t.Helper()
-	b := &balanced{router: new(hostproxy.Router), log: new(logText), seen: make(chan hostproxy.Exchange, 1000)}
+	b := &balanced{router: new(hostproxy.Router), log: new(proxytest.Log), seen: make(chan hostproxy.Exchange, 1000)}
 	b.router.Logger = slog.New(slog.NewTextHandler(b.log, nil))
 	b.router.Observe = func(x *hostproxy.Exchange) { b.seen <- *x }
 	b.target = proxytest.NewServer(t, nil)

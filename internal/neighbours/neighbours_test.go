@@ -8,7 +8,6 @@
 package neighbours_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -17,7 +16,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"testing"
 	"time"
 
@@ -82,14 +80,14 @@ type site struct {
 	addr   string
 	roots  *x509.CertPool
 	client *http.Client
-	log    *lockedBuffer // log of the server
+	log    *proxytest.Log // log of the server
 }
 
 // serve starts the server of p with h behind its middleware. The first
 // middleware is the outermost one.
 func (p place) serve(t testing.TB, h http.Handler, around ...middleware) *site {
 	t.Helper()
-	s := &site{place: p, t: t, log: new(lockedBuffer)}
+	s := &site{place: p, t: t, log: new(proxytest.Log)}
 	config, roots := proxytest.TLS(t)
 	s.roots = roots
 	if p.server == netHTTP {
@@ -270,22 +268,4 @@ func pattern(n int) []byte {
 		p[i] = byte(i) ^ byte(i>>8)*3 ^ byte(i>>16)*7
 	}
 	return p
-}
-
-// A lockedBuffer is a bytes.Buffer for several goroutines.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -16,7 +16,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -175,7 +174,7 @@ func TestAPanicCutsItsClientOffAndIsLogged(t *testing.T) {
 		logged string
 	}{{"any value", "boom", "boom"}, {"http.ErrAbortHandler", http.ErrAbortHandler, ""}} {
 		t.Run(tt.name, func(t *testing.T) {
-			logs := new(lockedBuffer)
+			logs := new(proxytest.Log)
 			s := &serve.Server{Log: slog.New(slog.NewTextHandler(logs, nil)), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", "10")
 				io.WriteString(w, "12345")
@@ -428,7 +427,7 @@ func TestARequestOverTLSHasItsStateAndEndsWithCloseNotify(t *testing.T) {
 
 func TestAnInvalidContentLengthAndASecondStatusAreLogged(t *testing.T) {
 	proxytest.NoLeaks(t)
-	logs := new(lockedBuffer)
+	logs := new(proxytest.Log)
 	s := &serve.Server{Log: slog.New(slog.NewTextHandler(logs, nil)), Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "x")
 		w.WriteHeader(200)
@@ -451,24 +450,6 @@ func TestA304KeepsItsContentLength(t *testing.T) {
 	c.Send(get)
 	assert.Contains(t, c.Head(), "Content-Length: 10\r\n")
 	assert.Equal(t, 304, c.Do(get).StatusCode)
-}
-
-// A lockedBuffer is a bytes.Buffer for several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // An opaque listener has connections that hide their socket.
