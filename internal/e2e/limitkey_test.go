@@ -315,8 +315,8 @@ func TestTheRequestIDHeaderCannotBeAKey(t *testing.T) {
 
 // A client that waits for the end of each response has only one request in
 // flight, however fast it continues.
-// Not beside others: over HTTP/2, the next request waits only 6 ms for the place
-// of the last one.
+// Not beside others: over HTTP/2, a request waits only 6 ms for the place of
+// the last one.
 func TestConsecutiveRequestsCountAsOneInFlight(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)
