@@ -314,9 +314,8 @@ func TestTheRequestIDHeaderCannotBeAKey(t *testing.T) {
 }
 
 // A client that waits for the end of each response has only one request in
-// flight, however fast it continues.
-// Not beside others: over HTTP/2, a request waits only 6 ms for the place of
-// the last one.
+// flight, however fast it continues. Over HTTP/2 a request waits only 6 ms for
+// the place of the last one, so the test does not run beside others.
 func TestConsecutiveRequestsCountAsOneInFlight(t *testing.T) {
 	overEachLane(t, good, func(t *testing.T, s *site) {
 		c := s.dial(t)

@@ -80,6 +80,7 @@ func TestATargetThatChoosesNoProtocolIsOfferedHTTP2Too(t *testing.T) {
 		{"names h2 only, and speaks both", alpnKind{protos: []string{"h2"}}, 0, []int64{2, 3}, false},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
+			t.Parallel() // most of the time is spent waiting
 			p, dials := alpnPool(t, tt.alpnKind)
 			p.Lifetime = tt.life
 			for _, want := range tt.dials {
