@@ -216,13 +216,14 @@ func overBuffers(t *testing.T, check func(t *testing.T, s *site, want []byte), s
 		"sized": sized(string(data)), "chunked": "Transfer-Encoding: chunked\r\n\r\n" + chunked(string(data), 1<<16, "X-Sum: 1"),
 	} {
 		t.Run(name, func(t *testing.T) {
+			whole := "HTTP/1.1 200 OK\r\n" + raw
 			script := func(c *proxytest.BackendConn) {
 				for {
 					q, err := c.ReadRequest()
 					if err != nil || q == nil {
 						return
 					}
-					answer := "HTTP/1.1 200 OK\r\n" + raw
+					answer := whole
 					if q.RequestURI != "/big" {
 						answer = ok
 					}
