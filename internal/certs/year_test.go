@@ -10,12 +10,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // How much is simulated. Read-only.
 var (
 	yearHosts   = flag.Int("year.hosts", 25, "hosts of TestAYearInAMinute")
-	yearDays    = flag.Int("year.days", 126, "its days: a week for each theme, to begin with")
+	yearDays    = flag.Int("year.days", 126, "its days, in whole weeks: a week for each theme, to begin with")
 	yearSeed    = flag.Uint64("year.seed", 1, "its first seed")
 	yearSeeds   = flag.Uint64("year.seeds", 1, "number of its seeds")
 	yearRestart = flag.Duration("year.restart", 7*24*time.Hour, "time between two restarts of all instances")
@@ -102,6 +104,7 @@ func TestAYearInAMinute(t *testing.T) {
 // eachSeed runs a simulation for each seed.
 func eachSeed(t *testing.T, run func(t *testing.T, seed uint64)) {
 	t.Helper()
+	require.Zero(t, *yearDays%7, "-year.days: want whole weeks")
 	for seed := *yearSeed; seed < *yearSeed+*yearSeeds; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { run(t, seed) })
