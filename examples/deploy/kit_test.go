@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,12 +22,9 @@ import (
 	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
-// programEnv is set in a process that runs the program.
-const programEnv = "HOSTPROXY_TEST_DEPLOY"
-
 func TestMain(m *testing.M) {
-	if _, ok := os.LookupEnv(programEnv); ok {
-		beTheProgram()
+	if proxytest.IsUnit() {
+		main()
 		return
 	}
 	_ = flag.Set("test.parallel", "16") // parallel tests mostly wait; -parallel overrides it
@@ -195,13 +191,4 @@ func newVersion(t *testing.T, name string) *version {
 		}
 	}))
 	return v
-}
-
-// beTheProgram runs the command in the arguments.
-func beTheProgram() {
-	// a service manager knows the process ID in advance; a test does not
-	if os.Getenv("LISTEN_PID") == "mine" {
-		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
-	}
-	main()
 }

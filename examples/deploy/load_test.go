@@ -223,7 +223,7 @@ func (l *crowd) talks(addr string, conf *tls.Config) (ask, end func() error) {
 
 // round runs the commands one after the other, with requests in between. pid is
 // the process that serves before; the result is the one that serves afterwards.
-func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
+func (l *crowd) round(t *testing.T, u unit, pid int, one, two string) int {
 	t.Helper()
 	paused := false
 	for _, words := range []string{
@@ -234,7 +234,7 @@ func (l *crowd) round(t *testing.T, u *unit, pid int, one, two string) int {
 		u.must(t, strings.Fields(words)...)
 		switch words {
 		case "restart":
-			pid = u.next(t)
+			pid = u.Next(t)
 		case "pause app":
 			paused = true
 		case "resume app":
@@ -254,20 +254,20 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 	u := activate(t)
 	one, two := newEcho(t, "one").Addr(), newEcho(t, "two").Addr()
 	u.must(t, "app", "app.localhost", one)
-	roots := u.roots(t)
+	roots := u.Roots(t)
 	conf := &tls.Config{RootCAs: roots, ServerName: "app.localhost", NextProtos: []string{"http/1.1"}}
 	l := new(crowd)
-	require.NoError(t, l.asksAnew(u.https, conf)(), "few clients may wait for the first certificate")
-	h2 := proxytest.HTTPClient(t, u.https, roots, "h2")
-	h1 := proxytest.HTTPClient(t, u.https, roots, "h1")
-	l.run(l.asksAnew(u.https, conf))
+	require.NoError(t, l.asksAnew(u.HTTPS, conf)(), "few clients may wait for the first certificate")
+	h2 := proxytest.HTTPClient(t, u.HTTPS, roots, "h2")
+	h1 := proxytest.HTTPClient(t, u.HTTPS, roots, "h1")
+	l.run(l.asksAnew(u.HTTPS, conf))
 	for range 2 {
 		l.run(l.posts(h1, once))
 		l.run(l.posts(h2, again))
 	}
 	var ends []func() error
 	for range *webSockets {
-		ask, end := l.talks(u.https, conf)
+		ask, end := l.talks(u.HTTPS, conf)
 		l.run(ask)
 		ends = append(ends, end)
 	}
@@ -279,7 +279,7 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 	})
 	defer l.work.Wait()
 	defer l.stop.Store(true)
-	pid, rounds := u.first.Process.Pid, 0
+	pid, rounds := u.First.Process.Pid, 0
 	for ; rounds == 0 || rounds == 1 && time.Since(begin) < 5*time.Second || time.Since(begin) < *loadFor; rounds++ {
 		pid = l.round(t, u, pid, one, two)
 	}
@@ -293,8 +293,8 @@ func TestNothingFailsUnderLoad(t *testing.T) {
 	}
 	h1.CloseIdleConnections()
 	h2.CloseIdleConnections()
-	u.end(t, pid)
-	_ = u.first.Wait()
-	assert.NotContains(t, u.log.String(), "level=ERROR")
-	assert.NotContains(t, u.log.String(), "level=WARN")
+	u.End(t, pid)
+	_ = u.First.Wait()
+	assert.NotContains(t, u.Log.String(), "level=ERROR")
+	assert.NotContains(t, u.Log.String(), "level=WARN")
 }

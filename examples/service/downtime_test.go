@@ -191,13 +191,13 @@ func many(t *testing.T, n int, do func(i int) error) {
 func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 	t.Parallel()
 	u := activate(t, echo(t).Addr())
-	roots := u.roots(t)
+	roots := u.Roots(t)
 	conf := &tls.Config{RootCAs: roots, ServerName: "app.localhost", NextProtos: []string{"http/1.1"}}
 	sockets := make([]*webSocket, *webSockets)
 	begin, each := 0, *webSockets/(*handOvers+1)
 	fill := func(to int) {
 		many(t, to-begin, func(i int) (err error) {
-			sockets[begin+i], err = open(u.https, conf)
+			sockets[begin+i], err = open(u.HTTPS, conf)
 			return err
 		})
 		begin = to
@@ -207,14 +207,14 @@ func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 
 	l := new(load)
 	for range 2 {
-		l.run(asks(proxytest.HTTPClient(t, u.https, roots, "h1"), once))
-		l.run(asksAnew(u.https, conf))
+		l.run(asks(proxytest.HTTPClient(t, u.HTTPS, roots, "h1"), once))
+		l.run(asksAnew(u.HTTPS, conf))
 	}
-	h2 := proxytest.HTTPClient(t, u.https, roots, "h2")
+	h2 := proxytest.HTTPClient(t, u.HTTPS, roots, "h2")
 	for range 4 {
 		l.run(asks(h2, again))
 	}
-	pid := u.first.Process.Pid
+	pid := u.First.Process.Pid
 	for range *handOvers {
 		before := l.count.Load()
 		proxytest.Eventually(t, "requests", func() bool { return l.count.Load() > before+50 })
@@ -231,30 +231,30 @@ func TestNoRequestFailsWhileProcessesTakeOver(t *testing.T) {
 
 	echoAll()
 	first := make(chan error, 1)
-	go func() { first <- u.first.Wait() }()
+	go func() { first <- u.First.Wait() }()
 	assert.Empty(t, first, "the old process stays for its WebSockets")
 	for _, w := range sockets {
 		w.Close()
 	}
 	assert.NoError(t, <-first, "the old process ends with its WebSockets")
 	h2.CloseIdleConnections()
-	u.end(t, pid)
-	assert.NotContains(t, u.log.String(), "level=ERROR")
-	assert.NotContains(t, u.log.String(), "level=WARN")
+	u.End(t, pid)
+	assert.NotContains(t, u.Log.String(), "level=ERROR")
+	assert.NotContains(t, u.Log.String(), "level=WARN")
 }
 
 func TestWebSocketsEndWhenTheDrainOfAnOldProcessDoes(t *testing.T) {
 	t.Parallel()
 	u := activate(t, echo(t).Addr(), "-stay", "300ms")
-	w, err := open(u.https, &tls.Config{RootCAs: u.roots(t), ServerName: "app.localhost"})
+	w, err := open(u.HTTPS, &tls.Config{RootCAs: u.Roots(t), ServerName: "app.localhost"})
 	require.NoError(t, err)
 	defer w.Close()
-	pid := u.reload(t, u.first.Process.Pid)
+	pid := u.reload(t, u.First.Process.Pid)
 	require.NoError(t, w.echoes(), "the WebSocket stays open")
 	got, err := io.ReadAll(io.LimitReader(w.r, 4))
 	require.NoError(t, err)
 	assert.Equal(t, "\x88\x02\x03\xe9", string(got), "Close, 1001 (Going Away)")
 	w.Close()
-	assert.NoError(t, u.first.Wait())
-	u.end(t, pid)
+	assert.NoError(t, u.First.Wait())
+	u.End(t, pid)
 }

@@ -67,8 +67,8 @@ func TestTheServiceTakesSocketsOfSystemd(t *testing.T) {
 	}
 	https, plain := proxytest.Free(t), proxytest.Free(t)
 	cmd := exec.Command(tool, "--listen="+https, "--listen="+plain, "--fdname=https:http",
-		"--setenv="+programEnv, "--setenv=XDG_DATA_HOME", os.Args[0], "app.localhost="+proxytest.NewServer(t, nil).Addr())
-	cmd.Env = append(os.Environ(), programEnv+"=1", "XDG_DATA_HOME="+t.TempDir())
+		"--setenv="+proxytest.UnitEnv, "--setenv=XDG_DATA_HOME", os.Args[0], "app.localhost="+proxytest.NewServer(t, nil).Addr())
+	cmd.Env = append(os.Environ(), proxytest.UnitEnv+"=1", "XDG_DATA_HOME="+t.TempDir())
 	log := new(proxytest.Log)
 	cmd.Stderr = log
 	require.NoError(t, cmd.Start())

@@ -3,6 +3,8 @@ package proxytest
 import (
 	"context"
 	"net"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -86,3 +88,24 @@ func (s *Running) StopLate() error {
 
 // Done is closed when the server has ended.
 func (s *Running) Done() <-chan struct{} { return s.done }
+
+// UnitEnv is the environment variable that is set in the processes of a Unit.
+const UnitEnv = "HOSTPROXY_TEST_UNIT"
+
+// IsUnit reports whether this process belongs to a Unit. TestMain must then run
+// the program, and no tests:
+//
+//	if proxytest.IsUnit() {
+//		main()
+//		return
+//	}
+func IsUnit() bool {
+	if os.Getenv(UnitEnv) == "" {
+		return false
+	}
+	// A service manager knows the process ID in advance; StartUnit does not.
+	if os.Getenv("LISTEN_PID") == "mine" {
+		_ = os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+	}
+	return true
+}
