@@ -33,8 +33,10 @@ var settled = []string{
 // opens later is closed before the check. Under [Main] it works for parallel
 // tests: goroutines of another test are left to that test, and to the check at
 // the end of the run. It reads all stacks, though, which takes milliseconds
-// beside many tests: one call per test is enough. A [testing/synctest] bubble
-// checks itself.
+// beside many tests: one call per test is enough. If no other test has called
+// it meanwhile, a number of goroutines that has not grown is enough; the check
+// at the end of the run finds one that took another one's place. A
+// [testing/synctest] bubble checks itself.
 func NoLeaks(t testing.TB) {
 	t.Helper()
 	noLeaks(t, Patience)
