@@ -248,11 +248,15 @@ func (v *visit) ungate() {
 	}
 }
 
-// await calls wait through the party, and adds the time to the record.
+// await calls wait through the party, and adds the time to the record. If a
+// deadline of the request's context has ended the wait, it returns that.
 func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 	start := time.Now()
 	err := a.party.Await(wait)
 	a.rec.Queue += time.Since(start)
+	if q := a.Asked.HTTP; left(err) && q != nil && exchange.Ended(q.Context()) == exchange.ErrDeadline {
+		return exchange.ErrDeadline
+	}
 	return err
 }
 
