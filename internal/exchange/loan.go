@@ -222,14 +222,15 @@ func (x *Exchange) Return() {
 
 // End ends the loan, and notes in the lender's exchange what borrowers have
 // told. If the last one still runs, the exchange ends without it: that is a
-// failure if the client got an error. Later calls do nothing.
+// failure if the client got an error, and so is one that the handler has
+// canceled. Later calls do nothing.
 func (l *Loan) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
 		return
 	}
-	x, last := l.x, l.latest
+	x, last, first := l.x, l.latest, l.x.Err
 	l.over, l.latest = true, nil
 	switch {
 	case last == nil:
@@ -246,6 +247,16 @@ func (l *Loan) End() {
 		x.Fail(l.notes.fail)
 	}
 	x.became(l.notes.status, true)
+	if x.Status != 0 && x.Status < http.StatusInternalServerError && needless(x.Err) {
+		x.Err = first
+	}
+}
+
+// needless reports whether err is that of a borrower which the handler has
+// canceled before it responded.
+func needless(err error) bool {
+	f, ok := err.(*Failure)
+	return ok && f.Err == ErrCanceled && f.Op != "copy"
 }
 
 // takeBack notes what a borrower has done that has returned its copy.

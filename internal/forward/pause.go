@@ -109,7 +109,7 @@ func (a *Attempts) unserved(err error) *exchange.Failure {
 	f := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}
 	switch {
-	case err == exchange.ErrDeadline:
+	case err == exchange.ErrDeadline, err == exchange.ErrCanceled:
 		f.Status, f.Reason = exchange.Reason(f.Op, err)
 		f.RetryAfter = 0
 	case !left(err):

@@ -460,8 +460,8 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case cut == exchange.ErrIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = exchange.SideClient, http.StatusRequestTimeout, "http_request_error"
-	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
-		f.Side, f.Err = exchange.SideProxy, exchange.ErrDeadline
+	case exchange.Revoked(a.q.Context()) != nil:
+		f.Side, f.Err = exchange.SideProxy, exchange.Revoked(a.q.Context())
 		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
 	case a.body != nil && (errors.As(a.body.Failed(), &hook) || a.body.Failed() == exchange.ErrSpoiled):
 		f.Op, f.Err = "read", a.body.Failed()
