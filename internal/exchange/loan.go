@@ -111,18 +111,23 @@ func Borrow(ctx context.Context) *Exchange {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
+		if !l.hook {
+			x.Value = l.x.Value
+		}
 		return x
 	}
 	switch before := l.latest; {
-	case before == nil:
-		x.resume(&l.x.Record)
-		x.Paged, x.Refused = l.x.Paged, l.x.Refused
-	case before.back:
+	case before != nil && before.back:
 		x.resume(&before.Record)
 		x.Paged, x.Refused = before.Paged, before.Refused
 		before.Release()
-	case before.told != nil: // it still runs
+		x.tell(nil)
+	case before != nil && before.told != nil: // it still runs
 		x.resume(before.told.record())
+		x.tell(nil)
+	default: // nothing is known but what was before the loan
+		x.resume(&l.x.Record)
+		x.Paged, x.Refused = l.x.Paged, l.x.Refused
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	l.latest = x
@@ -186,13 +191,18 @@ func (x *Exchange) Tell(upload *Body) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over || l.latest != x {
-		return
+	if !l.over && l.latest == x {
+		x.tell(upload)
 	}
+}
+
+// tell is Tell for the latest copy. The loan's mu is held.
+func (x *Exchange) tell(upload *Body) {
 	if x.told == nil {
 		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
+	p.RequestBytes = x.RequestBytes
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
 	p.Target, p.Attempts, p.Queue, p.Dial, p.FirstByte = x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte
 	p.Retried, p.Timeline = slices.Clone(x.Retried), nil
