@@ -63,3 +63,28 @@ func fetch(client *http.Client, q *http.Request) error {
 	}
 	return err
 }
+
+// A handler that stops to wait for an Upstream that is paused has the time in
+// its record.
+func TestTheRecordOfAPausedRequestThatIsAbandonedHasItsWait(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
+	overEachServer(t, func(s *timed) {
+		require.NoError(t, s.upstream.Pause(time.Hour))
+		late := func(q *http.Request) (*http.Request, context.CancelFunc) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(q.Context()), 2*tooSoon)
+			return q.WithContext(ctx), cancel
+		}
+		s.router.Handle("a.test", timeout(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			q, cancel := late(q)
+			defer cancel()
+			s.upstream.ServeHTTP(w, q)
+		})))
+	}, func(t *testing.T, s *timed) {
+		status, body := s.do(t, "GET", "a.test", "/slow", nil)
+		assert.Equal(t, []any{503, "too late"}, []any{status, body})
+		x := s.record(t, 1)
+		assert.Equal(t, []any{503, 0, int64(len(body))}, []any{x.Status, x.Attempts, x.ResponseBytes})
+		assert.Positive(t, x.Queue)
+		assert.LessOrEqual(t, x.Queue, x.Duration)
+	})
+}

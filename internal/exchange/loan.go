@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Loan is the context of a request that is served by a handler of the
@@ -163,7 +164,8 @@ type progress struct {
 	Record           // without the attempt that runs
 	running  Attempt // copied here, so that the usual case needs no other memory
 	runs     bool
-	uploaded *Body // nil if the request has no body
+	waits    time.Time // since when it waits; zero means it does not
+	uploaded *Body     // nil if the request has no body
 }
 
 // progresses holds those of released copies. A copy does not keep its own: its
@@ -178,6 +180,10 @@ func (p *progress) record() *Record {
 	}
 	if p.uploaded != nil {
 		p.RequestBytes = p.uploaded.Count()
+	}
+	if !p.waits.IsZero() {
+		p.Queue += time.Since(p.waits)
+		p.waits = time.Time{}
 	}
 	return &p.Record
 }
@@ -202,7 +208,7 @@ func (x *Exchange) tell(upload *Body) {
 		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
-	p.RequestBytes = x.RequestBytes
+	p.RequestBytes, p.waits = x.RequestBytes, x.Waits
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
 	p.Target, p.Attempts, p.Queue, p.Dial, p.FirstByte = x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte
 	p.Retried, p.Timeline = slices.Clone(x.Retried), nil

@@ -3,6 +3,8 @@ package exchange_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 
@@ -52,4 +54,18 @@ func TestTheFirstBorrowersAtTheSameTimeHaveTheValueOfBegin(t *testing.T) {
 	one.Return()
 	l.End()
 	assert.Equal(t, "of Begin", x.Value)
+}
+
+func TestTheWaitOfABorrowerThatIsAbandonedInItIsNoted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := new(exchange.Exchange)
+		l := exchange.Lend(t.Context(), x)
+		b := exchange.Borrow(l)
+		b.Queue, b.Waits = time.Minute, time.Now()
+		b.Tell(nil)
+		time.Sleep(time.Second)
+		l.End()
+		assert.Equal(t, time.Minute+time.Second, x.Queue)
+		b.Return()
+	})
 }

@@ -181,6 +181,9 @@ func (a *roundTrip) Await(wait func(gone <-chan struct{}) error) error {
 	defer cancel()
 	a.flight.waits.Store(a.hasBody() && (a.body == nil || !a.body.Whole()))
 	defer a.flight.waits.Store(false)
+	a.x.Waits = time.Now()
+	a.tell()
+	a.x.Waits = time.Time{}
 	return wait(ctx.Done())
 }
 
@@ -333,8 +336,7 @@ func (a *roundTrip) announce() (err error) {
 	return err
 }
 
-// tell tells a handler of the program that the exchange is lent by how far it
-// is.
+// tell tells the lender of the exchange how far it is.
 func (a *roundTrip) tell() {
 	if a.body == nil {
 		a.x.Tell(nil)
