@@ -421,6 +421,11 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 	if exchange.IsHTTP10(a.q) {
 		return nil // not part of HTTP/1.0 (RFC 9110, 15.2)
 	}
+	if !exchange.Flushes(a.w) {
+		// it keeps the response back, as http.TimeoutHandler does, and may take
+		// this for the final one
+		return nil
+	}
 	header.CleanResponse(h)
 	a.edit.Drop(h)
 	out := a.w.Header()
