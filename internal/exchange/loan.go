@@ -372,6 +372,10 @@ func noteAt(w http.ResponseWriter, q *http.Request, n notes) {
 	l := loanOf(q.Context())
 	if w, ok := w.(*Watcher); ok && (l == nil || l.hook || l.x != w.x) {
 		w.note(n) // it is the caller's own
+		// the Router of w may be in a route of another one; else Return does it
+		for ; l != nil && l != w.x.loan && n.status != 0; l = loanOf(l.Context) {
+			l.note(notes{status: n.status})
+		}
 		return
 	}
 	if l != nil {
