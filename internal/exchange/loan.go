@@ -208,7 +208,7 @@ func (x *Exchange) tell(upload *Body) {
 		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
-	p.RequestBytes, p.waits = x.RequestBytes, x.Waits
+	p.Status, p.RequestBytes, p.waits = x.Status, x.RequestBytes, x.Waits
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
 	p.Target, p.Attempts, p.Queue, p.Dial, p.FirstByte = x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte
 	p.Retried, p.Timeline = slices.Clone(x.Retried), nil
@@ -310,6 +310,7 @@ func (x *Exchange) abandon(told *progress) {
 		if x.Err == nil {
 			x.Err = first
 		}
+		x.became(told.Status, false)
 	}
 	if x.Status >= http.StatusInternalServerError {
 		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})
