@@ -271,7 +271,8 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	user, ok, err := basic.User(q)
 	switch {
 	case err != nil:
-		exchange.Left(q, err)
+		exchange.Left(w, q, err)
+		return
 	case !ok:
 		w.Header().Set("WWW-Authenticate", basic.Challenge())
 		exchange.Refuse(http.StatusUnauthorized, "http_request_denied").ServeHTTP(w, q)

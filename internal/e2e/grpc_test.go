@@ -157,6 +157,19 @@ func TestTheRecordOfAGRPCErrorThatAHandlerReplacesIsOfItsOwnResponse(t *testing.
 	}
 }
 
+// Of a Router within a Router, both have a record of the response.
+func TestBothRecordsOfAGRPCErrorInARouterWithinARouterHaveItsStatus(t *testing.T) {
+	overHTTP2(t, func(t *testing.T, s *site) {
+		inner := &hostproxy.Router{Observe: s.observe, Logger: silent()}
+		inner.Handle("b.test", hostproxy.To(proxytest.Refused(t)))
+		s.router.Handle("b.test/grpc.testing.TestService", http.HandlerFunc(inner.ServeHTTP))
+	}, func(t *testing.T, s *site) {
+		p, _ := askAs(t, proxytest.HTTPClient(t, s.addr, s.tls.RootCAs, "h2"), "application/grpc", nil)
+		assert.Equal(t, []string{"14"}, p.Header["Grpc-Status"])
+		assert.Equal(t, []int{502, 502}, []int{s.record(t, 1).Status, s.record(t, 2).Status})
+	})
+}
+
 func TestClientsOtherThanGRPCGetOurErrorsAsHTTP(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
 	for _, tt := range ownErrors {

@@ -41,7 +41,8 @@ func TestAnInterimResponseBehindTheEndOfItsAttemptIsDropped(t *testing.T) {
 	}, func(s *site) { s.upstream.Transport = tardy{told} })
 }
 
-// A fragile writer panics at an interim response.
+// A fragile writer panics at an interim response. It can be flushed, so it gets
+// them.
 type fragile struct{ http.ResponseWriter }
 
 func (w fragile) WriteHeader(status int) {
@@ -50,6 +51,8 @@ func (w fragile) WriteHeader(status int) {
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+func (w fragile) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func TestAWriterThatPanicsAtAnInterimResponseFailsOnlyItsRequest(t *testing.T) {
 	target := proxytest.NewServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusEarlyHints) }))

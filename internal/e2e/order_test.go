@@ -164,7 +164,9 @@ func TestFieldsThatHooksDoNotChangeKeepTheTargetsOrderAndCase(t *testing.T) {
 			c := proxytest.Dial(t, proxytest.StartPlain(t, s).Plain)
 			for range 3 {
 				c.Send(get)
-				c.Head() // the interim head
+				if tt.about != "a writer that does not" { // it gets no interim responses
+					c.Head()
+				}
 				head := strings.Replace(c.Head(), "Date: x\r\nContent-Length: 2\r\n", "", 1)
 				head = strings.Replace(head, "Content-Length: 2\r\n", "", 1)
 				lines := strings.Split(strings.Trim(strings.Replace(head, "Date: x\r\n", "", 1), "\r\n"), "\r\n")

@@ -95,10 +95,17 @@ func (x *Exchange) Finish() {
 	x.Conclude(time.Now())
 }
 
-// Left ends the exchange of q because its client left before the response
-// began. err is the cause. Left panics with http.ErrAbortHandler, as net/http
-// requires.
-func Left(q *http.Request, err error) {
+// Left ends the exchange of q, whose context has ended with err before the
+// response began. If a handler of the program has ended it, Left responds with
+// that. Otherwise the client has left, and Left panics with
+// http.ErrAbortHandler, as net/http requires.
+func Left(w http.ResponseWriter, q *http.Request, err error) {
+	if why := Revoked(q.Context()); why != nil {
+		f := &Failure{Op: "read", Side: SideProxy, Err: why}
+		f.Status, f.Reason = Reason(f.Op, why)
+		f.Handler().ServeHTTP(w, q)
+		return
+	}
 	if l := loanOf(q.Context()); l != nil {
 		l.note(notes{status: StatusClientClosed, fail: &Failure{Op: "read", Side: SideClient, Status: StatusClientClosed, Err: err}})
 	}

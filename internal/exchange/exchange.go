@@ -87,6 +87,7 @@ type Exchange struct {
 	Mapped bool      // Status is the meaning of a response of gRPC, whose own status is 200
 	Coded  bool      // a Watcher has seen a head with a grpc-status
 	loan   *Loan     // that a copy was borrowed from; else nil
+	Waits  time.Time // since when it waits, for Tell; zero means it does not
 	told   *progress // what the loan knows of a copy; guarded by the loan's mu, like back
 	back   bool      // the copy was returned
 

@@ -138,6 +138,10 @@ var (
 // not set.
 var ErrDeadline = fmt.Errorf("a handler around the Router has set a deadline, which has passed: %w", context.DeadlineExceeded)
 
+// ErrCanceled ends exchanges whose context was canceled by a handler of the
+// program, and not because the client has left.
+var ErrCanceled = fmt.Errorf("a handler around the Upstream has canceled the context of the request: %w", context.Canceled)
+
 // ErrSpoiled is the failure of a body whose length differs from its request's
 // ContentLength.
 var ErrSpoiled = errors.New("a handler around the Router has changed the request's Body, but not its ContentLength")
@@ -150,7 +154,21 @@ func Ended(ctx context.Context) error {
 	case context.DeadlineExceeded:
 		return ErrDeadline
 	}
+	for l := loanOf(ctx); l != nil; l = loanOf(l.Context) {
+		if l.Context.Err() == nil { // the handler that got the loan
+			return ErrCanceled
+		}
+	}
 	return ErrClientGone
+}
+
+// Revoked returns why a handler of the program has ended the context of a
+// request, or nil if it has not.
+func Revoked(ctx context.Context) error {
+	if err := Ended(ctx); err != ErrClientGone {
+		return err
+	}
+	return nil
 }
 
 // ErrBodyTooLarge is the failure of a request body above the limit.

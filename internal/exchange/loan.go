@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A Loan is the context of a request that is served by a handler of the
@@ -111,18 +112,23 @@ func Borrow(ctx context.Context) *Exchange {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
+		if !l.hook {
+			x.Value = l.x.Value
+		}
 		return x
 	}
 	switch before := l.latest; {
-	case before == nil:
-		x.resume(&l.x.Record)
-		x.Paged, x.Refused = l.x.Paged, l.x.Refused
-	case before.back:
+	case before != nil && before.back:
 		x.resume(&before.Record)
 		x.Paged, x.Refused = before.Paged, before.Refused
 		before.Release()
-	case before.told != nil: // it still runs
+		x.tell(nil)
+	case before != nil && before.told != nil: // it still runs
 		x.resume(before.told.record())
+		x.tell(nil)
+	default: // nothing is known but what was before the loan
+		x.resume(&l.x.Record)
+		x.Paged, x.Refused = l.x.Paged, l.x.Refused
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	l.latest = x
@@ -158,7 +164,8 @@ type progress struct {
 	Record           // without the attempt that runs
 	running  Attempt // copied here, so that the usual case needs no other memory
 	runs     bool
-	uploaded *Body // nil if the request has no body
+	waits    time.Time // since when it waits; zero means it does not
+	uploaded *Body     // nil if the request has no body
 }
 
 // progresses holds those of released copies. A copy does not keep its own: its
@@ -174,6 +181,10 @@ func (p *progress) record() *Record {
 	if p.uploaded != nil {
 		p.RequestBytes = p.uploaded.Count()
 	}
+	if !p.waits.IsZero() {
+		p.Queue += time.Since(p.waits)
+		p.waits = time.Time{}
+	}
 	return &p.Record
 }
 
@@ -186,13 +197,18 @@ func (x *Exchange) Tell(upload *Body) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over || l.latest != x {
-		return
+	if !l.over && l.latest == x {
+		x.tell(upload)
 	}
+}
+
+// tell is Tell for the latest copy. The loan's mu is held.
+func (x *Exchange) tell(upload *Body) {
 	if x.told == nil {
 		x.told = progresses.Get().(*progress)
 	}
 	p := x.told
+	p.Status, p.RequestBytes, p.waits = x.Status, x.RequestBytes, x.Waits
 	p.User, p.Value, p.Err, p.uploaded = x.User, x.Value, x.Err, upload
 	p.Target, p.Attempts, p.Queue, p.Dial, p.FirstByte = x.Target, x.Attempts, x.Queue, x.Dial, x.FirstByte
 	p.Retried, p.Timeline = slices.Clone(x.Retried), nil
@@ -222,14 +238,15 @@ func (x *Exchange) Return() {
 
 // End ends the loan, and notes in the lender's exchange what borrowers have
 // told. If the last one still runs, the exchange ends without it: that is a
-// failure if the client got an error. Later calls do nothing.
+// failure if the client got an error, and so is one that the handler has
+// canceled. Later calls do nothing.
 func (l *Loan) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
 		return
 	}
-	x, last := l.x, l.latest
+	x, last, first := l.x, l.latest, l.x.Err
 	l.over, l.latest = true, nil
 	switch {
 	case last == nil:
@@ -246,6 +263,16 @@ func (l *Loan) End() {
 		x.Fail(l.notes.fail)
 	}
 	x.became(l.notes.status, true)
+	if x.Status != 0 && x.Status < http.StatusInternalServerError && needless(x.Err) {
+		x.Err = first
+	}
+}
+
+// needless reports whether err is that of a borrower which the handler has
+// canceled before it responded.
+func needless(err error) bool {
+	f, ok := err.(*Failure)
+	return ok && f.Err == ErrCanceled && f.Op != "copy"
 }
 
 // takeBack notes what a borrower has done that has returned its copy.
@@ -264,12 +291,14 @@ func (x *Exchange) takeBack(from *Exchange) {
 }
 
 // became notes the status of a borrower's response; 0 if there is none. The
-// client has got the Watcher's, if any, which may be another one: a handler may
-// have replaced the response. A borrower knows better only that the client has
-// left, and what a grpc-status means.
+// client has got the Watcher's, or the server's if a handler writes nothing: a
+// handler may have replaced the response. A borrower knows better only that the
+// client has left, that its connection was upgraded, and what a grpc-status
+// means.
 func (x *Exchange) became(status int, mapped bool) {
 	means := mapped && x.Coded && x.Status == http.StatusOK
-	if status != 0 && (x.Status == 0 || status == StatusClientClosed || means) {
+	upgraded := x.Status == 0 && status == http.StatusSwitchingProtocols
+	if upgraded || status == StatusClientClosed || means && status != 0 {
 		x.Status = status
 	}
 }
@@ -281,6 +310,7 @@ func (x *Exchange) abandon(told *progress) {
 		if x.Err == nil {
 			x.Err = first
 		}
+		x.became(told.Status, false)
 	}
 	if x.Status >= http.StatusInternalServerError {
 		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})
@@ -343,6 +373,10 @@ func noteAt(w http.ResponseWriter, q *http.Request, n notes) {
 	l := loanOf(q.Context())
 	if w, ok := w.(*Watcher); ok && (l == nil || l.hook || l.x != w.x) {
 		w.note(n) // it is the caller's own
+		// the Router of w may be in a route of another one; else Return does it
+		for ; l != nil && l != w.x.loan && n.status != 0; l = loanOf(l.Context) {
+			l.note(notes{status: n.status})
+		}
 		return
 	}
 	if l != nil {

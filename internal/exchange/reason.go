@@ -22,6 +22,8 @@ func Reason(op string, err error) (status int, class string) {
 	var parse *ProtocolError
 	var refusal *h1.Refusal
 	switch {
+	case err == ErrCanceled:
+		return http.StatusServiceUnavailable, "connection_terminated"
 	case errors.As(err, &dns) && dns.IsTimeout:
 		return http.StatusGatewayTimeout, "dns_timeout"
 	case errors.As(err, &dns):

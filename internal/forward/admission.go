@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"time"
@@ -248,11 +249,15 @@ func (v *visit) ungate() {
 	}
 }
 
-// await calls wait through the party, and adds the time to the record.
+// await calls wait through the party, and adds the time to the record. If a
+// handler of the program has ended the wait, it returns how.
 func (a *Attempts) await(wait func(gone <-chan struct{}) error) error {
 	start := time.Now()
 	err := a.party.Await(wait)
 	a.rec.Queue += time.Since(start)
+	if q := a.Asked.HTTP; left(err) && q != nil {
+		return cmp.Or(exchange.Revoked(q.Context()), err)
+	}
 	return err
 }
 

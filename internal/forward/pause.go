@@ -101,12 +101,18 @@ func (h *hold) wait(gone <-chan struct{}) error {
 	}
 }
 
+// left reports whether a wait ended with err because the exchange has ended.
+func left(err error) bool { return errors.Is(err, errGone) || errors.Is(err, limit.ErrQueueLeft) }
+
 // unserved returns the failure of an exchange whose wait ended with err.
 func (a *Attempts) unserved(err error) *exchange.Failure {
 	f := &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Status: http.StatusServiceUnavailable, Reason: "connection_limit_reached",
 		RetryAfter: time.Second, Err: err}
 	switch {
-	case !errors.Is(err, errGone) && !errors.Is(err, limit.ErrQueueLeft):
+	case err == exchange.ErrDeadline, err == exchange.ErrCanceled:
+		f.Status, f.Reason = exchange.Reason(f.Op, err)
+		f.RetryAfter = 0
+	case !left(err):
 		if errors.Is(err, errPaused) {
 			f.Reason = "destination_unavailable"
 		}

@@ -53,8 +53,8 @@ func (a *roundTrip) unbuffered() *exchange.Failure {
 		fail.Status, fail.Err = http.StatusRequestTimeout, cut
 	case errors.As(err, &hook), err == exchange.ErrSpoiled:
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
-	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
-		fail.Side, fail.Err = exchange.SideProxy, exchange.ErrDeadline
+	case exchange.Revoked(a.q.Context()) != nil:
+		fail.Side, fail.Err = exchange.SideProxy, exchange.Revoked(a.q.Context())
 		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
 	case cut != nil || a.q.Context().Err() != nil:
 		fail.Status, fail.Reason, fail.Err = exchange.StatusClientClosed, "connection_terminated", exchange.ErrClientGone

@@ -90,11 +90,16 @@ func (a *roundTrip) race() (*http.Response, error) {
 	a.attempts.Dialed(first.dialed)
 	a.attempts.ForkDialed(second.dialed)
 	if second.err == nil {
-		a.attempts.Join(other, a.lost(first.err))
-		return second.answer(a)
+		return a.settle(second, other, a.lost(first.err))
 	}
-	a.attempts.Join(one, a.lost(second.err))
-	return first.answer(a)
+	return a.settle(first, one, a.lost(second.err))
+}
+
+// settle ends the race with the result of v, at won.
+func (a *roundTrip) settle(v *rival, won *forward.Target, lost *exchange.Failure) (*http.Response, error) {
+	a.attempts.Join(won, lost)
+	a.tell()
+	return v.answer(a)
 }
 
 // answer makes the result of v that of a.

@@ -284,8 +284,8 @@ func (a *roundTrip) copyFailure(err error) *exchange.Failure {
 		return a.cut(exchange.SideUpstream, a.x.Status, cut)
 	case cut == exchange.ErrCut:
 		return a.cut(exchange.SideDrain, a.x.Status, cut)
-	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
-		return a.cut(exchange.SideProxy, a.x.Status, exchange.ErrDeadline)
+	case exchange.Revoked(a.q.Context()) != nil:
+		return a.cut(exchange.SideProxy, a.x.Status, exchange.Revoked(a.q.Context()))
 	case cut == exchange.ErrStalled: // the client read on, but too late
 		return a.cut(exchange.SideClient, exchange.StatusClientClosed, cut)
 	case a.body != nil && a.body.Failed() != nil:

@@ -181,6 +181,9 @@ func (a *roundTrip) Await(wait func(gone <-chan struct{}) error) error {
 	defer cancel()
 	a.flight.waits.Store(a.hasBody() && (a.body == nil || !a.body.Whole()))
 	defer a.flight.waits.Store(false)
+	a.x.Waits = time.Now()
+	a.tell()
+	a.x.Waits = time.Time{}
 	return wait(ctx.Done())
 }
 
@@ -333,8 +336,7 @@ func (a *roundTrip) announce() (err error) {
 	return err
 }
 
-// tell tells a handler of the program that the exchange is lent by how far it
-// is.
+// tell tells the lender of the exchange how far it is.
 func (a *roundTrip) tell() {
 	if a.body == nil {
 		a.x.Tell(nil)
@@ -419,6 +421,11 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 	if exchange.IsHTTP10(a.q) {
 		return nil // not part of HTTP/1.0 (RFC 9110, 15.2)
 	}
+	if !exchange.Flushes(a.w) {
+		// it keeps the response back, as http.TimeoutHandler does, and may take
+		// this for the final one
+		return nil
+	}
 	header.CleanResponse(h)
 	a.edit.Drop(h)
 	out := a.w.Header()
@@ -460,8 +467,8 @@ func (a *roundTrip) classify(err error) *exchange.Failure {
 	case cut == exchange.ErrIdle:
 		f.Op, f.Err = "read", cut
 		f.Side, f.Status, f.Reason = exchange.SideClient, http.StatusRequestTimeout, "http_request_error"
-	case exchange.Ended(a.q.Context()) == exchange.ErrDeadline:
-		f.Side, f.Err = exchange.SideProxy, exchange.ErrDeadline
+	case exchange.Revoked(a.q.Context()) != nil:
+		f.Side, f.Err = exchange.SideProxy, exchange.Revoked(a.q.Context())
 		f.Status, f.Reason = exchange.Reason(f.Op, f.Err)
 	case a.body != nil && (errors.As(a.body.Failed(), &hook) || a.body.Failed() == exchange.ErrSpoiled):
 		f.Op, f.Err = "read", a.body.Failed()

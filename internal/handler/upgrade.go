@@ -49,6 +49,7 @@ func (a *roundTrip) upgrade(res *http.Response) *exchange.Failure {
 		return &exchange.Failure{Op: "upgrade", Target: a.attempts.Target.Name, Side: exchange.SideClient, Status: exchange.StatusClientClosed,
 			Reason: "http_upgrade_failed", Err: err}
 	}
+	a.tell() // a handler may return while the tunnel goes on
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	cut := func() { // unblocks the tunnel in any state
