@@ -760,6 +760,12 @@ func parseTarget(s string) (*url.URL, error) {
 
 // ServeHTTP forwards q to a target. Any handler may call it. Outside a
 // [Router], the client address is the remote address of the connection.
+//
+// If the client leaves, or the response must be cut off, ServeHTTP panics with
+// [http.ErrAbortHandler], as net/http requires. A handler that calls it on a
+// goroutine of its own recovers from that panic. If a handler cancels the
+// context of q while the client stays, the response is 503; after a deadline it
+// is 504. Interim responses (1xx) need a w that can be flushed.
 func (u *Upstream) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	x := exchange.Borrow(q.Context())
 	if x == nil {

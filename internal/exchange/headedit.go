@@ -92,8 +92,8 @@ func (w *Watcher) Conclude() {
 	w.edit()
 }
 
-// Flushes reports whether w, or what it wraps, can be flushed.
-func Flushes(w http.ResponseWriter) bool {
+// flushes reports whether w, or what it wraps, can be flushed.
+func flushes(w http.ResponseWriter) bool {
 	for {
 		switch inner := w.(type) {
 		case interface{ FlushError() error }, http.Flusher:

@@ -191,7 +191,7 @@ func (w *Watcher) Flush() { _ = w.FlushError() }
 // FlushError is for http.ResponseController. It also sends the head if that has
 // not been sent.
 func (w *Watcher) FlushError() error {
-	if w.edits() && Flushes(w.ResponseWriter) {
+	if w.edits() && flushes(w.ResponseWriter) {
 		w.begin(http.StatusOK) // the head must be edited before it goes out
 	}
 	err := http.NewResponseController(w.ResponseWriter).Flush()

@@ -421,9 +421,7 @@ func (a *roundTrip) inform(o *exchange.Order, status int, h http.Header) error {
 	if exchange.IsHTTP10(a.q) {
 		return nil // not part of HTTP/1.0 (RFC 9110, 15.2)
 	}
-	if !exchange.Flushes(a.w) {
-		// it keeps the response back, as http.TimeoutHandler does, and may take
-		// this for the final one
+	if !exchange.TakesInterim(a.w) {
 		return nil
 	}
 	header.CleanResponse(h)
