@@ -390,7 +390,6 @@ func TestClientsBehindALoadBalancerHaveTheirOwnLimits(t *testing.T) {
 }
 
 func TestAWaitForAPROXYHeaderIsBounded(t *testing.T) {
-	t.Parallel()
 	const late = "connections ProxyProtocol: the PROXY header did not arrive in time"
 	inBoth(t, func(t *testing.T, secure bool) {
 		b := newBalanced(t, secure, func(s *hostproxy.Server) { s.ProxyProtocol.Timeout, s.MaxConns = 100*time.Millisecond, 1 })
