@@ -146,10 +146,15 @@ var ErrCanceled = fmt.Errorf("a handler around the Upstream has canceled the con
 // ContentLength.
 var ErrSpoiled = errors.New("a handler around the Router has changed the request's Body, but not its ContentLength")
 
-// Ended returns why the context of a request has ended, or nil if it has not.
+// Ended returns why the context of a request has ended, or nil if it has not. A
+// deadline that has passed counts at once: a dial fails by it, possibly before
+// the context does.
 func Ended(ctx context.Context) error {
 	switch ctx.Err() {
 	case nil:
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+			return ErrDeadline
+		}
 		return nil
 	case context.DeadlineExceeded:
 		return ErrDeadline
