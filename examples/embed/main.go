@@ -24,6 +24,9 @@ func main() {
 	api := flag.String("api", "localhost:4000", "where api.localhost is served")
 	docs := flag.String("docs", "localhost:4002", "where /docs/ is served")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 
 	h, err := handler(pages(), *api, *docs)
 	if err != nil {

@@ -26,6 +26,7 @@ func main() {
 	var upstreams pairs
 	flag.Var(&upstreams, "upstream", "`host=target` to serve instead of the five sites; may be given again")
 	flag.Parse()
+	flagsOnly()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Stdout, *https, *plain, upstreams); err != nil {

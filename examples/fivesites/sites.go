@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -86,4 +88,11 @@ func listen(addr string) (net.Listener, error) {
 		err = fmt.Errorf("%w: a port below 1024 needs a capability: sudo setcap cap_net_bind_service=+ep on this binary", err)
 	}
 	return ln, err
+}
+
+// flagsOnly ends the program if it has arguments, which it would ignore.
+func flagsOnly() {
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 }

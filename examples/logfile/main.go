@@ -30,6 +30,9 @@ func main() {
 	target := flag.String("target", "localhost:3000", "where requests go")
 	name := flag.String("file", "access.log", "the log; rotated at 100 MB, ten old ones are kept, for 30 days")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 

@@ -33,6 +33,9 @@ func main() {
 	target := flag.String("target", "localhost:3840", "where both sites are served")
 	password := flag.String("password", "secret", "of admin at admin.localhost")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
@@ -57,9 +60,8 @@ func router(l *slog.Logger, target, password string) (*hostproxy.Router, error) 
 		return nil, err
 	}
 	limit := httprate.LimitBy(20, time.Minute, peer)
-	auth := middleware.BasicAuth("admin", map[string]string{"admin": password})
 	r := &hostproxy.Router{Observe: hostproxy.AccessLog(l)}
-	r.Handle("admin.localhost", limit(auth(site)))
+	r.Handle("admin.localhost", limit(middleware.BasicAuth("admin", map[string]string{"admin": password})(site)))
 	r.Handle("www.localhost", site)
 	return r, nil
 }

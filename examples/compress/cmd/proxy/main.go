@@ -14,6 +14,9 @@ func main() {
 	to := flag.String("to", "localhost:4006", "the target")
 	addr := flag.String("addr", "localhost:8080", "address for HTTP")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 	r, err := router(*to)
 	if err != nil {
 		log.Fatal(err)

@@ -18,6 +18,9 @@ func main() {
 	addr := flag.String("addr", ":8443", "address for HTTPS, over TCP and UDP")
 	plain := flag.String("http", ":8080", "address for redirects")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	s, err := server(*host, *to, *addr, *plain)
