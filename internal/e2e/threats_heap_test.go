@@ -220,7 +220,7 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 			}
 		})
 	})
-	assert.Less(t, grown, int64(8<<20), "by all of them")
+	assert.Less(t, grown, int64(2<<20), "by all of them")
 	for i, tt := range tests {
 		clients[i].c.Close()
 		again := newH2(t, tracks[i])
@@ -231,7 +231,8 @@ func TestAFloodOfSmallFramesCostsNoMemory(t *testing.T) {
 }
 
 // drown sends frames, reads nothing, and reports whether the connection was
-// cut. When drown returns, the server has read the frames.
+// cut. When drown returns, the server has read the frames. It sends from one
+// buffer: garbage of the client would count as growth.
 func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uint32) error) (cut bool) {
 	t.Helper()
 	var out bytes.Buffer
@@ -242,10 +243,9 @@ func (p *h2) drown(t testing.TB, k *track, frames uint32, once func(p *h2, i uin
 		if out.Len() < 16<<10 && i < frames-1 {
 			continue
 		}
-		if p.c.Send(out.String()) != nil {
+		if _, err := out.WriteTo(p.c); err != nil {
 			return true
 		}
-		out.Reset()
 	}
 	k.mirror.taken()
 	require.NoError(t, p.ask(1<<31-1, true, ":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/last"))

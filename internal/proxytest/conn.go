@@ -137,10 +137,15 @@ func (c *Conn) ReadAll() (string, error) {
 	return string(p), err
 }
 
+// Write writes p.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.begin()
+	return c.Conn.Write(p)
+}
+
 // Send writes s as it is.
 func (c *Conn) Send(s string) error {
-	c.begin()
-	_, err := io.WriteString(c.Conn, s)
+	_, err := io.WriteString(c, s)
 	return err
 }
 
