@@ -33,12 +33,14 @@ func main() {
 	internal := flag.String("internal", "localhost:9109", "`address` of /metrics and /status")
 	logFile := flag.String("log", "/var/log/site/access.log", "`file` of the access log")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q: want flags only", flag.Args())
+	}
 
 	var r hostproxy.Router
 	// logrotate renames the file, then reloads the service
 	file, err1 := os.OpenFile(*logFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
-	access := hostproxy.AccessLog(slog.New(slog.NewJSONHandler(file, nil)))
-	m, err2 := prometheus.New(&r, prometheus.Options{Observe: access})
+	m, err2 := prometheus.New(&r, prometheus.Options{Observe: hostproxy.AccessLog(slog.New(slog.NewJSONHandler(file, nil)))})
 	if err := errors.Join(err1, err2, routes(&r)); err != nil {
 		log.Fatal(err)
 	}

@@ -324,6 +324,16 @@ func TestAMaintenanceFileThatCannotBeReadChangesNothing(t *testing.T) {
 	assert.Contains(t, p.said(), "maintenance: is a directory")
 }
 
+func TestArgumentsAreRefused(t *testing.T) {
+	ctx, stop := context.WithTimeout(t.Context(), proxytest.Patience) // or it would serve
+	defer stop()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-https", "127.0.0.1:0", "extra")
+	cmd.Env = append(os.Environ(), runEnv+"=1")
+	said, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(said), `["extra"]: want flags only`)
+}
+
 // mostLines is how long the program may be, without comments and blank lines.
 const mostLines = 90
 
