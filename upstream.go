@@ -1081,8 +1081,9 @@ type Exchange struct {
 	ServerName string // server name in the TLS handshake; "" if none
 
 	// Status is the response status sent to the client; 499 if the client
-	// disconnected before the end of the response. If the proxy answered with a
-	// grpc-status, Status is the HTTP status of the same meaning.
+	// disconnected before the end of the response, and 101 if a handler of your
+	// own hijacked the connection before a response. If the proxy answered with
+	// a grpc-status, Status is the HTTP status of the same meaning.
 	Status        int
 	RequestBytes  int64 // size of the request body, as forwarded
 	ResponseBytes int64 // size of the response body, as forwarded

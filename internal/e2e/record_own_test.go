@@ -35,6 +35,33 @@ func TestTheRecordOfAHandlerHasTheStatusThatAConnectedClientGot(t *testing.T) {
 	}, func(s *site) { s.router.Handle("b.test", http.HandlerFunc(slow)) })
 }
 
+// The library does not read what the handler then sends. In HTTP, only a 101
+// ends HTTP on a connection.
+func TestTheRecordOfAHandlerThatHijacksHasTheSwitch(t *testing.T) {
+	overEachServer(t, func(s *timed) {
+		s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			c, rw, err := http.NewResponseController(w).Hijack()
+			if !assert.NoError(t, err) {
+				return
+			}
+			defer c.Close()
+			line, err := rw.ReadString('!')
+			assert.NoError(t, err)
+			_, _ = io.WriteString(c, "heard "+line)
+		}))
+	}, func(t *testing.T, s *timed) {
+		if s.lane.secure {
+			return
+		}
+		c := proxytest.Dial(t, s.addr)
+		c.Send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\nhello!")
+		assert.Equal(t, "heard hello!", c.Rest())
+		x := s.record(t, 1)
+		assert.Equal(t, 101, x.Status)
+		assert.NoError(t, x.Err)
+	})
+}
+
 func TestAContextThatMiddlewareEndsIsNoClientThatLeaves(t *testing.T) {
 	records := make(chan hostproxy.Exchange, 1)
 	r := &hostproxy.Router{Logger: panicsFail(t), Observe: func(x *hostproxy.Exchange) { records <- *x }}

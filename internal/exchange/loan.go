@@ -293,12 +293,10 @@ func (x *Exchange) takeBack(from *Exchange) {
 // became notes the status of a borrower's response; 0 if there is none. The
 // client has got the Watcher's, or the server's if a handler writes nothing: a
 // handler may have replaced the response. A borrower knows better only that the
-// client has left, that its connection was upgraded, and what a grpc-status
-// means.
+// client has left, and what a grpc-status means.
 func (x *Exchange) became(status int, mapped bool) {
 	means := mapped && x.Coded && x.Status == http.StatusOK
-	upgraded := x.Status == 0 && status == http.StatusSwitchingProtocols
-	if upgraded || status == StatusClientClosed || means && status != 0 {
+	if status == StatusClientClosed || means && status != 0 {
 		x.Status = status
 	}
 }

@@ -52,7 +52,8 @@ func ReturnForm(q, c *http.Request) {
 // leaving.
 func (w *Watcher) complete(method string) bool {
 	bodiless := method == http.MethodHead || w.x.Status == http.StatusNoContent || w.x.Status == http.StatusNotModified
-	return w.wrote && (bodiless || method == http.MethodConnect || w.n == w.length)
+	tunnel := method == http.MethodConnect || w.x.Status == http.StatusSwitchingProtocols
+	return w.wrote && (bodiless || tunnel || w.n == w.length)
 }
 
 // A Watcher is a ResponseWriter that notes in the record what the client got.
@@ -201,9 +202,16 @@ func (w *Watcher) FlushError() error {
 	return err
 }
 
-// Hijack is for handlers that assert http.Hijacker.
+// Hijack is for handlers that assert http.Hijacker. A connection that a handler
+// takes before it responds is noted as upgraded.
 func (w *Watcher) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil && !w.wrote && !w.over {
+		w.wrote, w.x.Status = true, http.StatusSwitchingProtocols
+	}
+	return c, rw, err
 }
 
 // CloseNotify is for handlers that assert http.CloseNotifier. The channel stays
