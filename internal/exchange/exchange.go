@@ -90,6 +90,7 @@ type Exchange struct {
 	Waits  time.Time // since when it waits, for Tell; zero means it does not
 	told   *progress // what the loan knows of a copy; guarded by the loan's mu, like back
 	back   bool      // the copy was returned
+	lent   tally     // of the copy when it was borrowed
 
 	client Client          // nil behind a foreign server
 	cut    context.Context // set by WithCut; nil behind a server of ours

@@ -36,7 +36,9 @@ type Loan struct {
 
 	mu     sync.Mutex // guards the fields below
 	over   bool
-	latest *Exchange // the copy that was borrowed last; nil if none was
+	latest *Exchange   // the copy that was borrowed last; nil if none was
+	beside []*Exchange // the copies before it that had not returned then, and run
+	others *Record     // what such copies counted and listed; nil if none
 	notes  notes
 }
 
@@ -99,8 +101,8 @@ func (x *Exchange) Carries(ctx context.Context) bool {
 }
 
 // Borrow returns a copy of the exchange that ctx carries, or nil if there is
-// none. The copy belongs to the caller until Return. It has what earlier
-// borrowers did. Its Status and ResponseBytes are zero.
+// none. The copy belongs to the caller until Return. It has what borrowers did
+// that have returned. Its Status and ResponseBytes are zero.
 func Borrow(ctx context.Context) *Exchange {
 	l := loanOf(ctx)
 	if l == nil {
@@ -118,21 +120,65 @@ func Borrow(ctx context.Context) *Exchange {
 		return x
 	}
 	switch before := l.latest; {
-	case before != nil && before.back:
-		x.resume(&before.Record)
-		x.Paged, x.Refused = before.Paged, before.Refused
+	case before == nil:
+		x.begin(l.x)
+	case before.back:
+		x.begin(before)
 		before.Release()
 		x.tell(nil)
-	case before != nil && before.told != nil: // it still runs
-		x.resume(before.told.record())
-		x.tell(nil)
-	default: // nothing is known but what was before the loan
-		x.resume(&l.x.Record)
-		x.Paged, x.Refused = l.x.Paged, l.x.Refused
+	default:
+		l.overtake(before, x)
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
+	x.lent = x.tally()
 	l.latest = x
 	return x
+}
+
+// begin sets what is known from the lender's exchange, or from a copy that has
+// returned.
+func (x *Exchange) begin(from *Exchange) {
+	x.resume(&from.Record)
+	x.Paged, x.Refused = from.Paged, from.Refused
+}
+
+// overtake sets what x begins with while before still runs: what is known from
+// before, but nothing that before has counted and listed. That is added at the
+// end. mu is held.
+func (l *Loan) overtake(before, x *Exchange) {
+	if before.told == nil { // so it began with what was before the loan
+		x.begin(l.x)
+	} else {
+		x.resume(before.told.record())
+		x.goBack(before.lent)
+		x.tell(nil)
+	}
+	if l.others == nil {
+		l.others = new(Record)
+	}
+	l.beside = append(l.beside, before)
+}
+
+// A tally is how much a record counts and lists.
+type tally struct {
+	attempts, retried, timeline int
+	queue                       time.Duration
+}
+
+func (r *Record) tally() tally { return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue} }
+
+// goBack makes r count and list what it did at t.
+func (r *Record) goBack(t tally) {
+	r.Attempts, r.Queue = t.attempts, t.queue
+	r.Retried, r.Timeline = r.Retried[:t.retried], r.Timeline[:t.timeline]
+}
+
+// add adds what own counts and lists since t.
+func (r *Record) add(own *Record, t tally) {
+	r.Attempts += own.Attempts - t.attempts
+	r.Queue += own.Queue - t.queue
+	r.Retried = append(r.Retried, own.Retried[t.retried:]...)
+	r.Timeline = append(r.Timeline, own.Timeline[t.timeline:]...)
 }
 
 // inherit sets what the lender's exchange x has had since before the loan.
@@ -172,7 +218,7 @@ type progress struct {
 // memory is often that of a lender next, which has none.
 var progresses = sync.Pool{New: func() any { return new(progress) }}
 
-// record returns the progress with the attempt that runs.
+// record returns the progress until now, with the attempt that runs.
 func (p *progress) record() *Record {
 	if p.runs {
 		p.runs = false
@@ -182,8 +228,9 @@ func (p *progress) record() *Record {
 		p.RequestBytes = p.uploaded.Count()
 	}
 	if !p.waits.IsZero() {
-		p.Queue += time.Since(p.waits)
-		p.waits = time.Time{}
+		now := time.Now()
+		p.Queue += now.Sub(p.waits)
+		p.waits = now
 	}
 	return &p.Record
 }
@@ -197,12 +244,12 @@ func (x *Exchange) Tell(upload *Body) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.over && l.latest == x {
+	if !l.over {
 		x.tell(upload)
 	}
 }
 
-// tell is Tell for the latest copy. The loan's mu is held.
+// tell is Tell in a loan that is not over. The loan's mu is held.
 func (x *Exchange) tell(upload *Body) {
 	if x.told == nil {
 		x.told = progresses.Get().(*progress)
@@ -230,16 +277,21 @@ func (x *Exchange) Return() {
 		x.back, l.notes.user = true, x.User
 		return
 	}
-	if f, ok := x.Err.(*Failure); ok { // another one was called meanwhile
+	if i := slices.Index(l.beside, x); i >= 0 { // another one was called meanwhile
+		l.others.add(&x.Record, x.lent)
+		l.beside = slices.Delete(l.beside, i, i+1)
+	}
+	if f, ok := x.Err.(*Failure); ok {
 		l.notes.note(notes{fail: f})
 	}
 	x.Release()
 }
 
 // End ends the loan, and notes in the lender's exchange what borrowers have
-// told. If the last one still runs, the exchange ends without it: that is a
-// failure if the client got an error, and so is one that the handler has
-// canceled. Later calls do nothing.
+// told. Of those that ran at the same time, it notes the outcome of the one
+// that was borrowed last, and the attempts of all. If that one still runs, the
+// exchange ends without it: that is a failure if the client got an error, and
+// so is one that the handler has canceled. Later calls do nothing.
 func (l *Loan) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -256,6 +308,7 @@ func (l *Loan) End() {
 	default:
 		x.abandon(last.told)
 	}
+	l.addOthers()
 	if l.notes.user != "" {
 		x.User = l.notes.user
 	}
@@ -266,6 +319,21 @@ func (l *Loan) End() {
 	if x.Status != 0 && x.Status < http.StatusInternalServerError && needless(x.Err) {
 		x.Err = first
 	}
+}
+
+// addOthers adds to the lender's exchange what the copies have counted and
+// listed that ran while a later one was borrowed. mu is held.
+func (l *Loan) addOthers() {
+	if l.others == nil {
+		return
+	}
+	for _, x := range l.beside { // it still runs
+		if x.told != nil {
+			l.others.add(x.told.record(), x.lent)
+		}
+	}
+	l.x.add(l.others, tally{})
+	slices.SortStableFunc(l.x.Timeline, func(a, b Attempt) int { return a.Start.Compare(b.Start) })
 }
 
 // needless reports whether err is that of a borrower which the handler has

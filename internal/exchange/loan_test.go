@@ -56,6 +56,72 @@ func TestTheFirstBorrowersAtTheSameTimeHaveTheValueOfBegin(t *testing.T) {
 	assert.Equal(t, "of Begin", x.Value)
 }
 
+// try notes an attempt of x that begins with second s.
+func try(x *exchange.Exchange, target string, s int64) {
+	x.Target = target
+	x.Attempts++
+	x.Timeline = append(x.Timeline, exchange.Attempt{Target: target, Start: time.Unix(s, 0)})
+	x.Tell(nil)
+}
+
+func targets(x *exchange.Exchange) (all []string) {
+	for _, a := range x.Timeline {
+		all = append(all, a.Target)
+	}
+	return all
+}
+
+func TestAttemptsOfBorrowersAtTheSameTimeAreAllListed(t *testing.T) {
+	for about, ends := range map[string][]int{
+		"in order": {0, 1, 2}, "the last one first": {2, 1, 0}, "the last one is late": {0, 1}, "the first one is late": {1, 2}, "none ends": {},
+	} {
+		t.Run(about, func(t *testing.T) {
+			x := new(exchange.Exchange)
+			try(x, "before the loan", 1)
+			l := exchange.Lend(t.Context(), x)
+			alone := exchange.Borrow(l)
+			try(alone, "alone", 2)
+			alone.Return()
+			all := []*exchange.Exchange{exchange.Borrow(l)}
+			try(all[0], "first", 3)
+			all[0].Retried = append(all[0].Retried, errors.New("one"))
+			all[0].Queue += time.Second
+			all = append(all, exchange.Borrow(l), exchange.Borrow(l))
+			try(all[2], "third", 4)
+			try(all[1], "second", 5)
+			try(all[0], "first again", 6)
+			assert.Equal(t, []string{"before the loan", "alone", "third"}, targets(all[2]), "it knows of what had returned")
+			for _, i := range ends {
+				all[i].Return()
+			}
+			l.End()
+			assert.Equal(t, []string{"before the loan", "alone", "first", "third", "second", "first again"}, targets(x))
+			assert.Equal(t, []any{6, "third", time.Second}, []any{x.Attempts, x.Target, x.Queue})
+			assert.Len(t, x.Retried, 1)
+			for _, late := range all {
+				late.Return()
+			}
+			assert.Len(t, x.Timeline, 6)
+		})
+	}
+}
+
+func TestBorrowersAfterOnesAtTheSameTimeHideNothing(t *testing.T) {
+	x := new(exchange.Exchange)
+	l := exchange.Lend(t.Context(), x)
+	one, two := exchange.Borrow(l), exchange.Borrow(l)
+	try(one, "one", 1)
+	try(two, "two", 2)
+	one.Return()
+	two.Return()
+	three := exchange.Borrow(l)
+	try(three, "three", 3)
+	three.Return()
+	l.End()
+	assert.Equal(t, []string{"one", "two", "three"}, targets(x))
+	assert.Equal(t, []any{3, "three"}, []any{x.Attempts, x.Target})
+}
+
 func TestTheWaitOfABorrowerThatIsAbandonedInItIsNoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := new(exchange.Exchange)
