@@ -665,8 +665,8 @@ type Sticky struct {
 // it is not in Exchange.Retried.
 type Retry struct {
 	Attempts int // targets tried for one request, up to 10; 0 means 3; 1 disables retries
-	// no further attempt starts after this time; 0 means 10 s; negative
-	// disables the limit
+	// no further attempt starts this long after the first one; 0 means 10 s;
+	// negative disables the limit
 	Timeout  time.Duration
 	Statuses []int // response statuses to retry, such as 503, while another target is left
 

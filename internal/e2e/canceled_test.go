@@ -2,16 +2,20 @@ package e2e_test
 
 import (
 	"context"
+	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/hostproxy/hostproxy"
+	"github.com/hostproxy/hostproxy/internal/proxytest"
 )
 
 // firstOf lets all upstreams serve each request, answers with the first
@@ -52,6 +56,66 @@ func TestAnUpstreamThatAHandlerCancelsIsNoFailureOfTheResponse(t *testing.T) {
 			x := s.record(t, i+1)
 			assert.Equal(t, []any{200, nil, int64(len(body))}, []any{x.Status, x.Err, x.ResponseBytes})
 		}
+	})
+}
+
+// A handler may put one page together from several Upstreams.
+func TestTheRecordListsTheAttemptsOfUpstreamsAtTheSameTime(t *testing.T) {
+	spare := proxytest.NewServer(t, nil)
+	overEachServer(t, func(s *timed) {
+		parts := []*hostproxy.Upstream{s.upstream, hostproxy.To(proxytest.Refused(t), spare.Addr()), s.upstream}
+		parts[1].Pick = func(_ *http.Request, left []*hostproxy.Target) *hostproxy.Target { return left[0] }
+		s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			pages := make([]*httptest.ResponseRecorder, len(parts))
+			var all sync.WaitGroup
+			for i, u := range parts {
+				pages[i] = httptest.NewRecorder()
+				all.Go(func() { u.ServeHTTP(pages[i], q.Clone(q.Context())) })
+			}
+			all.Wait()
+			for _, p := range pages {
+				_, _ = io.Copy(w, p.Body)
+			}
+		}))
+	}, func(t *testing.T, s *timed) {
+		for i := range 20 {
+			status, body := s.do(t, "GET", "a.test", "/fast", nil)
+			assert.Equal(t, []any{200, "GET /fastokGET /fast"}, []any{status, body})
+			x := s.record(t, i+1)
+			assert.Equal(t, []any{4, 200, nil}, []any{x.Attempts, x.Status, x.Err})
+			require.Len(t, x.Timeline, 4)
+			require.Len(t, x.Retried, 1)
+			times := make(map[string]int)
+			for _, a := range x.Timeline {
+				times[a.Target]++
+				assert.Positive(t, a.Duration)
+				assert.Equal(t, a.Status == 0, a.Err != nil, "%s: %v", a.Target, a.Err)
+			}
+			assert.Equal(t, []int{2, 1}, []int{times[s.target.Addr()], times[spare.Addr()]})
+			assert.True(t, slices.IsSortedFunc(x.Timeline, func(a, b hostproxy.Attempt) int { return a.Start.Compare(b.Start) }))
+		}
+	})
+}
+
+// What an Upstream tried does not count for the one that a handler turns to.
+func TestAFallbackUpstreamHasRetriesOfItsOwn(t *testing.T) {
+	spare := proxytest.NewServer(t, nil)
+	overEachServer(t, func(s *timed) {
+		down := hostproxy.To(proxytest.Refused(t), proxytest.Refused(t), proxytest.Refused(t))
+		second := hostproxy.To(proxytest.Refused(t), proxytest.Refused(t), spare.Addr())
+		second.Policy = hostproxy.FirstAvailable
+		s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			first := httptest.NewRecorder()
+			if down.ServeHTTP(first, q); assert.Equal(t, 502, first.Code) {
+				second.ServeHTTP(w, q)
+			}
+		}))
+	}, func(t *testing.T, s *timed) {
+		status, body := s.do(t, "GET", "a.test", "/", nil)
+		assert.Equal(t, []any{200, "ok"}, []any{status, body})
+		x := s.record(t, 1)
+		assert.Equal(t, []any{6, spare.Addr()}, []any{x.Attempts, x.Target})
+		assert.Len(t, x.Timeline, 6)
 	})
 }
 

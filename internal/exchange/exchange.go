@@ -92,6 +92,8 @@ type Exchange struct {
 	back   bool      // the copy was returned
 	lent   tally     // of the copy when it was borrowed
 
+	Earlier int // attempts that other Upstreams have begun, before the copy was borrowed
+
 	client Client          // nil behind a foreign server
 	cut    context.Context // set by WithCut; nil behind a server of ours
 }

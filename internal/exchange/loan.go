@@ -131,6 +131,7 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	x.lent = x.tally()
+	x.Earlier = x.Attempts - (l.x.Attempts - l.x.Earlier)
 	l.latest = x
 	return x
 }

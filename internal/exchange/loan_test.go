@@ -122,6 +122,27 @@ func TestBorrowersAfterOnesAtTheSameTimeHideNothing(t *testing.T) {
 	assert.Equal(t, []any{3, "three"}, []any{x.Attempts, x.Target})
 }
 
+// Those of the lender are of the same Upstream: another lane has made them.
+func TestABorrowerKnowsHowManyAttemptsWereOfOthers(t *testing.T) {
+	x := new(exchange.Exchange)
+	try(x, "in another lane", 1)
+	l := exchange.Lend(t.Context(), x)
+	one := exchange.Borrow(l)
+	assert.Equal(t, 0, one.Earlier)
+	try(one, "one", 2)
+	try(one, "one", 3)
+	one.Return()
+	two := exchange.Borrow(l)
+	assert.Equal(t, []int{3, 2}, []int{two.Attempts, two.Earlier})
+	inner := exchange.Lend(t.Context(), two) // of a Router behind the handler
+	three := exchange.Borrow(inner)
+	assert.Equal(t, []int{3, 2}, []int{three.Attempts, three.Earlier})
+	three.Return()
+	inner.End()
+	two.Return()
+	l.End()
+}
+
 func TestTheWaitOfABorrowerThatIsAbandonedInItIsNoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := new(exchange.Exchange)

@@ -48,6 +48,9 @@ type Attempts struct {
 
 	resumed bool // another lane has tried some
 
+	earlier int       // attempts in the record that other Forwarders have begun
+	first   time.Time // when the first attempt began; for a limit, so not exactly
+
 	charged []*limit.Rule // the rules that have counted the exchange
 	slots   limit.Slots   // its places in the limits of requests in flight
 	kept    limit.Slots   // the places that another lane still needs
@@ -76,7 +79,7 @@ type Attempts struct {
 // one. An exchange of which nothing was written needs no Budget.
 type Retry struct {
 	Attempts int           // attempts of one exchange, at most
-	Timeout  time.Duration // after it, counted from the exchange's start, no attempt begins
+	Timeout  time.Duration // after it, counted from the first attempt, no attempt begins
 	Statuses []int         // responses that count as failures while another target is left
 	Budget   float64       // share of the exchanges in flight that may be sent a second time
 }
@@ -152,7 +155,9 @@ func (a *Attempts) next(now time.Time) *exchange.Failure {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideUpstream, Status: http.StatusServiceUnavailable, Reason: "destination_unavailable",
 			Err: errNoTarget}
 	}
-	a.tried = append(a.tried, i)
+	if a.tried = append(a.tried, i); a.first.IsZero() {
+		a.first = now
+	}
 	retry := a.resumed || a.Target != nil // not len(a.tried): it lacks targets that left the set
 	a.Target, a.Since, a.counted = a.set.targets[i], now, true
 	a.rec.Target = a.Target.Name
@@ -187,7 +192,10 @@ func (a *Attempts) renew() *exchange.Failure {
 
 // TakeOver continues x, which another lane may have begun.
 func (a *Attempts) TakeOver(x *exchange.Exchange) {
-	a.charged, a.prior, a.resumed = x.Charged, x.Tried, len(x.Tried) > 0
+	a.charged, a.prior, a.resumed, a.earlier = x.Charged, x.Tried, len(x.Tried) > 0, x.Earlier
+	if a.resumed {
+		a.first = x.Start.Add(x.Queue)
+	}
 }
 
 // Handover returns what the exchange's other lane has to know. The caller must
@@ -277,7 +285,7 @@ func (t *Target) tryAcquire(now time.Time) bool {
 func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	left := make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
-		if a.eligible(i) {
+		if a.eligible(i, now) {
 			left = append(left, t)
 		}
 	}
@@ -298,14 +306,14 @@ var errNoTarget = errors.New("no target is available: all are down, full or alre
 
 // eligible reports whether the user's Pick gets the target at i. It gets
 // targets that are down only if no other is left, and FailClosed is false.
-func (a *Attempts) eligible(i int) bool {
+func (a *Attempts) eligible(i int, now time.Time) bool {
 	if slices.Contains(a.tried, i) {
 		return false
 	}
-	if !a.set.targets[i].node.Suspended(a.rec.Start) {
+	if !a.set.targets[i].node.Suspended(now) {
 		return true
 	}
-	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(a.rec.Start, a.Key, nil) < 0
+	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(now, a.Key, nil) < 0
 }
 
 // A Next is what comes after an attempt.
@@ -421,14 +429,18 @@ func (a *Attempts) Retries(status int) bool {
 func (a *Attempts) may(o *Outcome, now time.Time) bool {
 	r := &a.f.Retry
 	if o.Begun || !o.Whole || o.Failure != nil && o.Failure.Side != exchange.SideUpstream || o.Wrote && !o.Idempotent ||
-		a.rec.Attempts >= r.Attempts || a.killed() {
+		a.spent() || a.killed() {
 		return false
 	}
-	if r.Timeout > 0 && now.Sub(a.rec.Start) >= r.Timeout {
+	if r.Timeout > 0 && now.Sub(a.first) >= r.Timeout {
 		return false
 	}
 	return !o.Wrote || a.affords()
 }
+
+// spent reports whether the attempts have reached their limit. Those of an
+// Upstream that a handler called before count for that one.
+func (a *Attempts) spent() bool { return a.rec.Attempts-a.earlier >= a.f.Retry.Attempts }
 
 // affords takes a place in the budget for requests that are sent more than
 // once, unless the exchange has one.

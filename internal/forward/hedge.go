@@ -21,7 +21,7 @@ var ErrGivenUp = errors.New("another target was faster")
 // follow. An error means that the user's Pick has panicked.
 func (a *Attempts) Fork(now time.Time) (*Target, error) {
 	paid := a.repeated
-	if a.rec.Attempts >= a.f.Retry.Attempts || a.killed() || !a.affords() {
+	if a.spent() || a.killed() || !a.affords() {
 		return nil, nil
 	}
 	i, fail := a.choose(now)

@@ -1,0 +1,62 @@
+package forward_test
+
+import (
+	"errors"
+	"net/url"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hostproxy/hostproxy/internal/exchange"
+	"github.com/hostproxy/hostproxy/internal/forward"
+)
+
+// An exchange may have waited for long before its first attempt, in a pause or
+// in a handler, and its handler may have called other Upstreams.
+func TestTheLimitsOfRetriesCountFromTheFirstAttempt(t *testing.T) {
+	failed := forward.Outcome{Failure: &exchange.Failure{Op: "dial", Side: exchange.SideUpstream, Err: errors.New("x")}, Whole: true}
+	for _, tt := range []struct {
+		about         string
+		before        time.Duration // from the start of the exchange
+		others, taken int           // attempts of others, and of another lane
+		between       time.Duration // before each retry
+		want          int           // attempts of its own
+	}{
+		{about: "it has waited", before: time.Minute, between: 4 * time.Second, want: 3},
+		{about: "others have tried", others: 5, between: 4 * time.Second, want: 3},
+		{about: "another lane has tried", taken: 1, between: 4 * time.Second, want: 2},
+		{about: "other Upstreams, and another lane", others: 5, taken: 2, between: 4 * time.Second, want: 1},
+		{about: "out of time", before: time.Minute, between: 6 * time.Second, want: 2},
+		{about: "another lane has taken the time", taken: 1, before: time.Minute, want: 1},
+	} {
+		t.Run(tt.about, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var to []forward.Endpoint
+				for _, host := range []string{"a.test", "b.test", "c.test", "d.test"} {
+					to = append(to, forward.Endpoint{URL: &url.URL{Scheme: "http", Host: host}})
+				}
+				f, err := forward.New(forward.Config{Targets: to, Retry: forward.Retry{Attempts: 3, Timeout: 10 * time.Second}})
+				require.NoError(t, err)
+				x := &exchange.Exchange{Earlier: tt.others, Tried: make([]string, tt.taken)}
+				x.Start, x.Attempts = time.Now(), tt.others+tt.taken
+				time.Sleep(tt.before)
+				v := &visitor{gone: make(chan struct{})}
+				v.Take(f)
+				v.TakeOver(x)
+				require.Nil(t, v.Begin(&x.Record, v))
+				own := 1
+				for ; ; own++ {
+					time.Sleep(tt.between)
+					if next, _ := v.Next(failed); next != forward.NextAttempt {
+						break
+					}
+				}
+				assert.Equal(t, tt.want, own)
+				v.End()
+			})
+		})
+	}
+}
