@@ -158,7 +158,9 @@ func international(name string) (string, error) {
 	}
 	p := idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(false), idna.CheckHyphens(false))
 	ascii, err := p.ToASCII(name)
-	if err != nil {
+	// the first pass looks for right-to-left letters before it maps symbols to
+	// them
+	if again, err2 := p.ToASCII(ascii); err != nil || err2 != nil || again != ascii {
 		return "", errors.New("not a valid internationalized name (IDNA)")
 	}
 	ascii = strings.TrimSuffix(ascii, ".")

@@ -133,6 +133,7 @@ func TestCanonicalAndSplitRefuseInvalidHosts(t *testing.T) {
 		{"an encoded label that decodes to something not composed", "xn--bucher-xyd.com", "not a valid internationalized name"},
 		{"a joiner out of place", "a\u200db.example", "not a valid internationalized name"},
 		{"left to right and right to left mixed", "אa.example", "not a valid internationalized name"},
+		{"a symbol that stands for a right-to-left letter", "\u0568\u2137.example", "not a valid internationalized name"},
 		{"bytes that are no UTF-8", "b\xffcher.example", "must be valid UTF-8"},
 		{"a sign that turns into a slash", "a℀b.example", "character '/'"},
 		{"a number", "1", "whose last label is a number must be an IPv4 address"},
@@ -225,6 +226,7 @@ func FuzzCanonical(f *testing.F) {
 	for _, seed := range []string{
 		"", "example.com", "EXAMPLE.com.:443", "bücher。example:80", "xn--bcher-kva", "XN--EXAMPLE-.com", "[::1]:80", "::1", "1.2.3.4",
 		"0x7f.1", "a..b", "a:1:2", "[::ffff:1.2.3.4]", "[fe80::1%25x]", "a_b.-c", "ab--c.ö.de", "1.2.3.4.", "a\u00ad.b", "..", "ß.de",
+		"\u0568\u2137",
 	} {
 		f.Add(seed)
 	}
