@@ -70,7 +70,7 @@ func (a *Attempts) guard() *exchange.Failure {
 		return fail
 	}
 	if g.Limit != nil {
-		return a.Limit(g.Limit, a.rec.Start)
+		return a.Limit(g.Limit, a.now())
 	}
 	return nil
 }

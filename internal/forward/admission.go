@@ -204,18 +204,23 @@ func (a *Attempts) tryAcquire() (fail *exchange.Failure, done bool) {
 	if a.f.waker != nil && !a.finds() {
 		return &exchange.Failure{Op: "pick", Side: exchange.SideProxy, Err: errAsleep}, true
 	}
-	// otherwise handlers or earlier targets took time
-	if !a.f.limited && a.Pooled && a.rec.Attempts == 0 {
-		return a.next(a.rec.Start.Add(a.rec.Queue)), true
-	}
 	if !a.f.limited {
-		return a.next(time.Now()), true
+		return a.next(a.now()), true
 	}
 	if fail = a.next(time.Now()); fail == nil {
 		return nil, true
 	}
 	a.visits[a.stops-1].ungate()
 	return fail, fail.Err != errNoTarget || !a.full
+}
+
+// now returns the time. Before the first attempt in the fast lane, no clock is
+// read: only waits took time. Handlers and earlier targets may have taken any.
+func (a *Attempts) now() time.Time {
+	if a.Pooled && a.rec.Attempts == 0 {
+		return a.rec.Start.Add(a.rec.Queue)
+	}
+	return time.Now()
 }
 
 // finds reports whether the exchange finds the targets awake: then they stay

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hostproxy/hostproxy/internal/exchange"
 	"github.com/hostproxy/hostproxy/internal/forward"
+	"github.com/hostproxy/hostproxy/internal/limit"
 )
 
 // An exchange may have waited for long before its first attempt, in a pause or
@@ -59,4 +60,29 @@ func TestTheLimitsOfRetriesCountFromTheFirstAttempt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A handler may take long before it calls the Upstream. Meanwhile other
+// requests of the client take tokens, and these come back.
+func TestTheLimitOfAnUpstreamReadsTheClockWhenItIsCalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rule, err := limit.NewRule(limit.Spec{Config: limit.Config{Rate: 1, Burst: 1}})
+		require.NoError(t, err)
+		f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}},
+			Retry: forward.Retry{Attempts: 1}, Guard: forward.Guard{Limit: rule}})
+		require.NoError(t, err)
+		begun := time.Now()
+		time.Sleep(5 * time.Second)
+		quick, fail := visit(f)
+		require.Nil(t, fail)
+		quick.End()
+		time.Sleep(5 * time.Second)
+		v := &visitor{gone: make(chan struct{}), rec: exchange.Record{Start: begun}}
+		v.Take(f)
+		assert.Nil(t, v.Begin(&v.rec, v))
+		v.End()
+		_, fail = visit(f)
+		require.NotNil(t, fail)
+		assert.Equal(t, 429, fail.Status)
+	})
 }
