@@ -119,6 +119,26 @@ func TestAFallbackUpstreamHasRetriesOfItsOwn(t *testing.T) {
 	})
 }
 
+// The page of an Upstream whose response a handler does not use is no page that
+// the client has.
+func TestAFallbackUpstreamHasPagesOfItsOwn(t *testing.T) {
+	page := func(text string) map[int]http.Handler {
+		return map[int]http.Handler{502: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })}
+	}
+	overEachServer(t, func(s *timed) {
+		first, second := hostproxy.To(proxytest.Refused(t)), hostproxy.To(proxytest.Refused(t))
+		first.Pages, second.Pages = page("first"), page("second")
+		s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			first.ServeHTTP(httptest.NewRecorder(), q)
+			second.ServeHTTP(w, q)
+		}))
+	}, func(t *testing.T, s *timed) {
+		status, body := s.do(t, "GET", "a.test", "/", nil)
+		assert.Equal(t, []any{502, "second"}, []any{status, body})
+		assert.Equal(t, 502, s.record(t, 1).Status)
+	})
+}
+
 // A handler that cancels the request of the Upstream that writes to the client
 // causes a response of the proxy's own.
 func TestACanceledUpstreamRespondsThatTheHandlerDidIt(t *testing.T) {

@@ -121,9 +121,9 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	switch before := l.latest; {
 	case before == nil:
-		x.begin(l.x)
+		x.resume(&l.x.Record)
 	case before.back:
-		x.begin(before)
+		x.resume(&before.Record)
 		before.Release()
 		x.tell(nil)
 	default:
@@ -136,19 +136,12 @@ func Borrow(ctx context.Context) *Exchange {
 	return x
 }
 
-// begin sets what is known from the lender's exchange, or from a copy that has
-// returned.
-func (x *Exchange) begin(from *Exchange) {
-	x.resume(&from.Record)
-	x.Paged, x.Refused = from.Paged, from.Refused
-}
-
 // overtake sets what x begins with while before still runs: what is known from
 // before, but nothing that before has counted and listed. That is added at the
 // end. mu is held.
 func (l *Loan) overtake(before, x *Exchange) {
 	if before.told == nil { // so it began with what was before the loan
-		x.begin(l.x)
+		x.resume(&l.x.Record)
 	} else {
 		x.resume(before.told.record())
 		x.goBack(before.lent)
@@ -194,6 +187,7 @@ func (x *Exchange) inherit(from *Exchange) {
 	x.Head, x.Owner, x.ClientScheme, x.ClientHost = from.Head, from.Owner, from.ClientScheme, from.ClientHost
 	x.edited.Store(from.edited.Load())
 	x.Mirrored, x.Asker, x.About = from.Mirrored, from.Asker, from.About
+	x.Paged, x.Refused = from.Paged, from.Refused
 	x.Charged, x.Tried = slices.Clip(from.Charged), slices.Clip(from.Tried)
 	x.Lives, x.client, x.cut = from.Lives, from.client, from.cut
 }
