@@ -1,6 +1,7 @@
 // Package proxytest is the test kit: raw TCP peers on both sides of a proxy,
-// recording HTTP backends, certificates made on the spot, and a check that no
-// goroutine outlives its test. It is imported by tests only.
+// recording HTTP backends, certificates made on the spot, programs in processes
+// of their own under load, and a check that no goroutine outlives its test. It
+// is imported by tests only.
 //
 // Everything takes a [testing.TB], listens on a free loopback port, and is
 // closed by Cleanup. Nothing waits longer than [Patience].
