@@ -1402,6 +1402,7 @@ func (u *Upstream) inVain() (errs []error) {
 		{u.Queue.Wait > 0 && u.Queue.Max == 0 && u.Wake == nil, "Queue.Wait requires Queue.Max or Wake: set Queue.Max above 0"},
 		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: without it a check only connects"},
 		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or Health.GRPC: without them a check only connects"},
+		{h.Path == "" && len(h.Header) > 0 && !h.GRPC, "Health.Header requires Health.Path or Health.GRPC: without them a check only connects"},
 		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio: set it above 0"},
 	} {
 		if c.broken {
