@@ -140,3 +140,14 @@ func TestCheckReportsFieldsThatAreNotInForce(t *testing.T) {
 	other.MaxInFlight = -1
 	assert.ErrorContains(t, r.Check(), "MaxInFlight is negative")
 }
+
+func TestCheckFindsAPassthroughWhoseAddressIsInvalidNow(t *testing.T) {
+	p := &hostproxy.Passthrough{Addr: "127.0.0.1:1"}
+	var r hostproxy.Router
+	r.Handle("a.test", p)
+	require.NoError(t, r.Check())
+	p.Addr = "http://127.0.0.1:1"
+	assert.ErrorContains(t, r.Check(), `pattern "a.test": Passthrough.Addr is "http://127.0.0.1:1": want host:port`)
+	p.Addr = "127.0.0.1:2"
+	assert.NoError(t, r.Check())
+}

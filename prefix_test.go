@@ -37,6 +37,7 @@ func TestBadPrefixesAreRefused(t *testing.T) {
 		for name, h := range map[string]http.Handler{
 			"alone":              stripping(tt.strip, tt.add),
 			"behind BasicAuth":   &hostproxy.BasicAuth{Users: map[string]string{"ali": "$2a$04$r.H.IwusjCYoQM/2jE2t1ex2PJE9s8XUMzwU8yUGnPrQeuF57GLjS"}, Next: stripping(tt.strip, tt.add)},
+			"behind a Guard":     &hostproxy.Guard{Next: stripping(tt.strip, tt.add)},
 			"behind ForwardAuth": &hostproxy.ForwardAuth{Auth: hostproxy.To("auth:1"), Path: "/", Next: stripping(tt.strip, tt.add)},
 		} {
 			t.Run(name+" at "+tt.pattern+" "+tt.strip+" "+tt.add, func(t *testing.T) {

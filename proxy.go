@@ -1324,7 +1324,7 @@ func (r *Router) Check() error {
 	}
 	for rt := range r.table.Load().All() {
 		pattern, h := rt.Pattern.String(), rt.Value.handler
-		if err := checkStrip(pattern, rt.Pattern, h); err != nil {
+		if err := checkPlace(pattern, rt.Pattern, h); err != nil {
 			errs = append(errs, err)
 		}
 		if _, ok := h.(*Upstream); ok {

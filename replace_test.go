@@ -1,6 +1,7 @@
 package hostproxy_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"net/http"
@@ -129,5 +130,17 @@ func BenchmarkSet(b *testing.B) {
 				_ = r.Set("new.example.com", says("x"))
 			}
 		})
+	}
+}
+
+func TestReplaceWhoseContextIsDoneNamesNoOtherChange(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	u := hostproxy.To("127.0.0.1:1")
+	for range 20 { // it is not left to chance
+		err := u.Replace(ctx, "127.0.0.1:1")
+		require.ErrorIs(t, err, hostproxy.ErrNotReady)
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotContains(t, err.Error(), "another change")
 	}
 }

@@ -1211,10 +1211,7 @@ func checkRoute(spelling string, p routes.Pattern, h http.Handler) error {
 	if fault(h) != nil { // builds the text only then: there may be a million routes
 		return fmt.Errorf("hostproxy: %w", checkHandler(fmt.Sprintf("pattern %q", spelling), h))
 	}
-	if pass, ok := h.(*Passthrough); ok {
-		return pass.checkPattern(p)
-	}
-	return checkStrip(spelling, p, h)
+	return checkPlace(spelling, p, h)
 }
 
 // checkStrip returns an error if no path of p has the prefix that the Upstream
@@ -1228,7 +1225,8 @@ func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 		}
 		_, basic := h.(*BasicAuth)
 		_, forwards := h.(*ForwardAuth)
-		return basic || forwards
+		_, guard := h.(*Guard)
+		return basic || forwards || guard
 	})
 	if prefix == "" || p.MeetsPrefix(prefix) {
 		return nil

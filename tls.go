@@ -450,6 +450,15 @@ func (p *Passthrough) checkPattern(pattern routes.Pattern) error {
 	return nil
 }
 
+// checkPlace returns why h, which has no faults itself, cannot be the handler
+// of p.
+func checkPlace(spelling string, p routes.Pattern, h http.Handler) error {
+	if pass, ok := h.(*Passthrough); ok {
+		return pass.checkPattern(p)
+	}
+	return checkStrip(spelling, p, h)
+}
+
 // ServeHTTP answers 421 Misdirected Request.
 func (*Passthrough) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	exchange.Reply(w, q, http.StatusMisdirectedRequest, "destination_not_found")

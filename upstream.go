@@ -380,24 +380,26 @@ type Upstream struct {
 	DrainTimeout time.Duration
 
 	compiled settings.Compiled[forward.Forwarder]
-	log      atomic.Pointer[func() *slog.Logger] // of the first Router with a route to it
+	router   atomic.Pointer[Router]   // the first with a route to it
+	main     atomic.Pointer[Upstream] // the first that it was a canary or mirror of
 }
 
-// logger returns the logger of background work.
+// logger returns the logger of background work: that of the first Router with a
+// route to u, or to what u is a canary or mirror of.
 func (u *Upstream) logger() *slog.Logger {
-	if log := u.log.Load(); log != nil {
-		return (*log)()
+	for range 100 { // two Upstreams may be the canary of each other
+		if r := u.router.Load(); r != nil {
+			return r.logger()
+		}
+		if u = u.main.Load(); u == nil {
+			break
+		}
 	}
 	return slog.Default()
 }
 
 // logTo sets the logger of background work to that of r, unless one is set.
-func (u *Upstream) logTo(r interface{ logger() *slog.Logger }) {
-	if u.log.Load() == nil { // checked first to save the allocation: u may have a million routes
-		logger := r.logger
-		u.log.CompareAndSwap(nil, &logger)
-	}
-}
+func (u *Upstream) logTo(r *Router) { u.router.CompareAndSwap(nil, r) }
 
 // A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
 // It calls publish with the complete list whenever the list may have changed,
@@ -954,7 +956,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 		if err != nil {
 			return err
 		}
-		other.logTo(u)
+		other.main.CompareAndSwap(nil, u)
 		return do(f, o)
 	})
 }
@@ -1400,6 +1402,7 @@ func (u *Upstream) inVain() (errs []error) {
 		{u.Queue.Wait > 0 && u.Queue.Max == 0 && u.Wake == nil, "Queue.Wait requires Queue.Max or Wake: set Queue.Max above 0"},
 		{h.Path == "" && len(h.Statuses) > 0, "Health.Statuses requires Health.Path: without it a check only connects"},
 		{h.Path == "" && h.Host != "" && !h.GRPC, "Health.Host requires Health.Path or Health.GRPC: without them a check only connects"},
+		{h.Path == "" && len(h.Header) > 0 && !h.GRPC, "Health.Header requires Health.Path or Health.GRPC: without them a check only connects"},
 		{b.FailureRatio == 0 && (b.Window != 0 || b.MinRequests != 0), "Breaker.Window and Breaker.MinRequests require Breaker.FailureRatio: set it above 0"},
 	} {
 		if c.broken {

@@ -384,6 +384,7 @@ func TestAnInvalidFieldIsRefusedByItsName(t *testing.T) {
 		"Queue.Wait requires Queue.Max":     func(u *hostproxy.Upstream) { u.Queue.Wait = time.Second },
 		"Health.Statuses requires":          func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Statuses: []int{200}} },
 		"Health.Host requires":              func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Host: "a.test"} },
+		"Health.Header requires":            func(u *hostproxy.Upstream) { u.Health = &hostproxy.HealthCheck{Header: http.Header{"A": {"1"}}} },
 		"Breaker.Window and":                func(u *hostproxy.Upstream) { u.Breaker = &hostproxy.Breaker{Window: time.Second} },
 		"TLS cannot be combined":            func(u *hostproxy.Upstream) { u.Transport, u.TLS = http.DefaultTransport, new(tls.Config) },
 		`Upgrades has "WebSocket"`:          func(u *hostproxy.Upstream) { u.Upgrades = []string{"WebSocket"} },

@@ -116,6 +116,9 @@ func (f *Forwarder) Remove(es []Endpoint) error {
 // change is Replace without the second wait: it returns the targets that were
 // removed. ready waits for a new target; nil does not wait.
 func (f *Forwarder) change(ctx context.Context, to func([]Endpoint) ([]Endpoint, error), ready func(context.Context, *Target) error) ([]*Target, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, context.Cause(ctx))
+	}
 	select {
 	case f.changing <- struct{}{}:
 		defer func() { <-f.changing }()

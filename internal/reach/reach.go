@@ -70,9 +70,9 @@ type Route[T comparable] struct {
 // NewRoute returns a Route that leads to nothing yet, and is counted in m.
 func (m *Map[T]) NewRoute() *Route[T] { return &Route[T]{m: m} }
 
-// Meet notes that the route leads to t, and reports whether that is new. It is
-// called for each request: if it is not new, it takes no lock and does not
-// allocate.
+// Meet notes that the route leads to t, and reports whether t is counted from
+// now on: it is new, and the route has not left. It is called for each request:
+// if t is not new, it takes no lock and does not allocate.
 func (r *Route[T]) Meet(t T) bool {
 	if slices.Contains(r.All(), t) {
 		return false
@@ -80,11 +80,14 @@ func (r *Route[T]) Meet(t T) bool {
 	r.m.mu.Lock()
 	defer r.m.mu.Unlock()
 	known := r.All()
-	if r.gone || slices.Contains(known, t) {
+	if slices.Contains(known, t) {
 		return false
 	}
 	known = append(slices.Clip(known), t)
 	r.known.Store(&known)
+	if r.gone {
+		return false
+	}
 	r.m.add(t)
 	return true
 }

@@ -30,6 +30,7 @@ func TestMetValuesAreListedUntilTheLastRouteLeaves(t *testing.T) {
 	assert.False(t, m.Has("y"))
 	assert.False(t, a.Meet("z"), "a late request is not counted")
 	assert.False(t, m.Has("z"))
+	assert.Contains(t, a.All(), "z", "but noted: its background work must end")
 	m.Add("x")
 	assert.Empty(t, b.Leave())
 	assert.True(t, m.Remove("x"))
