@@ -68,18 +68,19 @@ func fetch(client *http.Client, q *http.Request) error {
 // its record.
 func TestTheRecordOfAPausedRequestThatIsAbandonedHasItsWait(t *testing.T) {
 	t.Parallel() // most of the time is spent waiting
+	var answered context.CancelFunc
 	overEachServer(t, func(s *timed) {
 		require.NoError(t, s.upstream.Pause(time.Hour))
-		late := func(q *http.Request) (*http.Request, context.CancelFunc) {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(q.Context()), 2*tooSoon)
-			return q.WithContext(ctx), cancel
-		}
+		var waits context.Context
+		waits, answered = context.WithCancel(t.Context())
 		s.router.Handle("a.test", timeout(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-			q, cancel := late(q)
+			ctx, cancel := context.WithCancel(context.WithoutCancel(q.Context()))
 			defer cancel()
-			s.upstream.ServeHTTP(w, q)
+			defer context.AfterFunc(waits, cancel)()
+			s.upstream.ServeHTTP(w, q.WithContext(ctx))
 		})))
 	}, func(t *testing.T, s *timed) {
+		defer answered() // the record is made before that
 		status, body := s.do(t, "GET", "a.test", "/slow", nil)
 		assert.Equal(t, []any{503, "too late"}, []any{status, body})
 		x := s.record(t, 1)
