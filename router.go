@@ -1043,7 +1043,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	x.Pattern = q.Pattern
 	asked := q
 	q = x.Numbered(q) // after Pattern is set, so that middleware around the Router sees that
-	x.Lives[1] = &rt.Value.life
+	defer x.Live(q.Context(), &rt.Value.life)()
 	defer r.closeRetired(rt)
 	if refusal := x.Loops(q); refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
