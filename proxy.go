@@ -1147,6 +1147,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 		for _, field := range c.late() {
 			report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
 		}
+		if u, ok := h.(*Upstream); ok {
+			u.lateBeside(fmt.Sprintf("pattern %q: ", pattern), report)
+		}
 		return true
 	}
 	var turn yield.Turn

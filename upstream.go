@@ -1323,6 +1323,24 @@ func (u *Upstream) strips() string {
 
 func (u *Upstream) late() []string { return u.compiled.Late(u) }
 
+// lateBeside calls report for each field of u's canary and mirror that was
+// changed after first use. prefix is what comes before their name.
+func (u *Upstream) lateBeside(prefix string, report func(owner any, prefix, field string)) {
+	f := u.compiled.InUse()
+	if f == nil {
+		return
+	}
+	canary, mirror := f.Beside()
+	for name, other := range map[string]*forward.Forwarder{"Canary": canary, "Mirror": mirror} {
+		if other == nil {
+			continue
+		}
+		for _, field := range other.Late() {
+			report(other, prefix+name+".", field)
+		}
+	}
+}
+
 // closeIdle closes idle connections to the targets and ends background work.
 func (u *Upstream) closeIdle() {
 	if f := u.compiled.InUse(); f != nil {
@@ -1357,7 +1375,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	policy, err := u.HSTS.value()
 	errs = append(errs, err)
 	c := u.config()
-	c.Guard.Limit, c.HSTS, c.Unflushed = rule, policy, u.unflushed
+	c.Guard.Limit, c.HSTS, c.Unflushed, c.Late = rule, policy, u.unflushed, u.late
 	f, err := forward.New(c)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
