@@ -422,7 +422,7 @@ func (g *Guard) compile() (*forward.Guard, error) {
 	if err != nil {
 		err = fmt.Errorf("Guard.RateLimit: %w", err)
 	}
-	guard, err2 := forward.NewGuard("Guard", g.Allow, g.Deny, rule)
+	guard, err2 := forward.NewGuard("Guard", slices.Clone(g.Allow), slices.Clone(g.Deny), rule)
 	return guard, errors.Join(checkNext("Guard", g.Next), err, err2)
 }
 
@@ -581,20 +581,21 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	}
 	by, fault := forward.NewBy(limit.By(l.By))
 	s := limit.Spec{Config: limit.Config{Rate: l.Rate, Burst: l.Burst}, By: by, MaxInFlight: l.MaxInFlight}
-	if l.Limiter == nil {
+	limiter := l.Limiter // what l is changed to later has no effect
+	if limiter == nil {
 		r, err := limit.NewRule(s)
 		return r, errors.Join(fault, err)
 	}
-	keys, ok := l.Limiter.(KeyLimiter)
+	keys, ok := limiter.(KeyLimiter)
 	if !ok && by.Set() {
-		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", l.Limiter))
+		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", limiter))
 	}
 	ask := func(ctx context.Context, client netip.Addr, key string) (q limit.Decision, err error) {
 		var quota Quota
 		if key != "" {
 			quota, err = keys.AllowKey(ctx, key)
 		} else {
-			quota, err = l.Limiter.Allow(ctx, client)
+			quota, err = limiter.Allow(ctx, client)
 		}
 		return limit.Decision(quota), err
 	}
