@@ -74,3 +74,33 @@ func TestWhatIsChangedLateStaysInForce(t *testing.T) {
 		})
 	}
 }
+
+func TestRouterFieldsThatAreChangedLateStayInForceInBothLanes(t *testing.T) {
+	records := make(chan hostproxy.Exchange, 1)
+	r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler), Observe: func(x *hostproxy.Exchange) { records <- *x }}
+	r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	r.NotFound = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(418) })
+	b := proxytest.NewServer(t, nil)
+	r.Handle("fast.test", hostproxy.To(b.Addr()))
+	r.Handle("handler.test", &wrapped{hostproxy.To(b.Addr())})
+	s := proxytest.StartPlain(t, &hostproxy.Server{Router: &r})
+	check := func() {
+		t.Helper()
+		for host, status := range map[string]int{"fast.test": 200, "handler.test": 200, "other.test": 418} {
+			c := proxytest.Dial(t, s.Plain)
+			assert.Equal(t, status, c.Do("GET / HTTP/1.1\r\nHost: "+host+"\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n").StatusCode)
+			assert.Equal(t, "127.0.0.1", (<-records).Client.String(), host)
+		}
+	}
+	check()
+	trusted, notFound := r.TrustedProxies, r.NotFound
+	r.TrustedProxies[0] = netip.MustParsePrefix("127.0.0.0/8")
+	r.NotFound = nil
+	assert.ErrorContains(t, r.Check(), "Router.TrustedProxies was changed")
+	check()
+	r.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	check()
+	trusted[0] = netip.MustParsePrefix("10.0.0.0/8")
+	r.TrustedProxies, r.NotFound = trusted, notFound
+	assert.NoError(t, r.Check())
+}

@@ -167,6 +167,8 @@ type rules struct {
 	numbering exchange.Numbering
 	hooks     *exchange.Hooks // nil without any
 	heads     *forward.Outers // nil edits nothing
+	trusted   []netip.Prefix
+	notFound  http.Handler
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -189,7 +191,7 @@ func (r *Router) compile() (*rules, error) {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
-	return &rules{l, n, r.hooks(n), heads}, nil
+	return &rules{l, n, r.hooks(n), heads, slices.Clone(r.TrustedProxies), r.NotFound}, nil
 }
 
 // rules returns the compiled fields. The first call puts them in force.
@@ -1005,7 +1007,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, errNil)
 		return
 	}
-	x := exchange.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.trusted())
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
 	r.identify(w, q, x)
@@ -1032,7 +1034,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	rt, refusal := r.route(q, x.Path)
 	if rt == nil {
-		if r.NotFound != nil { // refusal may be NotFound
+		if r.notFound() != nil { // refusal may be NotFound
 			l := exchange.Lend(q.Context(), x)
 			defer l.End()
 			q = x.Numbered(q).WithContext(l)
@@ -1121,7 +1123,7 @@ func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http
 	case rt != nil:
 		return rt, nil
 	case no.status == 0:
-		return nil, r.NotFound
+		return nil, r.notFound()
 	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace:
 		// the record must have the fault
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
@@ -1165,7 +1167,7 @@ func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refus
 		return rt, refusal{}
 	case nameless:
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
-	case r.NotFound != nil:
+	case r.notFound() != nil:
 		return nil, refusal{why: errNoRoute}
 	case q.TLS != nil && !t.Knows(host):
 		return nil, refusal{http.StatusMisdirectedRequest, "destination_not_found", errNoRoute}
