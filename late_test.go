@@ -227,3 +227,28 @@ func canceled() context.Context {
 	cancel()
 	return ctx
 }
+
+func TestLateFieldsOfACanaryAndAMirrorAreReported(t *testing.T) {
+	for name, begin := range map[string]func(u, other *hostproxy.Upstream, share float64) error{
+		"Canary": (*hostproxy.Upstream).Canary,
+		"Mirror": (*hostproxy.Upstream).Mirror,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log proxytest.Log
+			r := hostproxy.Router{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+			u, other := hostproxy.To("a:1"), hostproxy.To("b:1")
+			r.Handle("a.test", &wrapped{u})
+			require.NoError(t, begin(u, other, 0.5))
+			require.NoError(t, r.Check())
+			other.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+			late := `pattern "a.test": ` + name + ".Deny was changed after first use and has no effect"
+			for range 2 {
+				require.ErrorContains(t, r.Check(), late)
+				require.ErrorContains(t, r.Replace(map[string]http.Handler{"a.test": u}), late)
+			}
+			assert.Equal(t, 1, strings.Count(log.String(), name+".Deny"), "it is logged once")
+			require.NoError(t, begin(u, nil, 0))
+			assert.NoError(t, r.Check(), "nothing uses it any more")
+		})
+	}
+}

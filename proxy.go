@@ -210,7 +210,8 @@ type Server struct {
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
 	// certificate. A handshake that starts an on-demand order has at least 30 s
-	// from its ClientHello. Zero means 10 s; negative disables the limit.
+	// from its ClientHello. A shutdown leaves at most 3 s. Zero means 10 s;
+	// negative disables the limit.
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes limits the head of a request. Zero means 16 KiB; negative
@@ -1024,7 +1025,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 		if rules, err := r.rules(); err == nil {
 			n = rules.numbering
 		}
-		q = exchange.Arrive(q, r, r.TrustedProxies, n)
+		q = exchange.Arrive(q, r, r.trusted(), n)
 		n.Tell(w, exchange.ArrivalFrom(q.Context()).RequestID)
 		h.ServeHTTP(w, q)
 	})
@@ -1033,7 +1034,7 @@ func (r *Router) around(h http.Handler) http.Handler {
 // lane returns a fast lane without routes: it refuses forbidden requests and
 // leaves all others to its Server's Handler.
 func (r *Router) lane() *serve.Lane {
-	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.TrustedProxies, End: r.observe, Always: r.Observe != nil}
+	lane := &serve.Lane{Route: noRoute, Name: r.name.Text(), Trusted: r.trusted(), End: r.observe, Always: r.Observe != nil}
 	lane.Retired = func(rt any) { r.closeRetired(rt.(*routes.Route[route])) }
 	if rules, err := r.rules(); err == nil {
 		lane.Limit, lane.Numbering, lane.Hooks, lane.Heads = rules.limit, rules.numbering, rules.hooks, rules.heads
@@ -1146,6 +1147,9 @@ func (r *Router) late(handlers iter.Seq2[string, http.Handler]) error {
 		for _, field := range c.late() {
 			report(h, fmt.Sprintf("pattern %q: %s.", pattern, strings.TrimPrefix(fmt.Sprintf("%T", h), "*hostproxy.")), field)
 		}
+		if u, ok := h.(*Upstream); ok {
+			u.lateBeside(fmt.Sprintf("pattern %q: ", pattern), report)
+		}
 		return true
 	}
 	var turn yield.Turn
@@ -1222,7 +1226,7 @@ func (r *Router) started(s *Server, b *serve.Budget) (*Server, bool) {
 	}
 	began := s.clone()
 	r.running[s] = running{settings.Take(s), began, b, make(chan struct{})}
-	b.Trusted, b.Log, b.MaxPerClient = r.TrustedProxies, r.logger(), s.MaxConnsPerClient
+	b.Trusted, b.Log, b.MaxPerClient = r.trusted(), r.logger(), s.MaxConnsPerClient
 	r.budgets.Add(b)
 	return &began, true
 }
@@ -1431,7 +1435,7 @@ const (
 func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, CertStatus) {
 	// a lane may have left state in it that only one exchange may take
 	q = q.WithContext(context.Background())
-	x := exchange.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.trusted())
 	e := &status.Explanation{Method: q.Method, Host: q.Host, Path: q.URL.EscapedPath()}
 	if x.Client.IsValid() {
 		e.Client = x.Client.String()
@@ -1454,7 +1458,7 @@ func (r *Router) explain(q *http.Request) (*status.Explanation, netip.Addr, Cert
 		forward.ExplainLoop(e, q, r.name.Text())
 		rt.Value.explain(e, q, x)
 	case no.status == 0:
-		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", r.NotFound))
+		e.Handlers = append(e.Handlers, fmt.Sprintf("%T", r.notFound()))
 	default:
 		e.Refuse(no.status, no.why.Error())
 	}

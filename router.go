@@ -167,6 +167,8 @@ type rules struct {
 	numbering exchange.Numbering
 	hooks     *exchange.Hooks // nil without any
 	heads     *forward.Outers // nil edits nothing
+	trusted   []netip.Prefix
+	notFound  http.Handler
 }
 
 func (r *Router) compile() (*rules, error) {
@@ -189,7 +191,7 @@ func (r *Router) compile() (*rules, error) {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, err
 	}
-	return &rules{l, n, r.hooks(n), heads}, nil
+	return &rules{l, n, r.hooks(n), heads, slices.Clone(r.TrustedProxies), r.NotFound}, nil
 }
 
 // rules returns the compiled fields. The first call puts them in force.
@@ -422,7 +424,7 @@ func (g *Guard) compile() (*forward.Guard, error) {
 	if err != nil {
 		err = fmt.Errorf("Guard.RateLimit: %w", err)
 	}
-	guard, err2 := forward.NewGuard("Guard", g.Allow, g.Deny, rule)
+	guard, err2 := forward.NewGuard("Guard", slices.Clone(g.Allow), slices.Clone(g.Deny), rule)
 	return guard, errors.Join(checkNext("Guard", g.Next), err, err2)
 }
 
@@ -581,20 +583,21 @@ func (l *RateLimit) rule(logger func() *slog.Logger) (*limit.Rule, error) {
 	}
 	by, fault := forward.NewBy(limit.By(l.By))
 	s := limit.Spec{Config: limit.Config{Rate: l.Rate, Burst: l.Burst}, By: by, MaxInFlight: l.MaxInFlight}
-	if l.Limiter == nil {
+	limiter := l.Limiter // what l is changed to later has no effect
+	if limiter == nil {
 		r, err := limit.NewRule(s)
 		return r, errors.Join(fault, err)
 	}
-	keys, ok := l.Limiter.(KeyLimiter)
+	keys, ok := limiter.(KeyLimiter)
 	if !ok && by.Set() {
-		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", l.Limiter))
+		fault = errors.Join(fault, fmt.Errorf("the Limiter %T counts by client only: with By it needs a method AllowKey (see KeyLimiter)", limiter))
 	}
 	ask := func(ctx context.Context, client netip.Addr, key string) (q limit.Decision, err error) {
 		var quota Quota
 		if key != "" {
 			quota, err = keys.AllowKey(ctx, key)
 		} else {
-			quota, err = l.Limiter.Allow(ctx, client)
+			quota, err = limiter.Allow(ctx, client)
 		}
 		return limit.Decision(quota), err
 	}
@@ -1004,7 +1007,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, errNil)
 		return
 	}
-	x := exchange.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.trusted())
 	x.Name = r.name.Text()
 	defer r.end(x) // also when a handler panics
 	r.identify(w, q, x)
@@ -1031,7 +1034,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	}
 	rt, refusal := r.route(q, x.Path)
 	if rt == nil {
-		if r.NotFound != nil { // refusal may be NotFound
+		if r.notFound() != nil { // refusal may be NotFound
 			l := exchange.Lend(q.Context(), x)
 			defer l.End()
 			q = x.Numbered(q).WithContext(l)
@@ -1043,7 +1046,7 @@ func (r *Router) serve(w http.ResponseWriter, q *http.Request, x *exchange.Excha
 	x.Pattern = q.Pattern
 	asked := q
 	q = x.Numbered(q) // after Pattern is set, so that middleware around the Router sees that
-	x.Lives[1] = &rt.Value.life
+	defer x.Live(q.Context(), &rt.Value.life)()
 	defer r.closeRetired(rt)
 	if refusal := x.Loops(q); refusal != nil {
 		refusal.ServeHTTP(exchange.Watch(w, x), q)
@@ -1120,7 +1123,7 @@ func (r *Router) route(q *http.Request, path string) (*routes.Route[route], http
 	case rt != nil:
 		return rt, nil
 	case no.status == 0:
-		return nil, r.NotFound
+		return nil, r.notFound()
 	case no.status == http.StatusBadRequest, no.why == exchange.ErrConnect, no.why == exchange.ErrTrace:
 		// the record must have the fault
 		fail := exchange.Failure{Op: "read", Side: exchange.SideClient, Status: no.status, Reason: no.class, Err: no.why}
@@ -1164,7 +1167,7 @@ func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refus
 		return rt, refusal{}
 	case nameless:
 		return nil, refusal{http.StatusBadRequest, "http_request_error", err}
-	case r.NotFound != nil:
+	case r.notFound() != nil:
 		return nil, refusal{why: errNoRoute}
 	case q.TLS != nil && !t.Knows(host):
 		return nil, refusal{http.StatusMisdirectedRequest, "destination_not_found", errNoRoute}

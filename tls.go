@@ -592,6 +592,22 @@ func checkAddress(address string) error {
 	return nil
 }
 
+// trusted returns the TrustedProxies in force.
+func (r *Router) trusted() []netip.Prefix {
+	if x := r.compiled.InUse(); x != nil {
+		return x.trusted
+	}
+	return r.TrustedProxies
+}
+
+// notFound returns the NotFound in force.
+func (r *Router) notFound() http.Handler {
+	if x := r.compiled.InUse(); x != nil {
+		return x.notFound
+	}
+	return r.NotFound
+}
+
 // passer forwards the connections of Passthrough routes to their targets. The
 // server above it handles TLS for the others.
 func (r *Router) passer() *certs.Passer { return certs.NewPasser(r.passTarget, r.passes, r.logger()) }
@@ -1206,7 +1222,7 @@ func (r *Router) edited(w http.ResponseWriter, q *http.Request) http.ResponseWri
 	if err != nil || rules.heads == nil {
 		return w
 	}
-	x := exchange.Begin(q, r.TrustedProxies)
+	x := exchange.Begin(q, r.trusted())
 	rules.heads.Edit(x)
 	return exchange.Watch(w, x)
 }

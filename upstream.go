@@ -142,8 +142,9 @@ type Upstream struct {
 	ProxyProtocol int
 
 	// TLS configures the connections to https targets. It cannot be combined
-	// with Transport. Nil verifies the target's certificate against its host
-	// name and the system's root CAs.
+	// with Transport. The Upstream uses a copy: later changes in the tls.Config
+	// have no effect, and are not reported. Nil verifies the target's
+	// certificate against its host name and the system's root CAs.
 	TLS *tls.Config
 
 	// -- Rewriting: what changes on the way --
@@ -470,11 +471,12 @@ func each[A, B any](as []A, f func(A) B) []B {
 
 // source returns Discover for the engine, or nil without one.
 func (u *Upstream) source() discover.Source {
-	if u.Discover == nil {
+	find := u.Discover
+	if find == nil {
 		return nil
 	}
 	return func(ctx context.Context, publish func([]discover.Endpoint)) error {
-		return u.Discover(ctx, func(es []Endpoint) {
+		return find(ctx, func(es []Endpoint) {
 			publish(each(es, func(e Endpoint) discover.Endpoint { return discover.Endpoint(e) }))
 		})
 	}
@@ -679,7 +681,7 @@ type Retry struct {
 }
 
 func (r *Retry) config() forward.Retry {
-	return forward.Retry{Attempts: cmp.Or(r.Attempts, 3), Timeout: timeout(r.Timeout, 10*time.Second), Statuses: r.Statuses,
+	return forward.Retry{Attempts: cmp.Or(r.Attempts, 3), Timeout: timeout(r.Timeout, 10*time.Second), Statuses: slices.Clone(r.Statuses),
 		Budget: cmp.Or(r.Budget, 0.2)}
 }
 
@@ -1323,6 +1325,24 @@ func (u *Upstream) strips() string {
 
 func (u *Upstream) late() []string { return u.compiled.Late(u) }
 
+// lateBeside calls report for each field of u's canary and mirror that was
+// changed after first use. prefix is what comes before their name.
+func (u *Upstream) lateBeside(prefix string, report func(owner any, prefix, field string)) {
+	f := u.compiled.InUse()
+	if f == nil {
+		return
+	}
+	canary, mirror := f.Beside()
+	for name, other := range map[string]*forward.Forwarder{"Canary": canary, "Mirror": mirror} {
+		if other == nil {
+			continue
+		}
+		for _, field := range other.Late() {
+			report(other, prefix+name+".", field)
+		}
+	}
+}
+
 // closeIdle closes idle connections to the targets and ends background work.
 func (u *Upstream) closeIdle() {
 	if f := u.compiled.InUse(); f != nil {
@@ -1357,7 +1377,7 @@ func (u *Upstream) build() (*forward.Forwarder, error) {
 	policy, err := u.HSTS.value()
 	errs = append(errs, err)
 	c := u.config()
-	c.Guard.Limit, c.HSTS, c.Unflushed = rule, policy, u.unflushed
+	c.Guard.Limit, c.HSTS, c.Unflushed, c.Late = rule, policy, u.unflushed, u.late
 	f, err := forward.New(c)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
@@ -1420,16 +1440,16 @@ func (u *Upstream) inVain() (errs []error) {
 // health returns Health, Breaker and SlowStart for the engine: a Config, which
 // is nil without them, a Probe, and the statuses that are failures.
 func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
-	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed}, forward.Probe{}, []int(nil)
+	c, p, failures := health.Config{SlowStart: u.SlowStart, Changed: u.changed(u.TargetChanged)}, forward.Probe{}, []int(nil)
 	if k := u.Health; k != nil {
-		p = forward.Probe{Path: k.Path, Host: k.Host, Header: k.Header, Statuses: k.Statuses, GRPC: k.GRPC, Service: k.Service}
+		p = forward.Probe{Path: k.Path, Host: k.Host, Header: k.Header.Clone(), Statuses: slices.Clone(k.Statuses), GRPC: k.GRPC, Service: k.Service}
 		c.Check = health.Check{Interval: timeout(k.Interval, 10*time.Second), Timeout: k.Timeout, Rise: k.Rise, Fall: k.Fall,
 			StartDown: k.StartDown}
 	}
 	if b := u.Breaker; b != nil {
 		c.Breaker = health.Breaker{Failures: max(cmp.Or(b.Failures, 5), 0), FailureRatio: b.FailureRatio, Window: b.Window, MinRequests: b.MinRequests,
 			Slow: b.Slow, OpenFor: b.OpenFor, Trials: b.Trials}
-		failures = b.Statuses
+		failures = slices.Clone(b.Statuses)
 	}
 	c.Defaults()
 	if c.Check.Interval <= 0 && u.Breaker == nil && u.SlowStart == 0 {
@@ -1438,9 +1458,13 @@ func (u *Upstream) health() (*health.Config, forward.Probe, []int) {
 	return &c, p, failures
 }
 
-// changed reports a target's new health to TargetChanged or the log.
-func (u *Upstream) changed(t any, s health.Status) {
-	if u.TargetChanged != nil {
+// changed returns a func that reports a target's new health to hook, which is
+// TargetChanged, or to the log.
+func (u *Upstream) changed(hook func(*Target, Health)) func(t any, s health.Status) {
+	if hook == nil {
+		return u.logHealth
+	}
+	return func(t any, s health.Status) {
 		var err error
 		defer func() {
 			if err != nil {
@@ -1448,9 +1472,11 @@ func (u *Upstream) changed(t any, s health.Status) {
 			}
 		}()
 		defer exchange.Contain("TargetChanged", &err)
-		u.TargetChanged(t.(*Target), publicHealth(s))
-		return
+		hook(t.(*Target), publicHealth(s))
 	}
+}
+
+func (u *Upstream) logHealth(t any, s health.Status) {
 	level := slog.LevelWarn
 	if s.State == health.Up {
 		level = slog.LevelInfo
@@ -1463,7 +1489,7 @@ func (u *Upstream) config() forward.Config {
 		Show:                  func(t *forward.Target) any { return &Target{t} },
 		Policy:                balance.Policy(u.Policy),
 		HashBy:                forward.HashKey(u.HashBy),
-		Guard:                 forward.Guard{Allow: u.Allow, Deny: u.Deny, MaxBody: u.MaxRequestBody},
+		Guard:                 forward.Guard{Allow: slices.Clone(u.Allow), Deny: slices.Clone(u.Deny), MaxBody: u.MaxRequestBody},
 		MaxInFlight:           u.MaxInFlight,
 		MaxTargetInFlight:     u.MaxTargetInFlight,
 		MaxQueue:              u.Queue.Max,
@@ -1475,7 +1501,7 @@ func (u *Upstream) config() forward.Config {
 		Hedge:                 u.Hedge,
 		Transport:             u.Transport,
 		Dial:                  u.Dial,
-		TLS:                   u.TLS,
+		TLS:                   u.TLS.Clone(),
 		ProxyProtocol:         u.ProxyProtocol,
 		Rewrite:               u.Rewrite,
 		ModifyResponse:        u.ModifyResponse,
@@ -1487,7 +1513,7 @@ func (u *Upstream) config() forward.Config {
 		Prefix:                forward.Prefix{Strip: u.StripPrefix, Add: u.AddPrefix},
 		TargetHost:            u.TargetHost,
 		Forwarded:             u.Forwarded,
-		Upgrades:              u.Upgrades,
+		Upgrades:              slices.Clone(u.Upgrades),
 		ReadyTimeout:          timeout(u.ReadyTimeout, 30*time.Second),
 		DrainTimeout:          max(u.DrainTimeout, 0),
 		DialTimeout:           timeout(u.DialTimeout, 5*time.Second),
@@ -1501,19 +1527,17 @@ func (u *Upstream) config() forward.Config {
 		c.Targets[i].Weight = u.Weights[i]
 	}
 	if u.Sticky != nil {
-		c.Sticky = &forward.Sticky{Cookie: cmp.Or(u.Sticky.Cookie, "hostproxy"), Key: u.Sticky.Key, MaxAge: u.Sticky.MaxAge}
+		c.Sticky = &forward.Sticky{Cookie: cmp.Or(u.Sticky.Cookie, "hostproxy"), Key: slices.Clone(u.Sticky.Key), MaxAge: u.Sticky.MaxAge}
 	}
 	c.Health, c.Probe, c.Failures = u.health()
 	c.FailClosed = u.FailClosed
 	if u.Upgrades == nil {
 		c.Upgrades = []string{"websocket"}
 	}
-	if u.Pick != nil {
-		c.Pick = u.pick
-	}
-	if u.ErrorHandler != nil {
+	c.Pick = picker(u.Pick)
+	if answer := u.ErrorHandler; answer != nil {
 		c.ErrorHandler = func(w http.ResponseWriter, q *http.Request, f *exchange.Failure) {
-			u.ErrorHandler(w, q, publicError(f))
+			answer(w, q, publicError(f))
 		}
 	}
 	return c
@@ -1531,13 +1555,18 @@ func (u *Upstream) wake() *forward.Wake {
 		}}
 }
 
-// pick calls the user's Pick with the public form of the targets that are left.
-func (u *Upstream) pick(q *http.Request, left []*forward.Target) *forward.Target {
-	t := u.Pick(q, each(left, func(t *forward.Target) *Target { return t.Face.(*Target) }))
-	if t == nil {
+// picker returns pick for the engine, or nil without one. It calls pick with
+// the public form of the targets that are left.
+func picker(pick func(*http.Request, []*Target) *Target) func(*http.Request, []*forward.Target) *forward.Target {
+	if pick == nil {
 		return nil
 	}
-	return t.t
+	return func(q *http.Request, left []*forward.Target) *forward.Target {
+		if t := pick(q, each(left, func(t *forward.Target) *Target { return t.Face.(*Target) })); t != nil {
+			return t.t
+		}
+		return nil
+	}
 }
 
 // timeout returns def if d is zero, and 0 for no limit if d is negative.

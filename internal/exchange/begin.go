@@ -43,6 +43,24 @@ func Begin(q *http.Request, trusted []netip.Prefix) *Exchange {
 	return x
 }
 
+// Live makes the streams of x end with its route, whose life is given. If ctx,
+// the context of its request, is that of a handler in another Router, they end
+// with the route there, too. The caller calls end after the exchange.
+func (x *Exchange) Live(ctx, route context.Context) (end func()) {
+	x.Lives[RouteLife] = route
+	around := FromContext(ctx)
+	if around == nil || around.Lives[RouteLife] == nil {
+		return func() {}
+	}
+	both, cancel := context.WithCancel(route)
+	x.Lives[RouteLife] = both
+	stop := context.AfterFunc(around.Lives[RouteLife], cancel)
+	return func() {
+		stop()
+		cancel()
+	}
+}
+
 // Release returns the memory of x, which is finished, to a pool. It does
 // nothing if the handler has panicked or if something may still hold x.
 func (x *Exchange) Release() {

@@ -62,6 +62,7 @@ type Config struct {
 	Dial           DialFunc          // connects to targets; nil means net.Dialer
 	TLS            *tls.Config
 	Show           func(*Target) any // called once to make a target's Face
+	Late           func() []string   // names the settings that have changed since
 	Pick           func(q *http.Request, left []*Target) *Target
 	Rewrite        func(*httputil.ProxyRequest)
 	ModifyResponse func(*http.Response) error
@@ -252,6 +253,18 @@ func (f *Forwarder) CloseIdle() {
 			}
 		}
 	}
+}
+
+// Beside returns the Forwarders that f diverts and mirrors requests to; each
+// may be nil.
+func (f *Forwarder) Beside() (canary, mirror *Forwarder) {
+	if d := f.diverted.Load(); d != nil {
+		canary = d.to
+	}
+	if m := f.mirrored.Load(); m != nil {
+		mirror = m.to
+	}
+	return canary, mirror
 }
 
 // closeIdle is CloseIdle for f alone. It returns the Forwarders that f diverts

@@ -395,7 +395,7 @@ func (c *conn) countShake(err error) {
 	case errors.Is(err, peek.ErrLeft), errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 	case errors.Is(err, errNoSlot):
 		b.refuse(causeShakes, c.s.limit().MaxHandshakes, netip.Addr{})
-	case errors.Is(err, errDraining), c.s.draining.Err() != nil && errors.Is(err, context.Canceled):
+	case errors.Is(err, errDraining), c.s.draining.Err() != nil && (errors.Is(err, context.Canceled) || isTimeout(err)):
 		b.refuse(causeDrainShake, 0, netip.Addr{})
 	case errors.As(err, &late) && late.Timeout():
 		b.refuse(causeSlowShake, 0, netip.Addr{})

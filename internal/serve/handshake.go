@@ -22,31 +22,37 @@ var (
 // handshake.
 const alertTime = time.Second
 
+// shakeFarewell is how long the client has to complete its handshake once the
+// server drains. A client that has connected before may just be doing so.
+const shakeFarewell = 3 * time.Second
+
 // A handshake is a TLS handshake in flight. It takes one of the
 // Bounds.MaxHandshakes places when the ClientHello has been read, and gives it
 // back while it waits for a certificate. Only the connection's goroutine uses
-// it.
+// it, except for until.
 type handshake struct {
 	conn      *conn
 	deadline  time.Time // zero means none
 	heard     time.Time // when the ClientHello was complete
 	challenge bool      // a CA validates an ACME challenge
 	leave     func()    // gives the place back; nil if there is none
+	until     time.Time // what conn's deadline is set to; zero means none; guarded by conn.mu
 }
 
 // shakeHands does the TLS handshake within its limits.
 func (c *conn) shakeHands() bool {
-	c.shake = &handshake{conn: c}
+	h := &handshake{conn: c}
 	defer c.endShake() // also after a panic in a hook
 	if t := c.s.limit().HandshakeTimeout; t > 0 {
 		// Not a context: a handshake that waits for a certificate may get more
 		// time.
-		c.shake.deadline = time.Now().Add(t)
-		_ = c.SetDeadline(c.shake.deadline)
+		h.deadline = time.Now().Add(t)
 	}
+	h.setDeadline()
 	c.tls = tls.Server(c, c.s.TLS)
 	err := c.tls.HandshakeContext(context.Background())
 	if err == nil {
+		c.endShake() // first: wake must not set a deadline that remains
 		state := c.tls.ConnectionState()
 		c.state = &state
 		return c.SetDeadline(time.Time{}) == nil
@@ -68,9 +74,40 @@ func (s *Server) refusePlain() []byte {
 	return append(p, "\r\nthis port speaks HTTPS\n"...)
 }
 
+// endShake ends what belongs to the handshake. It may be called more than once.
 func (c *conn) endShake() {
-	c.shake.giveBack()
+	h := c.shake
+	if h == nil {
+		return
+	}
+	c.mu.Lock()
 	c.shake = nil
+	c.mu.Unlock()
+	h.giveBack()
+}
+
+// setDeadline sets the deadline of the connection to that of the handshake, or
+// to an earlier one if the server drains.
+func (h *handshake) setDeadline() {
+	c := h.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.until = h.deadline; !h.until.IsZero() {
+		_ = c.SetDeadline(h.until)
+	}
+	c.shake = h // from now on wake sees it
+	if c.s.draining.Err() != nil {
+		h.hasten()
+	}
+}
+
+// hasten limits what is left of the handshake when the server drains. conn.mu
+// is held.
+func (h *handshake) hasten() {
+	defer h.conn.contain() // contains panics, as interrupt does
+	if end := time.Now().Add(shakeFarewell); h.until.IsZero() || end.Before(h.until) {
+		_ = h.conn.Conn.SetReadDeadline(end)
+	}
 }
 
 // greet takes a place for each handshake, then calls next, which chooses the
@@ -152,14 +189,11 @@ func (h *handshake) resume(err error) error {
 	if err == nil {
 		err = h.takePlace()
 	}
-	if h.deadline.IsZero() {
-		return err
+	if err == nil {
+		h.setDeadline()
+	} else if !h.deadline.IsZero() {
+		_ = h.conn.SetDeadline(time.Now().Add(alertTime))
 	}
-	until := h.deadline
-	if err != nil {
-		until = time.Now().Add(alertTime)
-	}
-	_ = h.conn.SetDeadline(until)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package serve_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -231,5 +232,61 @@ func TestAHandshakeWithoutASlotEndsAtItsTimeout(t *testing.T) {
 		begin := time.Now()
 		assert.Error(t, client(ln, roots, "a.test").Handshake())
 		assert.LessOrEqual(t, time.Since(begin), 11*time.Second)
+	})
+}
+
+// A client that has only connected does not hold a shutdown up for the whole
+// HandshakeTimeout, and one that is slow still completes its handshake.
+func TestADrainLimitsHandshakes(t *testing.T) {
+	for _, timeout := range []time.Duration{0, 10 * time.Second, time.Second} {
+		for name, begin := range map[string]func(c net.Conn){
+			"no byte":         func(net.Conn) {},
+			"part of a hello": func(c net.Conn) { _, _ = c.Write([]byte{22, 3, 1}) },
+		} {
+			t.Run(fmt.Sprint(name, timeout), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ctx, drain := context.WithCancel(t.Context())
+					ln, done := newPipes(), make(chan error, 1)
+					s := &serve.Server{HandshakeTimeout: timeout, DrainTimeout: time.Minute, Log: slog.New(slog.DiscardHandler), TLS: &tls.Config{}}
+					go func() { done <- s.Serve(ctx, ln) }()
+					c := ln.dial()
+					begin(c)
+					synctest.Wait()
+					drain()
+					began := time.Now()
+					_, err := c.Read(make([]byte, 1))
+					assert.ErrorIs(t, err, io.EOF)
+					c.Close()
+					assert.NoError(t, <-done)
+					if timeout == time.Second {
+						assert.Equal(t, time.Second, time.Since(began), "an earlier end stays")
+					} else {
+						assert.Equal(t, 3*time.Second, time.Since(began))
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestAHandshakeThatADrainFindsCanBeCompleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cert, roots := proxytest.Certificate(t, "a.test")
+		ctx, drain := context.WithCancel(t.Context())
+		ln, done := newPipes(), make(chan error, 1)
+		s := &serve.Server{HandshakeTimeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler), TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })}
+		go func() { done <- s.Serve(ctx, ln) }()
+		c := client(ln, roots, "a.test")
+		synctest.Wait()
+		drain()
+		time.Sleep(2 * time.Second)
+		require.NoError(t, c.Handshake())
+		go func() { _, _ = io.WriteString(c, get) }()
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		assert.Equal(t, http.StatusOK, res.StatusCode)
+		c.Close()
+		assert.NoError(t, <-done)
 	})
 }

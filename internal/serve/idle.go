@@ -95,7 +95,7 @@ func (c *conn) overdue() bool {
 // the server retires. A wait that ends by itself within quietAfter continues: a
 // busy client may just be sending a request when the connection closes, and a
 // client does not retry every request. The response to such a request tells the
-// client that it is the last.
+// client that it is the last. A drain limits a handshake, too.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
@@ -103,6 +103,8 @@ func (c *conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case c.shake != nil && c.s.draining.Err() != nil:
+		c.shake.hasten()
 	case !c.idling:
 	case c.s.draining.Err() == nil:
 		c.hurry()
