@@ -1175,8 +1175,21 @@ func (r *Router) find(q *http.Request, path string) (*routes.Route[route], refus
 	return nil, refusal{http.StatusNotFound, "destination_not_found", errNoRoute}
 }
 
-// knows reports whether any route serves the canonical host.
-func (r *Router) knows(host string) bool { return r.table.Load().Knows(host) }
+// trusted returns the TrustedProxies in force.
+func (r *Router) trusted() []netip.Prefix {
+	if x := r.compiled.InUse(); x != nil {
+		return x.trusted
+	}
+	return r.TrustedProxies
+}
+
+// notFound returns the NotFound in force.
+func (r *Router) notFound() http.Handler {
+	if x := r.compiled.InUse(); x != nil {
+		return x.notFound
+	}
+	return r.NotFound
+}
 
 func (r *Router) logger() *slog.Logger {
 	if r != nil && r.Logger != nil {
@@ -1235,20 +1248,4 @@ func checkStrip(spelling string, p routes.Pattern, h http.Handler) error {
 		return nil
 	}
 	return fmt.Errorf("hostproxy: pattern %q: its paths do not begin with the Upstream's StripPrefix, %q: every request would get 404", spelling, prefix)
-}
-
-// deaf returns the channel that is closed when s, which serves r, accepts no
-// more connections; nil if s does not serve.
-func (r *Router) deaf(s *Server) chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.running[s].deaf
-}
-
-// clone returns a copy of p, or nil if p is nil.
-func (p *ProxyProtocol) clone() *ProxyProtocol {
-	if p == nil {
-		return nil
-	}
-	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
 }

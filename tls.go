@@ -584,6 +584,22 @@ func listen(addr string) (net.Listener, error) {
 	return ln, nil
 }
 
+// deaf returns the channel that is closed when s, which serves r, accepts no
+// more connections; nil if s does not serve.
+func (r *Router) deaf(s *Server) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[s].deaf
+}
+
+// clone returns a copy of p, or nil if p is nil.
+func (p *ProxyProtocol) clone() *ProxyProtocol {
+	if p == nil {
+		return nil
+	}
+	return &ProxyProtocol{slices.Clone(p.From), p.Timeout}
+}
+
 // checkAddress returns an error if address is a port alone.
 func checkAddress(address string) error {
 	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
@@ -592,21 +608,8 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// trusted returns the TrustedProxies in force.
-func (r *Router) trusted() []netip.Prefix {
-	if x := r.compiled.InUse(); x != nil {
-		return x.trusted
-	}
-	return r.TrustedProxies
-}
-
-// notFound returns the NotFound in force.
-func (r *Router) notFound() http.Handler {
-	if x := r.compiled.InUse(); x != nil {
-		return x.notFound
-	}
-	return r.NotFound
-}
+// knows reports whether any route serves the canonical host.
+func (r *Router) knows(host string) bool { return r.table.Load().Knows(host) }
 
 // passer forwards the connections of Passthrough routes to their targets. The
 // server above it handles TLS for the others.
