@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 
@@ -103,4 +104,39 @@ func TestRouterFieldsThatAreChangedLateStayInForceInBothLanes(t *testing.T) {
 	trusted[0] = netip.MustParsePrefix("10.0.0.0/8")
 	r.TrustedProxies, r.NotFound = trusted, notFound
 	assert.NoError(t, r.Check())
+}
+
+func TestWhatIsChangedLateInAHandlerStaysInForce(t *testing.T) {
+	backend := proxytest.NewServer(t, nil)
+	next := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		assert.NotEqual(t, "forged", q.Header.Get("X-User"))
+		w.WriteHeader(http.StatusAccepted)
+	})
+	basic := &hostproxy.BasicAuth{Users: map[string]string{"ann": "$2a$04$IqF/.XT3p3mm9ybVkjOcju/gOTsydksxD8ZPs9CRn8x6UUSQNcTi."}, UserHeader: "X-User", Next: next}
+	auth := &hostproxy.ForwardAuth{Auth: hostproxy.To(backend.Addr()), Path: "/", Fields: []string{"X-User"}, Next: next}
+	guard := &hostproxy.Guard{Next: &hostproxy.BasicAuth{Users: basic.Users, UserHeader: "X-User", Next: next}}
+	for name, tt := range map[string]struct {
+		handler http.Handler
+		change  func()
+	}{
+		"BasicAuth":   {basic, func() { basic.Next, basic.UserHeader = nil, "" }},
+		"ForwardAuth": {auth, func() { auth.Next, auth.Auth, auth.Fields[0] = nil, nil, "X-Other" }},
+		"Guard":       {guard, func() { guard.Next = nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := hostproxy.Router{Logger: slog.New(slog.DiscardHandler)}
+			r.Handle("a.test", tt.handler)
+			asks := func() {
+				w, q := httptest.NewRecorder(), httptest.NewRequest("GET", "http://a.test/", nil)
+				q.SetBasicAuth("ann", "secret")
+				q.Header.Set("X-User", "forged")
+				r.ServeHTTP(w, q)
+				assert.Equal(t, http.StatusAccepted, w.Code)
+			}
+			asks()
+			tt.change()
+			assert.Error(t, r.Check())
+			asks()
+		})
+	}
 }

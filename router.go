@@ -237,6 +237,7 @@ func (b *BasicAuth) compile() (*basicauth.Verifier, error) {
 	if err != nil {
 		errs = append(errs, fmt.Errorf("BasicAuth: %w", err))
 	}
+	basic.Next, basic.UserHeader = b.Next, b.UserHeader
 	return basic, errors.Join(errs...)
 }
 
@@ -252,8 +253,7 @@ func (b *BasicAuth) use() error {
 	if b == nil {
 		return nil // check has reported that
 	}
-	_, err := b.compiled.Use(b, b.compile)
-	return err
+	return b.compiled.Apply(b, b.compile)
 }
 
 func (b *BasicAuth) late() []string { return b.compiled.Late(b) }
@@ -281,13 +281,13 @@ func (b *BasicAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		return
 	}
 	exchange.NoteUser(q.Context(), exchange.Bounded(user))
-	if b.UserHeader != "" {
+	if basic.UserHeader != "" {
 		asked := q
-		q = exchange.Withhold(q, b.UserHeader)
+		q = exchange.Withhold(q, basic.UserHeader)
 		defer exchange.ReturnForm(asked, q)
-		q.Header.Set(b.UserHeader, user)
+		q.Header.Set(basic.UserHeader, user)
 	}
-	exchange.PassTo(b.Next, w, q, exchange.PassCredentials)
+	exchange.PassTo(basic.Next, w, q, exchange.PassCredentials)
 }
 
 func (b *BasicAuth) explain(e *status.Explanation, q *http.Request, _ *exchange.Exchange) {
@@ -329,6 +329,7 @@ type ForwardAuth struct {
 func (a *ForwardAuth) compile() (*handler.Question, error) {
 	errs := []error{checkHandler("ForwardAuth.Auth", a.Auth), checkNext("ForwardAuth", a.Next)}
 	question, err := handler.NewQuestion(cmp.Or(a.Path, "/"), a.Fields, a.User)
+	question.Next, question.Auth = a.Next, a.Auth.compile
 	return question, errors.Join(append(errs, err)...)
 }
 
@@ -344,8 +345,7 @@ func (a *ForwardAuth) use() error {
 	if a == nil {
 		return nil // check has reported that
 	}
-	_, err := a.compiled.Use(a, a.compile)
-	return err
+	return a.compiled.Apply(a, a.compile)
 }
 
 func (a *ForwardAuth) late() []string { return a.compiled.Late(a) }
@@ -362,14 +362,14 @@ func (a *ForwardAuth) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		unusable(w, q, err)
 		return
 	}
-	auth, err := a.Auth.compile()
+	auth, err := question.Auth()
 	if err != nil {
 		unusable(w, q, err)
 		return
 	}
 	if passed := ask(question, auth, w, q); passed != nil {
 		defer exchange.ReturnForm(q, passed)
-		exchange.PassTo(a.Next, w, passed, exchange.PassCredentials)
+		exchange.PassTo(question.Next, w, passed, exchange.PassCredentials)
 	}
 }
 
@@ -425,6 +425,7 @@ func (g *Guard) compile() (*forward.Guard, error) {
 		err = fmt.Errorf("Guard.RateLimit: %w", err)
 	}
 	guard, err2 := forward.NewGuard("Guard", slices.Clone(g.Allow), slices.Clone(g.Deny), rule)
+	guard.Next = g.Next
 	return guard, errors.Join(checkNext("Guard", g.Next), err, err2)
 }
 
@@ -440,8 +441,7 @@ func (g *Guard) use() error {
 	if g == nil {
 		return nil // check has reported that
 	}
-	_, err := g.compiled.Use(g, g.compile)
-	return err
+	return g.compiled.Apply(g, g.compile)
 }
 
 func (g *Guard) late() []string { return g.compiled.Late(g) }
@@ -467,7 +467,7 @@ func (g *Guard) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		refusal.ServeHTTP(w, q)
 		return
 	}
-	exchange.PassTo(g.Next, w, q, guard.Pass(client))
+	exchange.PassTo(guard.Next, w, q, guard.Pass(client))
 }
 
 func (g *Guard) explain(e *status.Explanation, q *http.Request, x *exchange.Exchange) {

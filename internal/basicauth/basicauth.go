@@ -23,6 +23,9 @@ import (
 // an unknown user as for a wrong password. Its methods may be called
 // concurrently.
 type Verifier struct {
+	Next       http.Handler // for the owner: it serves requests with valid credentials
+	UserHeader string       // for the owner: it tells Next the user; "" means none
+
 	hashes map[string][]byte
 	dummy  []byte        // compared for unknown users
 	slots  chan struct{} // one for each running hash computation: a flood must not take all CPUs

@@ -17,6 +17,7 @@ type Guard struct {
 	Allow, Deny []netip.Prefix // clients; an empty Allow means all except Deny
 	Limit       *limit.Rule    // nil means no limit
 	MaxBody     int64          // bytes of a request's body; 0 means no limit
+	Next        http.Handler   // for the owner: the handler that it guards; nil for an upstream
 }
 
 // check returns the errors in the lists. prefix goes before the lists' names in

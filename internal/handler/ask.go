@@ -29,6 +29,9 @@ var unasked = []string{"Expect", "Range", "If-Match", "If-None-Match", "If-Modif
 // A Question is a request to an authentication server that decides whether a
 // client's request may pass. It may be used concurrently.
 type Question struct {
+	Next http.Handler                       // for the owner: it serves requests that pass
+	Auth func() (*forward.Forwarder, error) // for the owner: it answers
+
 	target *url.URL
 	fields []string
 	user   string // the element of fields with the user's name; "" means none
@@ -50,7 +53,7 @@ func NewQuestion(path string, fields []string, user string) (*Question, error) {
 	if user != "" && !slices.ContainsFunc(fields, func(k string) bool { return strings.EqualFold(k, user) }) {
 		errs = append(errs, fmt.Errorf("ForwardAuth.User is %q: want one of the headers in ForwardAuth.Fields", user))
 	}
-	return &Question{u, fields, user}, errors.Join(errs...)
+	return &Question{target: u, fields: slices.Clone(fields), user: user}, errors.Join(errs...)
 }
 
 // Ask sends f a GET that asks whether q may pass. After a 2xx response of a

@@ -50,6 +50,12 @@ func (c *Compiled[T]) Use(fields any, compile func() (*T, error)) (*T, error) {
 	return c.draft, nil
 }
 
+// Apply is Use for a caller that needs only the error.
+func (c *Compiled[T]) Apply(fields any, compile func() (*T, error)) error {
+	_, err := c.Use(fields, compile)
+	return err
+}
+
 // prepare sets draft to the compiled form of the fields. c.mu is held.
 func (c *Compiled[T]) prepare(fields any, compile func() (*T, error)) error {
 	if c.draft != nil && len(c.from.Changed(fields)) == 0 {
