@@ -91,3 +91,25 @@ func TestATargetOverHTTP2MayReadSlowly(t *testing.T) {
 		s.upstream.Targets = hostproxy.To("h2c://" + backend.Addr()).Targets
 	})
 }
+
+// A target over HTTP/2 may respond, and then neither read nor write. Its
+// exchange ends after IdleTimeout.
+func TestATargetOverHTTP2ThatStopsAfterItsHeadIsCutOff(t *testing.T) {
+	stuck := make(chan struct{})
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		<-stuck
+	}))
+	t.Cleanup(func() { close(stuck) })
+	overLanesAtOnce(t, nil, func(t *testing.T, s *site) {
+		c := s.uploads(t)
+		assert.Contains(t, c.Head(), " 200 ")
+		x := s.record(t, 1)
+		var e *hostproxy.Error
+		require.ErrorAs(t, x.Err, &e)
+		assert.Equal(t, "copy", e.Op)
+		assert.Equal(t, hostproxy.SideUpstream, e.Side)
+	}, impatientWithUploads, func(s *site) {
+		s.upstream.Targets = hostproxy.To("h2c://" + backend.Addr()).Targets
+	})
+}
