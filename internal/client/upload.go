@@ -87,8 +87,21 @@ func (u *upload) failure() error {
 	return nil
 }
 
+// run is the upload's goroutine.
 func (u *upload) run() {
 	defer close(u.done)
+	returned := false
+	defer func() {
+		if !returned { // otherwise the target would wait for the rest
+			u.abort(&exchange.PanicError{Hook: "a request body", Value: "runtime.Goexit"})
+		}
+	}()
+	u.stream()
+	returned = true
+}
+
+// stream sends the body.
+func (u *upload) stream() {
 	buf := exchange.Buffers.Get().(*[32 << 10]byte)
 	defer exchange.Buffers.Put(buf)
 	for !u.last.Load() {

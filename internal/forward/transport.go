@@ -1,7 +1,9 @@
 package forward
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -29,10 +31,12 @@ var errNoResponse = errors.New("Upstream.Transport returned no response with a b
 // program.
 func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (res *http.Response, err error) {
 	defer exchange.Contain("Transport", &err)
-	var wrote atomic.Bool
+	var wrote, sent atomic.Bool
+	sent.Store(req.Body == nil || req.Body == http.NoBody)
 	early := earlyResponses{pass: on1xx}
 	defer early.end()
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }, Got1xxResponse: early.got}
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }, Got1xxResponse: early.got,
+		WroteRequest: func(httptrace.WroteRequestInfo) { sent.Store(true) }}
 	ctx := httptrace.WithClientTrace(req.Context(), trace)
 	if t.foreign {
 		res, err = t.bounded(req.WithContext(ctx))
@@ -43,6 +47,9 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 	case err == nil && (res == nil || res.Body == nil):
 		err = errNoResponse
 	case err == nil:
+		if !t.foreign && !sent.Load() {
+			res.Body = abortable(req.Context(), res.Body)
+		}
 		return res, nil
 	}
 	ae := &exchange.AttemptError{Op: "read", Wrote: wrote.Load(), Err: err}
@@ -51,6 +58,24 @@ func (t transport) Do(req *http.Request, on1xx func(int, http.Header) error) (re
 		ae.Op, ae.Wrote = "dial", false
 	}
 	return nil, ae
+}
+
+// abortable makes a response body end when ctx is done. net/http's client of
+// HTTP/2 does not do so while the target's window for the request's body is
+// used up.
+func abortable(ctx context.Context, body io.ReadCloser) io.ReadCloser {
+	return &abortableBody{body, context.AfterFunc(ctx, func() { body.Close() })}
+}
+
+type abortableBody struct {
+	io.ReadCloser
+	stop func() bool
+}
+
+// Close implements io.Closer.
+func (b *abortableBody) Close() error {
+	b.stop()
+	return b.ReadCloser.Close()
 }
 
 // Unseen reports whether err, from net/http's HTTP/2 client, says that the

@@ -98,8 +98,20 @@ func (r *foreignBody) Read(p []byte) (int, error) {
 	if r.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	return r.attemptBody.Read(p)
+	fl := r.b.flight
+	fl.feeds.Store(false)
+	n, err := r.attemptBody.Read(p[:min(len(p), feedPiece)])
+	if err == nil {
+		fl.feed()
+	} else if !fl.begun.Load() {
+		fl.last.Store(0) // the request is sent
+	}
+	return n, err
 }
+
+// feedPiece limits how much of a body a foreign client gets at once: its target
+// must take that much within the idle timeout.
+const feedPiece = 32 << 10
 
 // Close implements io.Closer. It ends a Read in progress.
 func (r *foreignBody) Close() error {

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,9 @@ type flight struct {
 	begun atomic.Bool  // the response has begun
 	open  atomic.Bool  // the response has no known end
 	owes  atomic.Bool  // a read from the client is in progress, which must not be slow until begun
+	// a foreign client must read more of the body: a stall is the fault of its
+	// target
+	feeds atomic.Bool
 	// a write to the client is in progress; a stall is the client's fault
 	slow  atomic.Bool
 	reads atomic.Bool // the body is being read without an attempt
@@ -55,6 +59,8 @@ type flight struct {
 	until  time.Time     // end of an upgraded connection's time; zero means none
 	polite func()        // ends an upgraded connection politely; nil for others
 
+	starved bool // the target of the current attempt has taken nothing of the body for too long
+
 	swept exchange.Swept // entry in the Forwarder's Sweeper
 }
 
@@ -77,7 +83,10 @@ func (fl *flight) Inspect(now time.Time) {
 	case last == 0:
 	case fl.moved(now.Sub(time.Unix(0, last))), fl.excused():
 		fl.touch()
-	case fl.overdue(now.Sub(time.Unix(0, last))):
+	case !fl.overdue(now.Sub(time.Unix(0, last))):
+	case fl.feeds.Load() && !fl.begun.Load():
+		fl.starve()
+	default:
 		if fl.slow.Load() {
 			fl.abort(exchange.ErrStalled)
 		} else {
@@ -199,6 +208,15 @@ func (fl *flight) abort(cause error) {
 	}
 }
 
+// starve ends an attempt whose target does not take the request's body. fl.mu
+// is held.
+func (fl *flight) starve() {
+	fl.last.Store(0)
+	if fl.starved = fl.cancel != nil; fl.starved {
+		fl.cancel()
+	}
+}
+
 // giveUp ends the attempt, but not the exchange.
 func (fl *flight) giveUp() {
 	fl.mu.Lock()
@@ -261,7 +279,7 @@ func (fl *flight) cancelable() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(fl.Context)
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	fl.cancel = cancel
+	fl.cancel, fl.starved = cancel, false
 	if fl.cut != nil {
 		cancel()
 	}
@@ -278,3 +296,22 @@ func (fl *flight) Value(key any) any {
 
 // touch notes that a byte moved.
 func (fl *flight) touch() { fl.last.Store(time.Now().UnixNano()) }
+
+// feed notes that a foreign client has taken a part of the request's body, and
+// must take more.
+func (fl *flight) feed() {
+	fl.touch()
+	fl.feeds.Store(true)
+}
+
+// fed ends feed for an attempt that has ended with err, and returns its error.
+func (fl *flight) fed(err error) error {
+	fl.feeds.Store(false)
+	fl.last.Store(0)
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if err != nil && fl.starved {
+		err = &exchange.AttemptError{Op: "write", Wrote: true, Err: os.ErrDeadlineExceeded}
+	}
+	return err
+}

@@ -385,18 +385,29 @@ func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Respon
 	if err != nil {
 		return nil, err
 	}
-	if b, ok := out.Body.(*attemptBody); ok {
-		out.Body = &foreignBody{attemptBody: b}
+	b, ok := out.Body.(*attemptBody)
+	if !ok {
+		return c.Do(out, a.relay)
 	}
-	return c.Do(out, a.relay)
+	out.Body = &foreignBody{attemptBody: b}
+	a.flight.feed()
+	res, err := c.Do(out, a.relay)
+	return res, a.flight.fed(err)
 }
 
-// dialTrace notes how long a foreign client takes to open a connection.
+// dialTrace notes how long a foreign client takes to open a connection. A body
+// is read only after that.
 func (a *roundTrip) dialTrace() *httptrace.ClientTrace {
 	var start time.Time
 	return &httptrace.ClientTrace{
-		GetConn: func(string) { start = time.Now() },
+		GetConn: func(string) {
+			start = time.Now()
+			a.flight.last.Store(0)
+		},
 		GotConn: func(got httptrace.GotConnInfo) {
+			if a.body != nil {
+				a.flight.feed()
+			}
 			if !got.Reused {
 				a.flight.Dialed(time.Since(start))
 			}

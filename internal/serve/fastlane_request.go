@@ -406,6 +406,9 @@ func (x *fastExchange) classify(f *forward.Forwarder, err error) *exchange.Failu
 	case errors.As(fail.Err, &hook), errors.As(fail.Err, &field):
 		fail.Side, fail.Status, fail.Reason = exchange.SideProxy, http.StatusInternalServerError, "proxy_internal_error"
 	default:
+		if stall := x.upload.stalled.Load(); stall != nil {
+			fail.Op, fail.Err = "write", *stall
+		}
 		fail.Status, fail.Reason = exchange.Reason(fail.Op, fail.Err)
 	}
 	return fail

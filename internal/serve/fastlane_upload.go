@@ -28,6 +28,9 @@ type upload struct {
 	sent    atomic.Bool  // everything has been written, or nearly; see nearlySent
 	ended   atomic.Int64 // end of the upload, unix nanoseconds
 	done    chan struct{}
+
+	answered atomic.Bool           // the response has begun
+	stalled  atomic.Pointer[error] // why the target is taken to have stopped; nil if it is not
 }
 
 // An uploadBuffer holds a piece of the body, with room for the framing of a
@@ -44,6 +47,8 @@ func (u *upload) reset(x *fastExchange) {
 	u.x, u.src, u.up, u.running = x, x.front.body(), nil, false
 	u.sent.Store(false)
 	u.ended.Store(0)
+	u.answered.Store(false)
+	u.stalled.Store(nil)
 	u.body.Open(u.src, view(x.req.Method), u.src.length())
 	u.body.Begin(u.src.first())
 }
@@ -94,8 +99,12 @@ func (u *upload) run() {
 	defer close(u.done)
 	err := u.stream()
 	u.ended.Store(time.Now().UnixNano()) // even after a failure: limits the target's error response
-	if err != nil && u.body.Failed() != nil {
+	switch {
+	case err != nil && u.body.Failed() != nil:
 		u.lease.Abort() // a response to half a request is useless
+	case isTimeout(err) && !u.answered.Load():
+		u.stalled.Store(&err)
+		u.lease.Abort() // the target neither takes the rest nor responds
 	}
 }
 
@@ -150,6 +159,7 @@ func (u *upload) piece(n int, last bool) []byte {
 
 // answer notes that the response has begun.
 func (u *upload) answer() {
+	u.answered.Store(true)
 	u.body.Answer()
 	u.src.answer()
 }
@@ -218,6 +228,7 @@ func (u *upload) halt() {
 	u.interrupt()
 	u.sent.Store(false)
 	u.ended.Store(0)
+	u.stalled.Store(nil)
 	u.running = false
 }
 
