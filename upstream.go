@@ -342,7 +342,8 @@ type Upstream struct {
 	//
 	// A peer that stops reading is cut off after at most twice this time. In an
 	// http.Server of your own, the proxy cannot see the client's connection.
-	// There the client must read at least 32 KiB per IdleTimeout.
+	// There the client must read at least 32 KiB per IdleTimeout. So must a
+	// target over HTTP/2, and a Transport, until the response begins.
 	//
 	// Until the response begins, two fixed limits also apply to a client that
 	// sends a request body slowly, except for gRPC and WebSockets over HTTP/2.
