@@ -47,18 +47,25 @@ func givesUp(t *testing.T, s *site) {
 	assert.Equal(t, hostproxy.SideUpstream, e.Side)
 }
 
+// overLanesTo runs check over each lane to a target over HTTP/2. Its connections
+// may be in use for a moment longer than the exchange, and would then outlive
+// the test.
+func overLanesTo(t *testing.T, target *proxytest.Server, check func(*testing.T, *site), settings ...setting) {
+	t.Helper()
+	overLanesAtOnce(t, nil, check, append(settings, func(s *site) { s.upstream.Targets = hostproxy.To("h2c://" + target.Addr()).Targets })...)
+	t.Cleanup(target.CloseClientConnections)
+}
+
 // That holds for targets that the built-in HTTP/1.1 client does not serve: a
 // target over HTTP/2 whose window is used up, and a Transport that does not
 // read the body.
 func TestATargetBehindAnotherClientThatStopsReadingIsGivenUp(t *testing.T) {
-	stuck := make(chan struct{})
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
 		_, _ = io.ReadFull(q.Body, make([]byte, 1000))
-		<-stuck
+		<-q.Context().Done()
 	}))
-	t.Cleanup(func() { close(stuck) })
 	for name, change := range map[string]func(*hostproxy.Upstream){
-		"h2c": func(u *hostproxy.Upstream) { u.Targets = hostproxy.To("h2c://" + backend.Addr()).Targets },
+		"h2c": func(*hostproxy.Upstream) {},
 		"Transport": func(u *hostproxy.Upstream) {
 			u.Transport = tripper(func(q *http.Request) (*http.Response, error) {
 				<-q.Context().Done()
@@ -67,7 +74,7 @@ func TestATargetBehindAnotherClientThatStopsReadingIsGivenUp(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			overLanesAtOnce(t, nil, givesUp, impatientWithUploads, func(s *site) { change(s.upstream) })
+			overLanesTo(t, backend, givesUp, impatientWithUploads, func(s *site) { change(s.upstream) })
 		})
 	}
 }
@@ -75,33 +82,28 @@ func TestATargetBehindAnotherClientThatStopsReadingIsGivenUp(t *testing.T) {
 // A target over HTTP/2 may read more than HTTP/2 shows within IdleTimeout, but
 // not less than 32 KiB.
 func TestATargetOverHTTP2MayReadSlowly(t *testing.T) {
-	const piece = 16 << 10
+	const piece, idle = 16 << 10, 6 * moment
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		page := make([]byte, piece)
-		for start := time.Now(); time.Since(start) < 3*patient; dawdle(patient / 10) {
+		for start := time.Now(); time.Since(start) < 3*idle; dawdle(idle / 12) {
 			_, _ = io.ReadFull(q.Body, page)
 		}
 		n, err := io.Copy(io.Discard, q.Body)
 		fmt.Fprint(w, n > 0, err)
 	}))
-	overLanesAtOnce(t, nil, func(t *testing.T, s *site) {
+	overLanesTo(t, backend, func(t *testing.T, s *site) {
 		assert.Equal(t, "true <nil>", string(s.uploads(t).Response("PUT").Content))
-	}, func(s *site) {
-		s.upstream.IdleTimeout = patient
-		s.upstream.Targets = hostproxy.To("h2c://" + backend.Addr()).Targets
-	})
+	}, func(s *site) { s.upstream.IdleTimeout = idle })
 }
 
 // A target over HTTP/2 may respond, and then neither read nor write. Its
 // exchange ends after IdleTimeout.
 func TestATargetOverHTTP2ThatStopsAfterItsHeadIsCutOff(t *testing.T) {
-	stuck := make(chan struct{})
-	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.(http.Flusher).Flush()
-		<-stuck
+		<-q.Context().Done()
 	}))
-	t.Cleanup(func() { close(stuck) })
-	overLanesAtOnce(t, nil, func(t *testing.T, s *site) {
+	overLanesTo(t, backend, func(t *testing.T, s *site) {
 		c := s.uploads(t)
 		assert.Contains(t, c.Head(), " 200 ")
 		x := s.record(t, 1)
@@ -109,7 +111,5 @@ func TestATargetOverHTTP2ThatStopsAfterItsHeadIsCutOff(t *testing.T) {
 		require.ErrorAs(t, x.Err, &e)
 		assert.Equal(t, "copy", e.Op)
 		assert.Equal(t, hostproxy.SideUpstream, e.Side)
-	}, impatientWithUploads, func(s *site) {
-		s.upstream.Targets = hostproxy.To("h2c://" + backend.Addr()).Targets
-	})
+	}, impatientWithUploads)
 }
