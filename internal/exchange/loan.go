@@ -32,6 +32,8 @@ type Loan struct {
 	x    *Exchange // the lender's
 	hook bool      // the lender goes on: nothing is taken over
 
+	paged, refused bool // the lender's Paged and Refused when the loan began
+
 	passes atomic.Uint32
 
 	mu     sync.Mutex // guards the fields below
@@ -54,7 +56,7 @@ type notes struct {
 // handler may be a Watcher of x.
 func Lend(ctx context.Context, x *Exchange) *Loan {
 	x.Shared = true
-	l := &Loan{Context: ctx, x: x}
+	l := &Loan{Context: ctx, x: x, paged: x.Paged, refused: x.Refused}
 	l.passes.Store(uint32(PassesOf(ctx)))
 	return l
 }
@@ -110,7 +112,8 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x := exchanges.Get().(*Exchange)
 	x.inherit(l.x)
-	x.loan = l
+	x.loan, x.Paged, x.Refused = l, l.paged, l.refused
+	x.Watched = !l.hook && l.x.Watched // the lender of a hook may begin to watch
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
@@ -182,12 +185,11 @@ func (x *Exchange) inherit(from *Exchange) {
 	x.Host, x.Path, x.Query, x.Pattern = r.Host, r.Path, r.Query, r.Pattern
 	x.UserAgent, x.Referer, x.RequestID = r.UserAgent, r.Referer, r.RequestID
 	x.TLSVersion, x.ServerName = r.TLSVersion, r.ServerName
-	x.Via, x.Name, x.Trusted, x.Watched = from.Via, from.Name, from.Trusted, from.Watched
+	x.Via, x.Name, x.Trusted = from.Via, from.Name, from.Trusted
 	x.Numbering, x.Hooks, x.Set, x.begun = from.Numbering, from.Hooks, from.Set, from.begun
 	x.Head, x.Owner, x.ClientScheme, x.ClientHost = from.Head, from.Owner, from.ClientScheme, from.ClientHost
 	x.edited.Store(from.edited.Load())
 	x.Mirrored, x.Asker, x.About = from.Mirrored, from.Asker, from.About
-	x.Paged, x.Refused = from.Paged, from.Refused
 	x.Charged, x.Tried = slices.Clip(from.Charged), slices.Clip(from.Tried)
 	x.Lives, x.client, x.cut = from.Lives, from.client, from.cut
 }
