@@ -34,6 +34,11 @@ type Loan struct {
 
 	paged, refused bool // the lender's Paged and Refused when the loan began
 
+	// Another lane may have begun to serve the exchange for the Upstream that
+	// the lender calls: the number of attempts, and the keys of their targets.
+	resumes int
+	tried   []string
+
 	passes atomic.Uint32
 
 	mu     sync.Mutex // guards the fields below
@@ -56,7 +61,7 @@ type notes struct {
 // handler may be a Watcher of x.
 func Lend(ctx context.Context, x *Exchange) *Loan {
 	x.Shared = true
-	l := &Loan{Context: ctx, x: x, paged: x.Paged, refused: x.Refused}
+	l := &Loan{Context: ctx, x: x, paged: x.Paged, refused: x.Refused, resumes: x.Attempts - x.Earlier, tried: slices.Clip(x.Tried)}
 	l.passes.Store(uint32(PassesOf(ctx)))
 	return l
 }
@@ -134,7 +139,7 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	x.lent = x.tally()
-	x.Earlier = x.Attempts - (l.x.Attempts - l.x.Earlier)
+	x.Earlier, x.Tried = x.Attempts-l.resumes, l.tried
 	l.latest = x
 	return x
 }
@@ -190,7 +195,7 @@ func (x *Exchange) inherit(from *Exchange) {
 	x.Head, x.Owner, x.ClientScheme, x.ClientHost = from.Head, from.Owner, from.ClientScheme, from.ClientHost
 	x.edited.Store(from.edited.Load())
 	x.Mirrored, x.Asker, x.About = from.Mirrored, from.Asker, from.About
-	x.Charged, x.Tried = slices.Clip(from.Charged), slices.Clip(from.Tried)
+	x.Charged = slices.Clip(from.Charged)
 	x.Lives, x.client, x.cut = from.Lives, from.client, from.cut
 }
 
@@ -392,6 +397,7 @@ func (x *Exchange) ServeHook(name string, ctx context.Context, hook func(*Loan))
 		x = x.About
 	}
 	l := Lend(ctx, x)
+	l.resumes, l.tried = 0, nil // the attempts of x are those of the hook's Upstream
 	defer l.End()
 	defer Contain(name, &err)
 	hook(l)
