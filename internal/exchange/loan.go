@@ -109,7 +109,7 @@ func (x *Exchange) Carries(ctx context.Context) bool {
 
 // Borrow returns a copy of the exchange that ctx carries, or nil if there is
 // none. The copy belongs to the caller until Return. It has what borrowers did
-// that have returned. Its Status and ResponseBytes are zero.
+// that have returned. Its Err, Status and ResponseBytes are zero.
 func Borrow(ctx context.Context) *Exchange {
 	l := loanOf(ctx)
 	if l == nil {
@@ -139,6 +139,7 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	x.lent = x.tally()
+	x.Err = nil // lent has it
 	x.Earlier, x.Tried = x.Attempts-l.resumes, l.tried
 	l.latest = x
 	return x
@@ -152,6 +153,7 @@ func (l *Loan) overtake(before, x *Exchange) {
 		x.resume(&l.x.Record)
 	} else {
 		x.resume(before.told.record())
+		x.Err = cmp.Or(before.lent.err, x.Err)
 		x.goBack(before.lent)
 		x.tell(nil)
 	}
@@ -161,13 +163,16 @@ func (l *Loan) overtake(before, x *Exchange) {
 	l.beside = append(l.beside, before)
 }
 
-// A tally is how much a record counts and lists.
+// A tally is how much a record counts and lists, and its failure.
 type tally struct {
 	attempts, retried, timeline int
 	queue                       time.Duration
+	err                         error
 }
 
-func (r *Record) tally() tally { return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue} }
+func (r *Record) tally() tally {
+	return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue, r.Err}
+}
 
 // goBack makes r count and list what it did at t.
 func (r *Record) goBack(t tally) {
@@ -273,6 +278,10 @@ func (x *Exchange) Return() {
 	if l == nil {
 		return
 	}
+	if len(x.Timeline) > 0 {
+		x.EndAttempts(time.Now()) // with its own failure, if any
+	}
+	x.Err = cmp.Or(x.lent.err, x.Err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.latest == x { // so it is not over
@@ -308,7 +317,7 @@ func (l *Loan) End() {
 		x.takeBack(last)
 		last.Release()
 	default:
-		x.abandon(last.told)
+		x.abandon(last)
 	}
 	l.addOthers()
 	if l.notes.user != "" {
@@ -331,7 +340,9 @@ func (l *Loan) addOthers() {
 	}
 	for _, x := range l.beside { // it still runs
 		if x.told != nil {
-			l.others.add(x.told.record(), x.lent)
+			told := x.told.record()
+			told.EndAttempts(time.Now())
+			l.others.add(told, x.lent)
 		}
 	}
 	l.x.add(l.others, tally{})
@@ -372,12 +383,10 @@ func (x *Exchange) became(status int, mapped bool) {
 }
 
 // abandon notes what a borrower has told that still runs.
-func (x *Exchange) abandon(told *progress) {
-	if first := x.Err; told != nil {
+func (x *Exchange) abandon(from *Exchange) {
+	if told, first := from.told, x.Err; told != nil {
 		x.resume(told.record())
-		if x.Err == nil {
-			x.Err = first
-		}
+		x.Err = cmp.Or(from.lent.err, x.Err, first)
 		x.became(told.Status, false)
 	}
 	if x.Status >= http.StatusInternalServerError {
