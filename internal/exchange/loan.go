@@ -382,16 +382,20 @@ func (x *Exchange) became(status int, mapped bool) {
 	}
 }
 
-// abandon notes what a borrower has told that still runs.
+// abandon notes what a borrower has told that still runs, and ends its
+// attempts.
 func (x *Exchange) abandon(from *Exchange) {
-	if told, first := from.told, x.Err; told != nil {
+	first := x.Err
+	if told := from.told; told != nil {
 		x.resume(told.record())
-		x.Err = cmp.Or(from.lent.err, x.Err, first)
 		x.became(told.Status, false)
+		first = cmp.Or(from.lent.err, x.Err, first)
 	}
 	if x.Status >= http.StatusInternalServerError {
 		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})
 	}
+	x.EndAttempts(time.Now())
+	x.Err = cmp.Or(first, x.Err)
 }
 
 // ErrAbandoned is the cause of an exchange's failure if a handler of the

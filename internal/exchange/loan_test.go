@@ -195,3 +195,20 @@ func TestABorrowerEndsItsAttemptsByItsOwnFailure(t *testing.T) {
 		runs.Return()
 	})
 }
+
+// The exchange still has the failure of the one before it.
+func TestABorrowerThatIsAbandonedHasNoFailureOfTheOneBefore(t *testing.T) {
+	x := new(exchange.Exchange)
+	l := exchange.Lend(t.Context(), x)
+	before := exchange.Borrow(l)
+	before.Fail(&exchange.Failure{Op: "dial", Err: errors.New("refused")})
+	before.Return()
+	runs := exchange.Borrow(l)
+	try(runs, "runs", 1)
+	x.Status = 503 // which the handler has sent
+	l.End()
+	x.Conclude(time.Now())
+	assert.EqualError(t, x.Err, "dial: refused")
+	assert.ErrorIs(t, x.Timeline[0].Err, exchange.ErrAbandoned)
+	runs.Return()
+}
