@@ -163,15 +163,16 @@ func (l *Loan) overtake(before, x *Exchange) {
 	l.beside = append(l.beside, before)
 }
 
-// A tally is how much a record counts and lists, and its failure.
+// A tally is how much a record counts and lists, with its failure and user.
 type tally struct {
 	attempts, retried, timeline int
 	queue                       time.Duration
 	err                         error
+	user                        string
 }
 
 func (r *Record) tally() tally {
-	return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue, r.Err}
+	return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue, r.Err, r.User}
 }
 
 // goBack makes r count and list what it did at t.
@@ -284,8 +285,11 @@ func (x *Exchange) Return() {
 	x.Err = cmp.Or(x.lent.err, x.Err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if x.User != x.lent.user { // another one may have been noted meanwhile
+		l.notes.user = x.User
+	}
 	if l.latest == x { // so it is not over
-		x.back, l.notes.user = true, x.User
+		x.back = true
 		return
 	}
 	if i := slices.Index(l.beside, x); i >= 0 { // another one was called meanwhile
