@@ -212,3 +212,20 @@ func TestABorrowerThatIsAbandonedHasNoFailureOfTheOneBefore(t *testing.T) {
 	assert.ErrorIs(t, x.Timeline[0].Err, exchange.ErrAbandoned)
 	runs.Return()
 }
+
+func TestAttemptsAtOnceThatAreAbandonedNameTheirOwnTargets(t *testing.T) {
+	x := new(exchange.Exchange)
+	l := exchange.Lend(t.Context(), x)
+	runs := exchange.Borrow(l)
+	try(runs, "hedge", 2)
+	try(runs, "current", 1)
+	x.Status = 503 // which the handler has sent
+	l.End()
+	for _, a := range x.Timeline {
+		var fail *exchange.Failure
+		if assert.ErrorAs(t, a.Err, &fail) {
+			assert.Equal(t, a.Target, fail.Target)
+		}
+	}
+	runs.Return()
+}
