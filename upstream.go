@@ -401,7 +401,19 @@ func (u *Upstream) logger() *slog.Logger {
 }
 
 // logTo sets the logger of background work to that of r, unless one is set.
-func (u *Upstream) logTo(r *Router) { u.router.CompareAndSwap(nil, r) }
+func (u *Upstream) logTo(r *Router) {
+	if u.router.CompareAndSwap(nil, r) {
+		u.main.Store(nil)
+	}
+}
+
+// logBy sets the logger of background work to that of main, unless one is set.
+// It does not keep a main that is not needed: u may be the next main.
+func (u *Upstream) logBy(main *Upstream) {
+	if u.main.CompareAndSwap(nil, main) && u.router.Load() != nil {
+		u.main.Store(nil)
+	}
+}
 
 // A Source finds the targets of an [Upstream]; see [DNSSource] and [SRVSource].
 // It calls publish with the complete list whenever the list may have changed,
@@ -959,7 +971,7 @@ func (u *Upstream) beside(other *Upstream, do func(f, other *forward.Forwarder) 
 		if err != nil {
 			return err
 		}
-		other.main.CompareAndSwap(nil, u)
+		other.logBy(u)
 		return do(f, o)
 	})
 }

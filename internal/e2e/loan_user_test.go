@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -39,5 +41,32 @@ func TestAnAttemptHasTheUserThatWasVerifiedLast(t *testing.T) {
 			assert.Equal(t, c.user, <-seen, c.host)
 			assert.Equal(t, c.user, s.record(t, i+1).User, c.host)
 		}
+	})
+}
+
+// An Upstream that was called before knows no user. It takes none away.
+func TestAnUpstreamThatEndsLateHidesNoUser(t *testing.T) {
+	known := users(t)
+	overEachServer(t, func(s *timed) {
+		s.router.Handle("a.test", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			begun, verified := make(chan struct{}), make(chan struct{})
+			u := hostproxy.To(s.target.Addr())
+			u.ModifyResponse = func(*http.Response) error {
+				close(begun)
+				<-verified
+				return nil
+			}
+			var all sync.WaitGroup
+			all.Go(func() { u.ServeHTTP(httptest.NewRecorder(), q.Clone(q.Context())) })
+			<-begun
+			check := &hostproxy.BasicAuth{Users: known, Next: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+			check.ServeHTTP(w, q)
+			close(verified)
+			all.Wait()
+		}))
+	}, func(t *testing.T, s *timed) {
+		status, _ := s.do(t, "GET", "a.test", "/fast", nil)
+		assert.Equal(t, 200, status)
+		assert.Equal(t, "ann", s.record(t, 1).User)
 	})
 }

@@ -32,6 +32,13 @@ type Loan struct {
 	x    *Exchange // the lender's
 	hook bool      // the lender goes on: nothing is taken over
 
+	paged, refused bool // the lender's Paged and Refused when the loan began
+
+	// Another lane may have begun to serve the exchange for the Upstream that
+	// the lender calls: the number of attempts, and the keys of their targets.
+	resumes int
+	tried   []string
+
 	passes atomic.Uint32
 
 	mu     sync.Mutex // guards the fields below
@@ -54,7 +61,7 @@ type notes struct {
 // handler may be a Watcher of x.
 func Lend(ctx context.Context, x *Exchange) *Loan {
 	x.Shared = true
-	l := &Loan{Context: ctx, x: x}
+	l := &Loan{Context: ctx, x: x, paged: x.Paged, refused: x.Refused, resumes: x.Attempts - x.Earlier, tried: slices.Clip(x.Tried)}
 	l.passes.Store(uint32(PassesOf(ctx)))
 	return l
 }
@@ -102,7 +109,7 @@ func (x *Exchange) Carries(ctx context.Context) bool {
 
 // Borrow returns a copy of the exchange that ctx carries, or nil if there is
 // none. The copy belongs to the caller until Return. It has what borrowers did
-// that have returned. Its Status and ResponseBytes are zero.
+// that have returned. Its Err, Status and ResponseBytes are zero.
 func Borrow(ctx context.Context) *Exchange {
 	l := loanOf(ctx)
 	if l == nil {
@@ -110,7 +117,8 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x := exchanges.Get().(*Exchange)
 	x.inherit(l.x)
-	x.loan = l
+	x.loan, x.Paged, x.Refused = l, l.paged, l.refused
+	x.Watched = !l.hook && l.x.Watched // the lender of a hook may begin to watch
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.over {
@@ -131,7 +139,8 @@ func Borrow(ctx context.Context) *Exchange {
 	}
 	x.User = cmp.Or(l.notes.user, x.User)
 	x.lent = x.tally()
-	x.Earlier = x.Attempts - (l.x.Attempts - l.x.Earlier)
+	x.Err = nil // lent has it
+	x.Earlier, x.Tried = x.Attempts-l.resumes, l.tried
 	l.latest = x
 	return x
 }
@@ -144,6 +153,7 @@ func (l *Loan) overtake(before, x *Exchange) {
 		x.resume(&l.x.Record)
 	} else {
 		x.resume(before.told.record())
+		x.Err = cmp.Or(before.lent.err, x.Err)
 		x.goBack(before.lent)
 		x.tell(nil)
 	}
@@ -153,13 +163,17 @@ func (l *Loan) overtake(before, x *Exchange) {
 	l.beside = append(l.beside, before)
 }
 
-// A tally is how much a record counts and lists.
+// A tally is how much a record counts and lists, with its failure and user.
 type tally struct {
 	attempts, retried, timeline int
 	queue                       time.Duration
+	err                         error
+	user                        string
 }
 
-func (r *Record) tally() tally { return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue} }
+func (r *Record) tally() tally {
+	return tally{r.Attempts, len(r.Retried), len(r.Timeline), r.Queue, r.Err, r.User}
+}
 
 // goBack makes r count and list what it did at t.
 func (r *Record) goBack(t tally) {
@@ -182,13 +196,12 @@ func (x *Exchange) inherit(from *Exchange) {
 	x.Host, x.Path, x.Query, x.Pattern = r.Host, r.Path, r.Query, r.Pattern
 	x.UserAgent, x.Referer, x.RequestID = r.UserAgent, r.Referer, r.RequestID
 	x.TLSVersion, x.ServerName = r.TLSVersion, r.ServerName
-	x.Via, x.Name, x.Trusted, x.Watched = from.Via, from.Name, from.Trusted, from.Watched
+	x.Via, x.Name, x.Trusted = from.Via, from.Name, from.Trusted
 	x.Numbering, x.Hooks, x.Set, x.begun = from.Numbering, from.Hooks, from.Set, from.begun
 	x.Head, x.Owner, x.ClientScheme, x.ClientHost = from.Head, from.Owner, from.ClientScheme, from.ClientHost
 	x.edited.Store(from.edited.Load())
 	x.Mirrored, x.Asker, x.About = from.Mirrored, from.Asker, from.About
-	x.Paged, x.Refused = from.Paged, from.Refused
-	x.Charged, x.Tried = slices.Clip(from.Charged), slices.Clip(from.Tried)
+	x.Charged = slices.Clip(from.Charged)
 	x.Lives, x.client, x.cut = from.Lives, from.client, from.cut
 }
 
@@ -266,10 +279,17 @@ func (x *Exchange) Return() {
 	if l == nil {
 		return
 	}
+	if len(x.Timeline) > 0 {
+		x.EndAttempts(time.Now()) // with its own failure, if any
+	}
+	x.Err = cmp.Or(x.lent.err, x.Err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if x.User != x.lent.user { // another one may have been noted meanwhile
+		l.notes.user = x.User
+	}
 	if l.latest == x { // so it is not over
-		x.back, l.notes.user = true, x.User
+		x.back = true
 		return
 	}
 	if i := slices.Index(l.beside, x); i >= 0 { // another one was called meanwhile
@@ -301,7 +321,7 @@ func (l *Loan) End() {
 		x.takeBack(last)
 		last.Release()
 	default:
-		x.abandon(last.told)
+		x.abandon(last)
 	}
 	l.addOthers()
 	if l.notes.user != "" {
@@ -324,7 +344,9 @@ func (l *Loan) addOthers() {
 	}
 	for _, x := range l.beside { // it still runs
 		if x.told != nil {
-			l.others.add(x.told.record(), x.lent)
+			told := x.told.record()
+			told.EndAttempts(time.Now())
+			l.others.add(told, x.lent)
 		}
 	}
 	l.x.add(l.others, tally{})
@@ -364,18 +386,20 @@ func (x *Exchange) became(status int, mapped bool) {
 	}
 }
 
-// abandon notes what a borrower has told that still runs.
-func (x *Exchange) abandon(told *progress) {
-	if first := x.Err; told != nil {
+// abandon notes what a borrower has told that still runs, and ends its
+// attempts.
+func (x *Exchange) abandon(from *Exchange) {
+	first := x.Err
+	if told := from.told; told != nil {
 		x.resume(told.record())
-		if x.Err == nil {
-			x.Err = first
-		}
 		x.became(told.Status, false)
+		first = cmp.Or(from.lent.err, x.Err, first)
 	}
 	if x.Status >= http.StatusInternalServerError {
 		x.Fail(&Failure{Op: "read", Target: x.Target, Side: SideProxy, Status: x.Status, Err: ErrAbandoned})
 	}
+	x.EndAttempts(time.Now())
+	x.Err = cmp.Or(first, x.Err)
 }
 
 // ErrAbandoned is the cause of an exchange's failure if a handler of the
@@ -390,6 +414,7 @@ func (x *Exchange) ServeHook(name string, ctx context.Context, hook func(*Loan))
 		x = x.About
 	}
 	l := Lend(ctx, x)
+	l.resumes, l.tried = 0, nil // the attempts of x are those of the hook's Upstream
 	defer l.End()
 	defer Contain(name, &err)
 	hook(l)

@@ -2,6 +2,7 @@ package exchange_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +37,7 @@ func TestABorrowerThatHasBegunNothingHidesNothing(t *testing.T) {
 	failed.Fail(&exchange.Failure{Op: "dial", Err: errors.New("refused")})
 	failed.Return()
 	waits, beside := exchange.Borrow(l), exchange.Borrow(l)
-	assert.Equal(t, []any{"of Begin", 1, "dial: refused"}, []any{beside.Value, beside.Attempts, beside.Err.Error()})
+	assert.Equal(t, []any{"of Begin", 1}, []any{beside.Value, beside.Attempts})
 	l.End()
 	assert.Equal(t, []any{1, int64(5), "dial: refused"}, []any{x.Attempts, x.RequestBytes, x.Err.Error()})
 	assert.Equal(t, "of Begin", exchange.Borrow(l).Value, "also later")
@@ -155,4 +156,76 @@ func TestTheWaitOfABorrowerThatIsAbandonedInItIsNoted(t *testing.T) {
 		assert.Equal(t, time.Minute+time.Second, x.Queue)
 		b.Return()
 	})
+}
+
+// That of the loan is the first one.
+func TestABorrowerEndsItsAttemptsByItsOwnFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := new(exchange.Exchange)
+		l := exchange.Lend(t.Context(), x)
+		attempt := func(name string) *exchange.Exchange {
+			b := exchange.Borrow(l)
+			b.Timeline = append(b.Timeline, exchange.Attempt{Target: name, Start: time.Now()})
+			b.Tell(nil)
+			time.Sleep(time.Second)
+			return b
+		}
+		fail := func(b *exchange.Exchange, why string) {
+			b.Fail(&exchange.Failure{Op: "copy", Err: errors.New(why)})
+			b.Return()
+		}
+		fail(attempt("first"), "cut")
+		runs := attempt("runs")
+		good := attempt("good")
+		bad := attempt("bad")
+		last := attempt("last")
+		good.Return()
+		fail(bad, "reset")
+		last.Return()
+		l.End()
+		time.Sleep(time.Second)
+		x.Conclude(time.Now())
+		got := make(map[string]any)
+		for _, a := range x.Timeline {
+			got[a.Target] = []any{a.Duration, fmt.Sprint(a.Err)}
+		}
+		assert.Equal(t, map[string]any{"first": []any{time.Second, "copy: cut"}, "runs": []any{4 * time.Second, "<nil>"}, "good": []any{3 * time.Second, "<nil>"},
+			"bad": []any{2 * time.Second, "copy: reset"}, "last": []any{time.Second, "<nil>"}}, got)
+		assert.EqualError(t, x.Err, "copy: cut")
+		runs.Return()
+	})
+}
+
+// The exchange still has the failure of the one before it.
+func TestABorrowerThatIsAbandonedHasNoFailureOfTheOneBefore(t *testing.T) {
+	x := new(exchange.Exchange)
+	l := exchange.Lend(t.Context(), x)
+	before := exchange.Borrow(l)
+	before.Fail(&exchange.Failure{Op: "dial", Err: errors.New("refused")})
+	before.Return()
+	runs := exchange.Borrow(l)
+	try(runs, "runs", 1)
+	x.Status = 503 // which the handler has sent
+	l.End()
+	x.Conclude(time.Now())
+	assert.EqualError(t, x.Err, "dial: refused")
+	assert.ErrorIs(t, x.Timeline[0].Err, exchange.ErrAbandoned)
+	runs.Return()
+}
+
+func TestAttemptsAtOnceThatAreAbandonedNameTheirOwnTargets(t *testing.T) {
+	x := new(exchange.Exchange)
+	l := exchange.Lend(t.Context(), x)
+	runs := exchange.Borrow(l)
+	try(runs, "hedge", 2)
+	try(runs, "current", 1)
+	x.Status = 503 // which the handler has sent
+	l.End()
+	for _, a := range x.Timeline {
+		var fail *exchange.Failure
+		if assert.ErrorAs(t, a.Err, &fail) {
+			assert.Equal(t, a.Target, fail.Target)
+		}
+	}
+	runs.Return()
 }

@@ -56,6 +56,9 @@ func (a *Answer) AddFields(fields []h1.Field) {
 func (a *Answer) Serve(out http.ResponseWriter, q *http.Request, x *Exchange) {
 	w := Watch(out, x)
 	x.Paged = true
+	if x.About != nil {
+		x.About.Paged = true // its client gets the page
+	}
 	if a.Failure != nil {
 		x.Refused = true
 		if a.Failure.Err != nil {

@@ -88,9 +88,20 @@ func (r *Record) Conclude(now time.Time) {
 func (r *Record) EndAttempts(now time.Time) {
 	for i := range r.Timeline {
 		if a := &r.Timeline[i]; a.Err == nil && a.Duration == 0 {
-			a.Duration, a.Err = now.Sub(a.Start), r.Err
+			a.Duration, a.Err = now.Sub(a.Start), failureAt(a.Target, r.Err)
 		}
 	}
+}
+
+// failureAt returns err as the failure of an attempt at target. Two attempts at
+// once end by the same one.
+func failureAt(target string, err error) error {
+	if f, ok := err.(*Failure); ok && f.Target != "" && f.Target != target {
+		own := *f
+		own.Target = target
+		return &own
+	}
+	return err
 }
 
 // Fail notes the first failure of the exchange. Later ones follow from it.

@@ -192,7 +192,7 @@ func (a *Attempts) renew() *exchange.Failure {
 
 // TakeOver continues x, which another lane may have begun.
 func (a *Attempts) TakeOver(x *exchange.Exchange) {
-	a.charged, a.prior, a.resumed, a.earlier = x.Charged, x.Tried, len(x.Tried) > 0, x.Earlier
+	a.charged, a.prior, a.resumed, a.earlier = x.Charged, x.Tried, x.Attempts > x.Earlier, x.Earlier
 	if a.resumed {
 		a.first = x.Start.Add(x.Queue)
 	}

@@ -86,3 +86,26 @@ func TestTheLimitOfAnUpstreamReadsTheClockWhenItIsCalled(t *testing.T) {
 		assert.Equal(t, 429, fail.Status)
 	})
 }
+
+// The set of targets may change while the fast lane tries one that leaves it.
+func TestTheTimeOfRetriesCountsFromAnAttemptAtATargetThatHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, err := forward.New(forward.Config{Targets: []forward.Endpoint{{URL: &url.URL{Scheme: "http", Host: "a.test"}}, {URL: &url.URL{Scheme: "http", Host: "b.test"}}},
+			Retry: forward.Retry{Attempts: 3, Timeout: 10 * time.Second}})
+		require.NoError(t, err)
+		// its target has left
+		x := &exchange.Exchange{Record: exchange.Record{Start: time.Now(), Attempts: 1}}
+		time.Sleep(9 * time.Second)
+		v := &visitor{gone: make(chan struct{})}
+		v.Take(f)
+		v.Timed()
+		v.TakeOver(x)
+		require.Nil(t, v.Begin(&x.Record, v))
+		assert.True(t, x.Timeline[0].Retry)
+		time.Sleep(2 * time.Second)
+		failed := forward.Outcome{Failure: &exchange.Failure{Op: "dial", Side: exchange.SideUpstream, Err: errors.New("x")}, Whole: true}
+		next, _ := v.Next(failed)
+		assert.Equal(t, forward.NextFailure, next)
+		v.End()
+	})
+}

@@ -66,7 +66,7 @@ func (k *Question) Ask(f *forward.Forwarder, w http.ResponseWriter, q *http.Requ
 	defer cancel()
 	q = exchange.Withhold(q, k.fields...)
 	// untrusted fields are removed in about, so Trusted is true
-	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q, About: x}
+	c := &exchange.Exchange{Via: x.Via, Name: x.Name, Trusted: true, Lives: x.Lives, Asker: q, About: x, Paged: x.Paged}
 	c.Client, c.Peer, c.Scheme, c.Start = x.Client, x.Peer, x.Scheme, time.Now()
 	c.ClientScheme, c.ClientHost = x.ClientScheme, x.ClientHost
 	c.RequestID, c.Numbering = x.RequestID, x.Numbering
