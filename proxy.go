@@ -788,69 +788,6 @@ type UnbufferedConn interface {
 	Unbuffered() net.Conn
 }
 
-// A ProxyProtocol says which peers of a [Server] begin their connections with a
-// header of the PROXY protocol. The header comes before everything else, also
-// before TLS.
-//
-// For a connection with a header, the source in the header is the remote
-// address, and the destination is the local address. This applies to all that
-// depends on an address: the client address, X-Forwarded-For,
-// [Router.TrustedProxies], rate limits, Allow and Deny,
-// [Server.MaxConnsPerClient], and the header that a [Passthrough] sends. The
-// connection has no remote address if the header is of the unix family. It
-// keeps its own addresses if the header has none: with the command LOCAL, as
-// for health checks of the load balancer, or the family UNKNOWN or UNSPEC.
-//
-// A connection without a valid header is closed, counted, and logged at most
-// once a minute with the reason. A header is invalid if it is for UDP, if it is
-// longer than 107 bytes (version 1) or 4 KiB (version 2), or if it has a wrong
-// CRC32C checksum. Other extensions (TLVs) are ignored. A peer that disconnects
-// before the end of the header is not counted.
-//
-// Until the header is read, a connection counts in [Server.MaxConns], and not
-// yet in MaxConnsPerClient. It is closed if the Server shuts down meanwhile.
-//
-// [Router.Listen] and [Router.Wrap] read no headers. For Wrap, use a listener
-// whose connections read the header themselves.
-type ProxyProtocol struct {
-	// From are the addresses of the peers, such as load balancers. Each
-	// connection of these peers must begin with a header, and the peers can
-	// claim any client address. Peers on a unix socket have no addresses: they
-	// count as peers in From if From contains 127.0.0.1 or ::1. Connections of
-	// other peers must not have a header. If one has a header, a plain request
-	// gets 400, and a TLS handshake fails. Required.
-	From []netip.Prefix
-
-	// Timeout limits the wait for the header, from the start of the connection.
-	// Zero means 5 s; negative disables the limit.
-	Timeout time.Duration
-}
-
-// headers returns p for the engine, or nil if p is nil.
-func (p *ProxyProtocol) headers() *serve.ProxyHeaders {
-	if p == nil {
-		return nil
-	}
-	return &serve.ProxyHeaders{From: p.From, Timeout: timeout(p.Timeout, 5*time.Second)}
-}
-
-// check returns the errors in the fields of p, which the field of that name
-// holds, joined.
-func (p *ProxyProtocol) check(name string) (err error) {
-	if p == nil {
-		return nil
-	}
-	if len(p.From) == 0 {
-		err = fmt.Errorf("hostproxy: %s.From is empty: want the addresses of your load balancers, such as netip.MustParsePrefix(\"10.0.0.0/8\")", name)
-	}
-	for i, f := range p.From {
-		if !f.IsValid() || f.Addr().Is4In6() {
-			err = errors.Join(err, fmt.Errorf("hostproxy: %s.From[%d] is %q: want an IPv4 or IPv6 prefix, such as netip.MustParsePrefix(\"10.0.0.0/8\")", name, i, f))
-		}
-	}
-	return err
-}
-
 // servers sets the server of each of doors, and opens those with an address,
 // and the companions. The caller releases the share in the Router's
 // certificates when all of them have ended. They share the budget b.
@@ -1557,4 +1494,17 @@ func (r *Router) status() status.Page {
 	}
 	r.describeCertificates(&p, table)
 	return p
+}
+
+// describe returns what the status page shows of a route. shared counts the
+// routes of each Upstream.
+func describe(o *routes.Route[route], shared map[*Upstream]int) status.Route {
+	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
+	for _, u := range o.Value.upstreams() {
+		s.Sharing = max(s.Sharing, shared[u]-1)
+		if f, err := u.compile(); err == nil {
+			f.Describe(&s)
+		}
+	}
+	return s
 }

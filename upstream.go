@@ -27,7 +27,6 @@ import (
 	"github.com/hostproxy/hostproxy/internal/header"
 	"github.com/hostproxy/hostproxy/internal/health"
 	"github.com/hostproxy/hostproxy/internal/reach"
-	"github.com/hostproxy/hostproxy/internal/routes"
 	"github.com/hostproxy/hostproxy/internal/settings"
 	"github.com/hostproxy/hostproxy/internal/status"
 )
@@ -826,19 +825,6 @@ func (u *Upstream) explain(e *status.Explanation, q *http.Request, x *exchange.E
 		return
 	}
 	f.Explain(e, q, x)
-}
-
-// describe returns what the status page shows of a route. shared counts the
-// routes of each Upstream.
-func describe(o *routes.Route[route], shared map[*Upstream]int) status.Route {
-	s := status.Route{Pattern: o.Pattern.String(), Handler: fmt.Sprintf("%T", o.Value.handler)}
-	for _, u := range o.Value.upstreams() {
-		s.Sharing = max(s.Sharing, shared[u]-1)
-		if f, err := u.compile(); err == nil {
-			f.Describe(&s)
-		}
-	}
-	return s
 }
 
 // All returns the current targets. It is empty if a field of u is invalid.

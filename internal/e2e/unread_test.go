@@ -47,7 +47,7 @@ func givesUp(t *testing.T, s *site) {
 	assert.Equal(t, hostproxy.SideUpstream, e.Side)
 }
 
-// overLanesTo runs check over each lane to a target over HTTP/2. Its connections
+// overLanesTo runs check over each lane to a target over HTTP/2. Connections
 // may be in use for a moment longer than the exchange, and would then outlive
 // the test.
 func overLanesTo(t *testing.T, target *proxytest.Server, check func(*testing.T, *site), settings ...setting) {
