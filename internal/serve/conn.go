@@ -58,6 +58,7 @@ type conn struct {
 
 	mu     sync.Mutex // guards the fields below
 	idling bool       // waits for a request
+	heads  bool       // reads the rest of a head of HTTP/1.x
 	brief  bool       // the idle wait ends by itself within quietAfter
 	woken  bool       // wake set a read deadline
 	leaves int64      // end of a wait that hurry has limited, unix nanoseconds
