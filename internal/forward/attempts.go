@@ -230,7 +230,7 @@ func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 		case i < 0 || !a.set.targets[i].retired.Load():
 			return i, nil
 		}
-		a.set.targets[i].monitor.Release()
+		a.set.targets[i].monitor.Release(now, 0)
 		a.set.targets[i].node.End()
 	}
 }
@@ -395,13 +395,13 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	m := a.Target.monitor
 	switch {
 	case o.Failure == nil && slices.Contains(a.f.Failures, o.Status):
-		m.Report(now, fmt.Errorf("answered with status %d", o.Status), 0)
+		m.Report(now, fmt.Errorf("answered with status %d", o.Status), a.rec.FirstByte)
 	case o.Failure == nil:
 		m.Report(now, nil, a.rec.FirstByte)
 	case o.Failure.Side == exchange.SideUpstream:
-		m.Report(now, o.Failure.Err, 0)
+		m.Report(now, o.Failure.Err, a.rec.FirstByte)
 	default:
-		m.Release()
+		m.Release(now, a.rec.FirstByte)
 	}
 }
 
