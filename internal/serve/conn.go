@@ -78,7 +78,13 @@ func (c *conn) panicked(p any) {
 }
 
 func (c *conn) logPanic(p any) {
-	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+	c.s.Log.Error("panic on a connection", "remote", c.remoteIfAny(), "panic", p, "stack", string(debug.Stack()))
+}
+
+// remoteIfAny returns RemoteAddr of Conn, or nil if that panics.
+func (c *conn) remoteIfAny() (a net.Addr) {
+	defer func() { _ = recover() }() // there was a panic already
+	return c.RemoteAddr()
 }
 
 // serve runs on the connection's own goroutine until it is known which
