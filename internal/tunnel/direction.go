@@ -46,8 +46,8 @@ func (d *direction) copy() {
 	d.report.Do(func() { d.run.outcomes <- o })
 }
 
-// contained calls f. A panic in a foreign connection type ends the tunnel: on
-// this goroutine it would end the program.
+// contained calls f. A panic in a foreign connection type ends the tunnel:
+// otherwise it would end the program, or leave the other connection open.
 func (d *direction) contained(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
