@@ -103,16 +103,18 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 	}
 	done := make(chan result)
 	go func() {
-		var r result
-		r.got, r.err = f()
-		select {
-		case done <- r:
-		case <-ctx.Done():
-			if r.err == nil {
-				defer exchange.Contain("Close", &r.err)
-				late(r.got)
+		r := result{err: errExited}
+		defer func() { // also if f ends its goroutine
+			select {
+			case done <- r:
+			case <-ctx.Done():
+				if r.err == nil {
+					defer exchange.Contain("Close", &r.err)
+					late(r.got)
+				}
 			}
-		}
+		}()
+		r.got, r.err = f()
 	}()
 	select {
 	case r := <-done:
