@@ -188,8 +188,8 @@ type Server struct {
 	Companions []Companion
 
 	// ReadHeaderTimeout limits how long a client takes to send the head of a
-	// request, from its first byte. Zero means 10 s; negative disables the
-	// limit.
+	// request, from its first byte. A shutdown leaves at most 3 s. Zero means
+	// 10 s; negative disables the limit.
 	ReadHeaderTimeout time.Duration
 
 	// IdleTimeout limits the wait for the next request on a connection. Zero

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -262,6 +263,7 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 	}
 	upstream, err := connect(dial, "tcp", target.Addr)
 	stop()
+	defer p.contain(client, upstream, host)
 	if err == nil && target.ProxyProtocol {
 		_, err = upstream.Write(proxyHeader(client))
 		if err != nil {
@@ -281,6 +283,18 @@ func (p *Passer) carry(ctx context.Context, client net.Conn, heard []byte, host 
 	end := t.Run(ctx)
 	p.log.Debug("connection passed through", "host", host, "target", target.Addr, "by", end.By.String(),
 		"from_client", end.FromClient, "from_upstream", end.FromUpstream, "cause", end.Err)
+}
+
+// contain recovers a panic in a connection from the user's Dial, and closes
+// both connections; use it with defer. Not recovered, the panic would end the
+// program.
+func (p *Passer) contain(client, upstream net.Conn, host string) {
+	if v := recover(); v != nil {
+		p.log.Error("panic in a connection of a Passthrough", "host", host, "panic", v, "stack", string(debug.Stack()))
+		client.Close()
+		defer func() { _ = recover() }() // it may panic again
+		upstream.Close()
+	}
 }
 
 // proxyHeader returns the header of the PROXY protocol, version 2, for a

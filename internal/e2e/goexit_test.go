@@ -95,3 +95,23 @@ func TestAPanicInObserveLeavesTheResponseAsItIs(t *testing.T) {
 		s.router.Observe = func(*hostproxy.Exchange) { panic("bug") }
 	})
 }
+
+// A Dial that ends its goroutine fails the request, even without a DialTimeout.
+func TestADialThatEndsItsGoroutineFailsTheRequest(t *testing.T) {
+	for _, l := range lanes {
+		for _, scheme := range []string{"http://", "h2c://"} {
+			t.Run(l.name+" "+scheme, func(t *testing.T) {
+				s := newSite(t, l, nil, func(s *site) {
+					s.upstream = hostproxy.To(scheme + "over.there:1")
+					s.upstream.DialTimeout = -1
+					s.upstream.Dial = func(context.Context, string, string) (net.Conn, error) {
+						runtime.Goexit()
+						return nil, nil
+					}
+				})
+				assert.Equal(t, 502, s.dial(t).Do(get).StatusCode)
+				noneInFlight(t, s.upstream)
+			})
+		}
+	}
+}

@@ -230,7 +230,7 @@ func (a *Attempts) choose(now time.Time) (int, *exchange.Failure) {
 		case i < 0 || !a.set.targets[i].retired.Load():
 			return i, nil
 		}
-		a.set.targets[i].monitor.Release()
+		a.set.targets[i].monitor.Release(now, 0)
 		a.set.targets[i].node.End()
 	}
 }
@@ -281,39 +281,49 @@ func (t *Target) tryAcquire(now time.Time) bool {
 }
 
 // chooseByPick is chooseOne by the user's Pick, which gets the targets that are
-// left.
+// left. It asks again if another exchange has become the trial of the chosen
+// target's breaker meanwhile.
 func (a *Attempts) chooseByPick(now time.Time) (int, error) {
-	left := make([]*Target, 0, len(a.set.targets))
-	for i, t := range a.set.targets {
-		if a.eligible(i, now) {
-			left = append(left, t)
+	for range maxAsks {
+		left, all := a.left(now)
+		var t *Target
+		var err error
+		if len(left) > 0 { // a Pick may rely on a first one
+			t, err = a.Pick(left)
 		}
+		i := slices.Index(a.set.targets, t)
+		a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
+		if i < 0 || !t.node.TryBegin() {
+			return -1, err
+		}
+		if t.monitor.Admit(now) || all || !slices.Contains(left, t) {
+			return i, err
+		}
+		t.node.End()
 	}
-	var t *Target
-	var err error
-	if len(left) > 0 { // a Pick may rely on a first one
-		t, err = a.Pick(left)
-	}
-	i := slices.Index(a.set.targets, t)
-	a.full = i >= 0 || a.set.choice.Saturated(now, a.tried)
-	if i >= 0 && !t.node.TryBegin() {
-		return -1, err
-	}
-	return i, err
+	a.full = false
+	return -1, nil
 }
+
+// maxAsks limits the calls of Pick for one attempt.
+const maxAsks = 3
 
 var errNoTarget = errors.New("no target is available: all are down, full or already tried")
 
-// eligible reports whether the user's Pick gets the target at i. It gets
-// targets that are down only if no other is left, and FailClosed is false.
-func (a *Attempts) eligible(i int, now time.Time) bool {
-	if slices.Contains(a.tried, i) {
-		return false
+// left returns the targets that the user's Pick gets: those that are up and not
+// tried yet. If there is none before the first attempt, and FailClosed is
+// false, all is true, and it returns all targets.
+func (a *Attempts) left(now time.Time) (left []*Target, all bool) {
+	left = make([]*Target, 0, len(a.set.targets))
+	for i, t := range a.set.targets {
+		if !slices.Contains(a.tried, i) && !t.node.Suspended(now) && t.monitor.Admits(now) {
+			left = append(left, t)
+		}
 	}
-	if !a.set.targets[i].node.Suspended(now) {
-		return true
+	if len(left) == 0 && len(a.tried) == 0 && !a.f.FailClosed {
+		return append(left, a.set.targets...), true
 	}
-	return len(a.tried) == 0 && !a.f.FailClosed && a.set.choice.Pick(now, a.Key, nil) < 0
+	return left, false
 }
 
 // A Next is what comes after an attempt.
@@ -385,13 +395,13 @@ func (a *Attempts) report(o *Outcome, now time.Time) {
 	m := a.Target.monitor
 	switch {
 	case o.Failure == nil && slices.Contains(a.f.Failures, o.Status):
-		m.Report(now, fmt.Errorf("answered with status %d", o.Status), 0)
+		m.Report(now, fmt.Errorf("answered with status %d", o.Status), a.rec.FirstByte)
 	case o.Failure == nil:
 		m.Report(now, nil, a.rec.FirstByte)
 	case o.Failure.Side == exchange.SideUpstream:
-		m.Report(now, o.Failure.Err, 0)
+		m.Report(now, o.Failure.Err, a.rec.FirstByte)
 	default:
-		m.Release()
+		m.Release(now, a.rec.FirstByte)
 	}
 }
 

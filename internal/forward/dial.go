@@ -31,7 +31,7 @@ func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 		}
 		nc, err := attend(ctx, func() (nc net.Conn, err error) {
 			defer exchange.Contain("Dial", &err)
-			if nc, err = hook(ctx, network, addr); err == nil && nc == nil {
+			if nc, err = hook(ctx, network, addr); err == nil && isNil(nc) {
 				err = errNoConn
 			}
 			return nc, err
@@ -42,6 +42,17 @@ func Dialer(hook DialFunc, timeout time.Duration) DialFunc {
 		}
 		return nc, err
 	}
+}
+
+// isNil reports whether nc is nil, or a nil pointer to a socket.
+func isNil(nc net.Conn) bool {
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		return c == nil
+	case *net.UnixConn:
+		return c == nil
+	}
+	return nc == nil
 }
 
 // introducing returns a dial that also sends the context's header of the PROXY
@@ -58,7 +69,7 @@ func introducing(dial func(context.Context) (net.Conn, error), c *Config) func(c
 			return nil, err
 		}
 		if err := introduce(ctx, nc, c.ProxyProtocol); err != nil {
-			nc.Close()
+			containConn(nc).Close()
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
 		}
 		return nc, nil
@@ -92,16 +103,18 @@ func attend[T any](ctx context.Context, f func() (T, error), late func(T)) (got 
 	}
 	done := make(chan result)
 	go func() {
-		var r result
-		r.got, r.err = f()
-		select {
-		case done <- r:
-		case <-ctx.Done():
-			if r.err == nil {
-				defer exchange.Contain("Close", &r.err)
-				late(r.got)
+		r := result{err: errExited}
+		defer func() { // also if f ends its goroutine
+			select {
+			case done <- r:
+			case <-ctx.Done():
+				if r.err == nil {
+					defer exchange.Contain("Close", &r.err)
+					late(r.got)
+				}
 			}
-		}
+		}()
+		r.got, r.err = f()
 	}()
 	select {
 	case r := <-done:

@@ -13,8 +13,8 @@
 //   - outeredit.go: the Router's changes to the heads of responses
 //   - headeredit.go, trailer.go, encode.go, response.go, order.go: the fields
 //     that cross the proxy, and how the fast lane writes requests
-//   - dial.go, transport.go, apart.go, timekeeper.go, protocol.go: how a target
-//     is reached
+//   - dial.go, containedconn.go, transport.go, apart.go, timekeeper.go,
+//     protocol.go: how a target is reached
 //   - silence_linux.go, silence_other.go: detection of dead HTTP/2 peers
 //   - healthcheck.go, background.go, deploy.go: health checks, and changes of
 //     targets

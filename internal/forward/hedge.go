@@ -62,9 +62,9 @@ func (a *Attempts) Join(won *Target, lost *exchange.Failure) {
 		lost = &exchange.Failure{Op: "read", Side: exchange.SideProxy, Err: ErrGivenUp}
 	case lost.Side == exchange.SideUpstream:
 		loser.failures.Add(now)
-		loser.monitor.Report(now, lost.Err, 0)
+		loser.monitor.Report(now, lost.Err, now.Sub(since))
 	default:
-		loser.monitor.Release()
+		loser.monitor.Release(now, now.Sub(since))
 	}
 	lost.Target = loser.Name
 	a.timeline.end(a.rec, lostAt, lost)

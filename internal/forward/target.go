@@ -239,10 +239,11 @@ func newTransport(dial func(context.Context) (net.Conn, error), c *Config, proto
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			nc, err := dial(ctx)
-			if err == nil {
-				limitSilence(nc, silence)
+			if err != nil {
+				return nil, err
 			}
-			return nc, err
+			limitSilence(nc, silence)
+			return containConn(nc), nil
 		},
 		Protocols:              protocols(),
 		TLSClientConfig:        conf,

@@ -130,6 +130,12 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 	if err != nil {
 		return nil, nil, err
 	}
+	switched := false
+	defer func() {
+		if !switched { // also after a panic in a connection of the program's own
+			conn.Close()
+		}
+	}()
 	a.wrote = true
 	a.x.Status = http.StatusSwitchingProtocols
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
@@ -143,11 +149,9 @@ func (a *roundTrip) switchClient(res *http.Response, protocol string) (io.ReadWr
 	}
 	err = writeSwitch(brw.Writer, h)
 	ahead, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
-	return conn, ahead, conn.SetDeadline(time.Time{})
+	err = errors.Join(err, conn.SetDeadline(time.Time{}))
+	switched = err == nil
+	return conn, ahead, err
 }
 
 // writeSwitch writes the head of a 101. http.Header.Write removes CR and LF

@@ -33,6 +33,7 @@ type Monitor struct {
 	why      string     // why the breaker is not closed
 	until    time.Time  // when an open breaker becomes half-open
 	opened   int        // how often it has opened in a row
+	openedAt time.Time  // when it last opened; zero if it never has
 	trials   int        // exchanges in flight while it is half-open
 	triedAt  time.Time  // when the last trial began
 	failed   int64      // failures since windowAt
@@ -142,7 +143,9 @@ func (m *Monitor) admits(now time.Time) bool {
 	return true
 }
 
-// Report notes that an exchange has failed, or had a response after latency.
+// Report notes that an exchange has failed, or had a response, latency after
+// its start. It ignores an exchange that began before the breaker last opened:
+// the target may have recovered since.
 func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	if m == nil || !m.config.Breaker.on() {
 		return
@@ -163,6 +166,9 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	m.mu.Lock()
 	defer m.tell()
 	defer m.mu.Unlock()
+	if m.outdated(now, latency) {
+		return
+	}
 	m.trials = max(0, m.trials-1)
 	if failure == nil {
 		m.succeeded(now)
@@ -171,31 +177,40 @@ func (m *Monitor) Report(now time.Time, failure error, latency time.Duration) {
 	}
 }
 
-// Release notes that an exchange ended without a result about the target.
-func (m *Monitor) Release() {
+// Release notes that an exchange ended, latency after its start, without a
+// result about the target.
+func (m *Monitor) Release(now time.Time, latency time.Duration) {
 	if m == nil || !m.alert.Load() {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.trials = max(0, m.trials-1)
+	if !m.outdated(now, latency) {
+		m.trials = max(0, m.trials-1)
+	}
+}
+
+// outdated reports whether an exchange that ends now began before the breaker
+// last opened. m.mu is held.
+func (m *Monitor) outdated(now time.Time, latency time.Duration) bool {
+	return now.Add(-latency).Before(m.openedAt)
 }
 
 // Abandon notes that an exchange was given up, without a response after
 // latency. It counts as a failure if that is too slow for the breaker.
 func (m *Monitor) Abandon(now time.Time, latency time.Duration) {
 	if m != nil && m.config.Breaker.Slow > 0 && latency > m.config.Breaker.Slow {
-		m.Report(now, fmt.Errorf("no response after %v", latency.Round(time.Millisecond)), 0)
+		m.Report(now, fmt.Errorf("no response after %v", latency.Round(time.Millisecond)), latency)
 		return
 	}
-	m.Release()
+	m.Release(now, latency)
 }
 
 // succeeded closes a half-open breaker. m.mu is held.
 func (m *Monitor) succeeded(now time.Time) {
 	m.streak.Store(0)
 	if m.breaker != HalfOpen {
-		return // the exchange began before the breaker opened
+		return // no target was up, so that it began although the breaker was open
 	}
 	m.breaker, m.opened, m.failed, m.windowAt = Up, 0, 0, now
 	m.total.Store(0)
@@ -239,7 +254,7 @@ func inARow(streak int64, failure error) string {
 func (m *Monitor) open(now time.Time, why string) {
 	d := m.config.Breaker.OpenFor << min(m.opened, 10)
 	m.opened++
-	m.breaker, m.why, m.until = Open, why, now.Add(min(d, MaxFor))
+	m.breaker, m.why, m.openedAt, m.until = Open, why, now, now.Add(min(d, MaxFor))
 	m.alert.Store(true)
 	m.streak.Store(0)
 	m.note(now, why)

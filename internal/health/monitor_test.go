@@ -69,7 +69,7 @@ func (r *rig) play(story string) (refused int) {
 			case 's':
 				r.Report(r.now, nil, time.Millisecond)
 			case 'l':
-				r.Release()
+				r.Release(r.now, 0)
 			}
 		case 'F':
 			r.Probed(r.now, errBad)
@@ -215,7 +215,7 @@ func TestATargetWithoutAMonitorIsUp(t *testing.T) {
 	var m *health.Monitor
 	assert.True(t, m.Admit(noon))
 	m.Report(noon, errBad, 0)
-	m.Release()
+	m.Release(noon, 0)
 	m.Probed(noon, errBad)
 	m.Restarted(noon)
 	assert.Equal(t, health.Status{State: health.Up}, m.Status())
@@ -260,7 +260,7 @@ func TestConcurrentReportsLoseNoEvent(t *testing.T) {
 					case 1:
 						r.Report(now, nil, 0)
 					default:
-						r.Release()
+						r.Release(r.now, 0)
 					}
 				}
 			}
@@ -315,4 +315,27 @@ func TestTheLatestChangesAreRemembered(t *testing.T) {
 	assert.Equal(t, health.Down, got[4].State)
 	assert.Less(t, len(got[0].Reason), 310)
 	assert.True(t, utf8.ValidString(got[0].Reason))
+}
+
+// An exchange that began before the breaker opened tests nothing: it neither
+// opens a half-open breaker nor closes it, and takes no trial's place. After
+// the target has recovered, it does not open the breaker again.
+func TestExchangesFromBeforeTheBreakerOpenedDoNotCount(t *testing.T) {
+	for name, end := range map[string]func(*rig){
+		"fails":    func(r *rig) { r.Report(r.now, errBad, 9*time.Second) },
+		"succeeds": func(r *rig) { r.Report(r.now, nil, 9*time.Second) },
+		"is left":  func(r *rig) { r.Release(r.now, 9*time.Second) },
+		"is slow":  func(r *rig) { r.Abandon(r.now, 9*time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, health.Config{Breaker: health.Breaker{Failures: 1, OpenFor: 5 * time.Second, Slow: time.Second}})
+			require.Equal(t, 0, r.play("f5a"))
+			end(r)
+			assert.Equal(t, health.HalfOpen, r.Status().State)
+			assert.Equal(t, 1, r.play("a"), "the trial is still in flight")
+			r.Report(r.now, nil, 0)
+			end(r)
+			assert.Equal(t, health.Up, r.Status().State)
+		})
+	}
 }

@@ -500,8 +500,8 @@ func (w *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	a.f.handle(nil)
 	a.leaveBody()
-	a.hijacked = true
 	conn, buf := a.one.hijack()
+	a.hijacked = true // after a panic in hijack, the connection is still ours
 	return conn, buf, nil
 }
 

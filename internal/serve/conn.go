@@ -58,6 +58,7 @@ type conn struct {
 
 	mu     sync.Mutex // guards the fields below
 	idling bool       // waits for a request
+	heads  bool       // reads the rest of a head of HTTP/1.x
 	brief  bool       // the idle wait ends by itself within quietAfter
 	woken  bool       // wake set a read deadline
 	leaves int64      // end of a wait that hurry has limited, unix nanoseconds
@@ -77,7 +78,13 @@ func (c *conn) panicked(p any) {
 }
 
 func (c *conn) logPanic(p any) {
-	c.s.Log.Error("panic on a connection", "remote", c.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+	c.s.Log.Error("panic on a connection", "remote", c.remoteIfAny(), "panic", p, "stack", string(debug.Stack()))
+}
+
+// remoteIfAny returns RemoteAddr of Conn, or nil if that panics.
+func (c *conn) remoteIfAny() (a net.Addr) {
+	defer func() { _ = recover() }() // there was a panic already
+	return c.RemoteAddr()
 }
 
 // serve runs on the connection's own goroutine until it is known which

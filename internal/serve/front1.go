@@ -414,6 +414,7 @@ type secured struct {
 // Close sends no close_notify to a client that does not read: crypto/tls would
 // try for five seconds.
 func (s *secured) Close() error {
+	defer s.under.contain() // a panic in the close_notify
 	if s.under.discards.Load() {
 		return s.under.Close()
 	}

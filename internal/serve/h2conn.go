@@ -476,7 +476,7 @@ func (c *conn2) end(err error) {
 	c.mu.Lock()
 	c.account(fault)
 	c.over, c.fault = true, fault
-	calmed := c.calmed
+	patient := fault == nil && !c.calmed && c.opened > 0 // it may be reading a response
 	polite := fault != nil || err == errIdle2 || err == errServed2
 	if polite && c.stage != drainLast {
 		c.out = h2.AppendGoAway(c.out, c.opened, code, reason)
@@ -500,7 +500,7 @@ func (c *conn2) end(err error) {
 	}
 	c.mu.Unlock()
 	if polite {
-		c.c.takeLeave(fault == nil && !calmed)
+		c.c.takeLeave(patient)
 	}
 	c.c.closeUnder()
 	c.workers.Wait()

@@ -63,11 +63,41 @@ func (c *conn) beginIdle() bool {
 	return c.woken
 }
 
+// headFarewell is how long the client has to complete a head of HTTP/1.x once
+// the server drains.
+const headFarewell = 3 * time.Second
+
+// beginHead limits the rest of a head that has arrived in part.
+func (c *conn) beginHead() {
+	c.readBy(c.s.limit().ReadHeaderTimeout)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heads = true; c.s.draining.Err() != nil {
+		c.hastenHead()
+	}
+}
+
+// endHead removes the limit that a drain has set for a head, if there is one.
+func (c *conn) endHead() {
+	if c.heads { // only the goroutine of the connection sets it
+		c.endIdle()
+	}
+}
+
+// hastenHead limits the rest of a head when the server drains. mu is held.
+func (c *conn) hastenHead() {
+	defer c.contain() // contains panics, as interrupt does
+	if end := time.Now().Add(headFarewell); c.readArmed.IsZero() || end.Before(c.readArmed) {
+		c.woken = true
+		_ = c.Conn.SetReadDeadline(end)
+	}
+}
+
 // endIdle ends the wait.
 func (c *conn) endIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idling, c.brief = false, false
+	c.idling, c.brief, c.heads = false, false, false
 	if c.woken {
 		c.woken = false
 		c.readArmed = time.Time{}
@@ -95,7 +125,8 @@ func (c *conn) overdue() bool {
 // the server retires. A wait that ends by itself within quietAfter continues: a
 // busy client may just be sending a request when the connection closes, and a
 // client does not retry every request. The response to such a request tells the
-// client that it is the last. A drain limits a handshake, too.
+// client that it is the last. A drain also limits a handshake and the rest of a
+// head.
 func (c *conn) wake() {
 	if h := c.two.Load(); h != nil {
 		h.drain()
@@ -105,6 +136,8 @@ func (c *conn) wake() {
 	switch {
 	case c.shake != nil && c.s.draining.Err() != nil:
 		c.shake.hasten()
+	case c.heads && c.s.draining.Err() != nil:
+		c.hastenHead()
 	case !c.idling:
 	case c.s.draining.Err() == nil:
 		c.hurry()

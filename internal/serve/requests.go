@@ -189,36 +189,45 @@ func (f *front1) behead(n int) {
 // needed. again means that the head is complete and n bytes long.
 func (f *front1) readHead() (n int, next step) {
 	req := &f.x.req
+	n, err, cut := f.parseHead()
+	f.c.endHead()
+	if cut != nil {
+		req.Reset()
+		return 0, f.lateHead(cut)
+	}
+	switch err {
+	case nil:
+		f.odd = req.Nominates
+	case h1.ErrUnusual:
+		if req.Unusual&h1.UnusualPreface != 0 && f.c.takesH2C() {
+			return 0, f.speak2()
+		}
+		f.odd = true
+		if err := unusual(req); err != nil {
+			return 0, f.refuse(err)
+		}
+	default:
+		req.Reset()
+		return 0, f.refuse(err)
+	}
+	return n, again
+}
+
+// parseHead reads until the head can be parsed. err is from h1.Request.Parse;
+// cut is why the rest of the head cannot be read.
+func (f *front1) parseHead() (n int, err, cut error) {
+	req := &f.x.req
 	req.MaxHead = f.c.s.limit().MaxHeaderBytes
 	f.long = nil
-	slow := false
-	for {
-		n, err := req.Parse(f.unparsed())
-		switch err {
-		case nil:
-			f.odd = req.Nominates
-			return n, again
-		case h1.ErrUnusual:
-			if req.Unusual&h1.UnusualPreface != 0 && f.c.takesH2C() {
-				return 0, f.speak2()
-			}
-			f.odd = true
-			if err := unusual(req); err != nil {
-				return 0, f.refuse(err)
-			}
-			return n, again
-		case h1.ErrMore:
-			if !slow {
-				slow = true
-				f.c.readBy(f.c.s.limit().ReadHeaderTimeout)
-			}
-			if err := f.moreHead(); err != nil {
-				req.Reset()
-				return 0, f.lateHead(err)
-			}
-		default:
-			req.Reset()
-			return 0, f.refuse(err)
+	for slow := false; ; slow = true {
+		if n, err = req.Parse(f.unparsed()); err != h1.ErrMore {
+			return n, err, nil
+		}
+		if !slow {
+			f.c.beginHead()
+		}
+		if cut := f.moreHead(); cut != nil {
+			return 0, nil, cut
 		}
 	}
 }

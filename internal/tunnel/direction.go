@@ -41,20 +41,20 @@ const (
 
 // copy copies bytes until the source ends or either side fails.
 func (d *direction) copy() {
-	o := d.contained()
+	o := broken
+	d.contained(func() { o = d.carry() })
 	d.report.Do(func() { d.run.outcomes <- o })
 }
 
-// contained calls carry. A panic in a foreign connection type ends the tunnel:
-// on this goroutine it would end the program.
-func (d *direction) contained() (o outcome) {
+// contained calls f. A panic in a foreign connection type ends the tunnel:
+// otherwise it would end the program, or leave the other connection open.
+func (d *direction) contained(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			d.run.settle(d.from, fmt.Errorf("panic in a connection: %v\n%s", p, debug.Stack()))
-			o = broken
 		}
 	}()
-	return d.carry()
+	f()
 }
 
 func (d *direction) carry() outcome {
@@ -148,9 +148,11 @@ func (d *direction) write(p []byte) error {
 // sayGoodbye begins the drain of a quiet direction. A busy one writes its Close
 // itself.
 func (d *direction) sayGoodbye() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.depart()
+	d.contained(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.depart()
+	})
 }
 
 // depart sends the Close frame once, if dst is between two frames and has not

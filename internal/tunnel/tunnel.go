@@ -99,12 +99,14 @@ func (t *Tunnel) Run(ctx context.Context) Result {
 	}
 	r.up = direction{run: r, from: ByClient, to: ByUpstream, src: t.Client, dst: t.Upstream.Conn}
 	r.down = direction{run: r, from: ByUpstream, to: ByClient, src: t.Upstream, dst: t.Client.Conn}
-	clearDeadline(t.Client.Conn)
-	clearDeadline(t.Upstream.Conn)
-	r.work.Go(r.up.copy)
-	r.work.Go(r.down.copy)
-	r.crept()
-	r.watch(ctx)
+	r.up.contained(func() {
+		clearDeadline(t.Client.Conn)
+		clearDeadline(t.Upstream.Conn)
+		r.crept()
+		r.work.Go(r.up.copy)
+		r.work.Go(r.down.copy)
+		r.watch(ctx)
+	})
 	r.close()
 	r.work.Wait()
 	return Result{FromClient: r.up.delivered, FromUpstream: r.down.delivered, By: r.by, Err: r.err}
@@ -177,8 +179,8 @@ func (r *run) watch(ctx context.Context) {
 // close closes both sides in parallel: a TLS side may take seconds to send
 // close_notify to a stalled peer.
 func (r *run) close() {
-	r.work.Go(func() { _ = r.tunnel.Client.Conn.Close() })
-	_ = r.tunnel.Upstream.Conn.Close()
+	r.work.Go(func() { r.down.contained(func() { _ = r.tunnel.Client.Conn.Close() }) })
+	r.up.contained(func() { _ = r.tunnel.Upstream.Conn.Close() })
 }
 
 // settle records what ended the tunnel. Only the first call counts: later ones
