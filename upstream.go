@@ -219,7 +219,8 @@ type Upstream struct {
 	// apply to the proxy's own responses, such as 401, 404, 429 and 502, to the
 	// Page of [Upstream.Maintain], or to what ErrorHandler writes. For those
 	// responses use [Router.ResponseHeader] and [Router.HSTS], which apply to
-	// the responses of targets too.
+	// the responses of targets too. If RequestHeader changes Via, requests that
+	// loop are not found.
 	RequestHeader, ResponseHeader HeaderEdit
 
 	// HSTS sets Strict-Transport-Security on responses over TLS. It replaces
