@@ -77,6 +77,18 @@ func pieces(body string, n int) string {
 	return "Transfer-Encoding: chunked\r\n\r\n" + chunked(body, n)
 }
 
+// A target that has not asked for the body has none to take. The client for
+// HTTP/2 sends it after a second.
+func TestATargetIsNotGivenUpBeforeABodyThatItMustAskForIsSent(t *testing.T) {
+	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		dawdle(6 * moment)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	overLanesTo(t, backend, func(t *testing.T, s *site) {
+		assert.Equal(t, 401, s.dial(t).Do(request("PUT /", "Expect: 100-continue\r\n"+sized("hello"))).StatusCode)
+	}, impatientWithUploads)
+}
+
 // readsNoEnd is a Transport that reads the body's length, and not its end.
 func readsNoEnd(q *http.Request) (*http.Response, error) {
 	p := make([]byte, q.ContentLength)

@@ -403,8 +403,8 @@ func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Respon
 	return nil, &exchange.AttemptError{Op: "write", Wrote: true, Err: os.ErrDeadlineExceeded}
 }
 
-// dialTrace notes how long a foreign client takes to open a connection. body is
-// read only after that.
+// dialTrace notes how long a foreign client takes to open a connection. It ends
+// the turn of the target while no part of body is on the way to it.
 func (a *roundTrip) dialTrace(body *foreignBody) *httptrace.ClientTrace {
 	var start time.Time
 	return &httptrace.ClientTrace{
@@ -418,7 +418,8 @@ func (a *roundTrip) dialTrace(body *foreignBody) *httptrace.ClientTrace {
 				a.flight.Dialed(time.Since(start))
 			}
 		},
-		WroteRequest: func(httptrace.WroteRequestInfo) { a.flight.pass(body, noTurn) },
+		Wait100Continue: func() { a.flight.pass(body, noTurn) },
+		WroteRequest:    func(httptrace.WroteRequestInfo) { a.flight.pass(body, noTurn) },
 	}
 }
 
