@@ -210,8 +210,8 @@ type Server struct {
 
 	// HandshakeTimeout limits a TLS handshake, including the wait for a
 	// certificate. A handshake that starts an on-demand order has at least 30 s
-	// from its ClientHello. A shutdown leaves at most 3 s. Zero means 10 s;
-	// negative disables the limit.
+	// from its ClientHello. During a shutdown, the client has at most 3 s for
+	// each step. Zero means 10 s; negative disables the limit.
 	HandshakeTimeout time.Duration
 
 	// MaxHeaderBytes limits the head of a request. Zero means 16 KiB; negative

@@ -167,6 +167,13 @@ type BodyReader struct {
 // Close implements io.Closer. The client's body stays open for another attempt.
 func (r *BodyReader) Close() error { return nil }
 
+// Through reports whether r has read all bytes of the body. It may report so
+// before Read has returned io.EOF.
+func (r *BodyReader) Through() bool {
+	b := r.b
+	return r.at == b.length || b.Whole() && r.at == b.Count()
+}
+
 // Ready returns the beginning of the body, as far as it can be read without
 // waiting. Read then continues after it. Ready must be the attempt's first
 // call; its result is valid until the next call.

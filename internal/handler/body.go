@@ -88,6 +88,7 @@ type attemptBody struct {
 type foreignBody struct {
 	*attemptBody
 	read, closed atomic.Bool
+	tells        bool // the client reports when it has sent the request
 }
 
 // Read implements io.Reader.
@@ -99,12 +100,13 @@ func (r *foreignBody) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	fl := r.b.flight
-	fl.feeds.Store(false)
+	fl.pass(r, clientsTurn)
 	n, err := r.attemptBody.Read(p[:min(len(p), feedPiece)])
-	if err == nil {
-		fl.feed()
-	} else if !fl.begun.Load() {
-		fl.last.Store(0) // the request is sent
+	switch {
+	case err != nil && err != io.EOF, r.Through() && !r.tells:
+		fl.pass(r, noTurn)
+	default: // at the end, too: the client may still hold the last piece
+		fl.pass(r, targetsTurn)
 	}
 	return n, err
 }

@@ -3,7 +3,6 @@ package handler
 import (
 	"context"
 	"net/http"
-	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -30,9 +29,6 @@ type flight struct {
 	begun atomic.Bool  // the response has begun
 	open  atomic.Bool  // the response has no known end
 	owes  atomic.Bool  // a read from the client is in progress, which must not be slow until begun
-	// a foreign client must read more of the body: a stall is the fault of its
-	// target
-	feeds atomic.Bool
 	// a write to the client is in progress; a stall is the client's fault
 	slow  atomic.Bool
 	reads atomic.Bool // the body is being read without an attempt
@@ -59,7 +55,10 @@ type flight struct {
 	until  time.Time     // end of an upgraded connection's time; zero means none
 	polite func()        // ends an upgraded connection politely; nil for others
 
-	starved bool // the target of the current attempt has taken nothing of the body for too long
+	// the body that a foreign client sends, until it has the response; else nil
+	upload  *foreignBody
+	turn    turn // what upload waits for
+	starved bool // the attempt was ended: its target took nothing for too long
 
 	swept exchange.Swept // entry in the Forwarder's Sweeper
 }
@@ -84,7 +83,7 @@ func (fl *flight) Inspect(now time.Time) {
 	case fl.moved(now.Sub(time.Unix(0, last))), fl.excused():
 		fl.touch()
 	case !fl.overdue(now.Sub(time.Unix(0, last))):
-	case fl.feeds.Load() && !fl.begun.Load():
+	case fl.turn == targetsTurn:
 		fl.starve()
 	default:
 		if fl.slow.Load() {
@@ -212,6 +211,7 @@ func (fl *flight) abort(cause error) {
 // is held.
 func (fl *flight) starve() {
 	fl.last.Store(0)
+	fl.turn = noTurn
 	if fl.starved = fl.cancel != nil; fl.starved {
 		fl.cancel()
 	}
@@ -297,21 +297,46 @@ func (fl *flight) Value(key any) any {
 // touch notes that a byte moved.
 func (fl *flight) touch() { fl.last.Store(time.Now().UnixNano()) }
 
-// feed notes that a foreign client has taken a part of the request's body, and
-// must take more.
-func (fl *flight) feed() {
-	fl.touch()
-	fl.feeds.Store(true)
+// A turn is what a request's body that a foreign client sends waits for.
+type turn int
+
+const (
+	noTurn      turn = iota // nothing that the idle timeout limits
+	clientsTurn             // the client must send more
+	targetsTurn             // the target must take what was read: a stall is its fault
+)
+
+// uploads makes r the body that a foreign client sends from now on.
+func (fl *flight) uploads(r *foreignBody) {
+	fl.mu.Lock()
+	fl.upload = r
+	fl.mu.Unlock()
+	fl.pass(r, targetsTurn)
 }
 
-// fed ends feed for an attempt that has ended with err, and returns its error.
-func (fl *flight) fed(err error) error {
-	fl.feeds.Store(false)
-	fl.last.Store(0)
+// pass notes what r waits for. It does nothing once the foreign client has
+// returned: it may read on during the response, and even during the next
+// attempt.
+func (fl *flight) pass(r *foreignBody, to turn) {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	if err != nil && fl.starved {
-		err = &exchange.AttemptError{Op: "write", Wrote: true, Err: os.ErrDeadlineExceeded}
+	if fl.upload != r {
+		return
 	}
-	return err
+	switch fl.turn = to; to {
+	case noTurn:
+		fl.last.Store(0)
+	case targetsTurn:
+		fl.touch()
+	}
+}
+
+// uploaded ends uploads, and reports whether the attempt was ended since its
+// target took nothing for too long.
+func (fl *flight) uploaded() (starved bool) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.upload, fl.turn = nil, noTurn
+	fl.last.Store(0)
+	return fl.starved
 }

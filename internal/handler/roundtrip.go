@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"os"
 	"sync"
 	"time"
 
@@ -381,7 +382,8 @@ func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Respon
 	var ctx context.Context
 	ctx, a.done = a.flight.cancelable()
 	a.flight.order = exchange.Order{} // responses of foreign clients have no order
-	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace()), t)
+	body := &foreignBody{tells: a.f.Transport == nil}
+	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace(body)), t)
 	if err != nil {
 		return nil, err
 	}
@@ -389,29 +391,35 @@ func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Respon
 	if !ok {
 		return c.Do(out, a.relay)
 	}
-	out.Body = &foreignBody{attemptBody: b}
-	a.flight.feed()
+	body.attemptBody, out.Body = b, body
+	a.flight.uploads(body)
 	res, err := c.Do(out, a.relay)
-	return res, a.flight.fed(err)
+	if !a.flight.uploaded() {
+		return res, err
+	}
+	if err == nil { // the response came too late
+		res.Body.Close()
+	}
+	return nil, &exchange.AttemptError{Op: "write", Wrote: true, Err: os.ErrDeadlineExceeded}
 }
 
-// dialTrace notes how long a foreign client takes to open a connection. A body
-// is read only after that.
-func (a *roundTrip) dialTrace() *httptrace.ClientTrace {
+// dialTrace notes how long a foreign client takes to open a connection. It ends
+// the turn of the target while no part of body is on the way to it.
+func (a *roundTrip) dialTrace(body *foreignBody) *httptrace.ClientTrace {
 	var start time.Time
 	return &httptrace.ClientTrace{
 		GetConn: func(string) {
 			start = time.Now()
-			a.flight.last.Store(0)
+			a.flight.pass(body, noTurn)
 		},
 		GotConn: func(got httptrace.GotConnInfo) {
-			if a.body != nil {
-				a.flight.feed()
-			}
+			a.flight.pass(body, targetsTurn)
 			if !got.Reused {
 				a.flight.Dialed(time.Since(start))
 			}
 		},
+		Wait100Continue: func() { a.flight.pass(body, noTurn) },
+		WroteRequest:    func(httptrace.WroteRequestInfo) { a.flight.pass(body, noTurn) },
 	}
 }
 

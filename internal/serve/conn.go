@@ -274,6 +274,9 @@ func (c *conn) hearOut(page []byte) (total int, more bool) {
 // Write fails after a time without progress (slow read). A slow client that
 // reads something is not cut off.
 func (c *conn) Write(p []byte) (total int, err error) {
+	if c.shake != nil {
+		c.shake.writes()
+	}
 	for {
 		c.armWrite()
 		n, err := c.Conn.Write(p[total:])

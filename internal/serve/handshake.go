@@ -22,14 +22,14 @@ var (
 // handshake.
 const alertTime = time.Second
 
-// shakeFarewell is how long the client has to complete its handshake once the
-// server drains. A client that has connected before may just be doing so.
+// shakeFarewell is how long the client has for each step of its handshake once
+// the server drains. A client that has connected before may just be doing so.
 const shakeFarewell = 3 * time.Second
 
 // A handshake is a TLS handshake in flight. It takes one of the
 // Bounds.MaxHandshakes places when the ClientHello has been read, and gives it
 // back while it waits for a certificate. Only the connection's goroutine uses
-// it, except for until.
+// it, except for until, and changes conn.shake.
 type handshake struct {
 	conn      *conn
 	deadline  time.Time // zero means none
@@ -101,12 +101,25 @@ func (h *handshake) setDeadline() {
 	}
 }
 
-// hasten limits what is left of the handshake when the server drains. conn.mu
-// is held.
+// hasten limits the wait for the client's next step when the server drains.
+// conn.mu is held.
 func (h *handshake) hasten() {
 	defer h.conn.contain() // contains panics, as interrupt does
-	if end := time.Now().Add(shakeFarewell); h.until.IsZero() || end.Before(h.until) {
-		_ = h.conn.Conn.SetReadDeadline(end)
+	end := time.Now().Add(shakeFarewell)
+	if !h.until.IsZero() && h.until.Before(end) {
+		end = h.until
+	}
+	_ = h.conn.Conn.SetReadDeadline(end)
+}
+
+// writes is called when the server takes a step: it may have waited for a
+// certificate or a key for longer than the client has.
+func (h *handshake) writes() {
+	c := h.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.s.draining.Err() != nil {
+		h.hasten()
 	}
 }
 

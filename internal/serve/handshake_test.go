@@ -290,3 +290,26 @@ func TestAHandshakeThatADrainFindsCanBeCompleted(t *testing.T) {
 		assert.NoError(t, <-done)
 	})
 }
+
+// A program's hook may take longer to choose a certificate than a client has
+// during a drain: that is not the client's time.
+func TestADrainWaitsForTheCertificateOfAHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cert, roots := proxytest.Certificate(t, "a.test")
+		ctx, drain := context.WithCancel(t.Context())
+		ln, done := newPipes(), make(chan error, 1)
+		s := &serve.Server{HandshakeTimeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler), TLS: &tls.Config{
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				drain()
+				time.Sleep(5 * time.Second)
+				return &cert, nil
+			}}}
+		go func() { done <- s.Serve(ctx, ln) }()
+		c := client(ln, roots, "a.test")
+		require.NoError(t, c.Handshake())
+		began := time.Now()
+		c.Close()
+		assert.NoError(t, <-done)
+		assert.Less(t, time.Since(began), time.Second)
+	})
+}
