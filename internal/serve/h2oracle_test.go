@@ -69,6 +69,7 @@ func (p *peer) play(script []byte) map[uint32]reply {
 		ids := slices.Sorted(maps.Keys(open))
 		return ids[int(arg)%len(ids)], true
 	}
+	_ = p.WriteWindowUpdate(0, 1<<20) // for all responses together
 	sent := 0
 	for ; len(script) >= 2 && latest < 60; script = script[2:] {
 		p.move(script[0], script[1], &latest, open, any, &sent)
@@ -184,6 +185,7 @@ func TestLegalFramesGetTheSameRepliesAsFromNetHTTP(t *testing.T) {
 func FuzzLegalFrames(f *testing.F) {
 	f.Add([]byte("\x00\x00\x02\x01\x04\x10\x06\x03"))
 	f.Add([]byte("\x02\x05\x07\x00\x03\x20\x09\x01\x05\x30"))
+	f.Add([]byte(strings.Repeat("\x91\x91", 30))) // responses of 90 KB
 	ours := start(f, &serve.Server{Handler: http.HandlerFunc(tell), H2C: true})
 	theirs := startNetHTTP2(f, http.HandlerFunc(tell))
 	f.Fuzz(func(t *testing.T, script []byte) { sameAsNetHTTP(t, ours, theirs, script[:min(len(script), 200)]) })
