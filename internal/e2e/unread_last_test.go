@@ -18,6 +18,7 @@ import (
 // What a target does not take may be the last piece of the body, which the
 // client for HTTP/2 has read together with the end.
 func TestATargetOverHTTP2ThatDoesNotTakeTheLastPieceIsGivenUp(t *testing.T) {
+	t.Parallel()           // most of the time is spent waiting
 	const window = 1 << 20 // of net/http's server
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }))
 	for name, body := range map[string]string{
@@ -37,11 +38,12 @@ func TestATargetOverHTTP2ThatDoesNotTakeTheLastPieceIsGivenUp(t *testing.T) {
 // Once it has the whole request, a target may take longer than IdleTimeout to
 // respond.
 func TestATargetThatHasTheWholeRequestIsNotGivenUpAfterTheIdleTimeout(t *testing.T) {
-	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+	t.Parallel() // most of the time is spent waiting
+	counts := http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		n, err := io.Copy(io.Discard, q.Body)
-		dawdle(6 * moment)
+		dawdle(12 * moment)
 		fmt.Fprint(w, n, err)
-	}))
+	})
 	buffered := func(u *hostproxy.Upstream) { u.BufferRequests = 1 << 20 }
 	plain := func(*hostproxy.Upstream) {}
 	for name, tt := range map[string]struct {
@@ -65,7 +67,8 @@ func TestATargetThatHasTheWholeRequestIsNotGivenUpAfterTheIdleTimeout(t *testing
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			overLanesTo(t, backend, func(t *testing.T, s *site) {
+			t.Parallel()
+			overLanesTo(t, proxytest.NewH2CServer(t, counts), func(t *testing.T, s *site) {
 				assert.Equal(t, tt.want, string(s.dial(t).Do(request("PUT /", tt.body)).Content))
 			}, impatientWithUploads, func(s *site) { tt.change(s.upstream) })
 		})
@@ -80,8 +83,9 @@ func pieces(body string, n int) string {
 // A target that has not asked for the body has none to take. The client for
 // HTTP/2 sends it after a second.
 func TestATargetIsNotGivenUpBeforeABodyThatItMustAskForIsSent(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		dawdle(6 * moment)
+		dawdle(12 * moment)
 		w.WriteHeader(http.StatusUnauthorized)
 	}))
 	overLanesTo(t, backend, func(t *testing.T, s *site) {
@@ -96,6 +100,6 @@ func readsNoEnd(q *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	q.Body.Close()
-	dawdle(6 * moment)
+	dawdle(12 * moment)
 	return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, ContentLength: int64(len(p)), Body: io.NopCloser(bytes.NewReader(p))}, q.Context().Err()
 }

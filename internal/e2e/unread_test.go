@@ -28,12 +28,13 @@ func (s *site) uploads(t *testing.T) *proxytest.Client {
 // IdleTimeout limits how long a target takes nothing of an upload.
 // ResponseHeaderTimeout begins only after the upload.
 func TestATargetThatStopsReadingAnUploadIsGivenUpAfterTheIdleTimeout(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	stuck := func(c *proxytest.BackendConn) { c.Wait(nil) }
 	overLanesAtOnce(t, stuck, givesUp, impatientWithUploads)
 }
 
 func impatientWithUploads(s *site) {
-	s.upstream.IdleTimeout, s.upstream.ResponseHeaderTimeout = 4*moment, -1
+	s.upstream.IdleTimeout, s.upstream.ResponseHeaderTimeout = 8*moment, -1
 }
 
 // givesUp expects that an upload fails because of its target.
@@ -60,6 +61,7 @@ func overLanesTo(t *testing.T, target *proxytest.Server, check func(*testing.T, 
 // target over HTTP/2 whose window is used up, and a Transport that does not
 // read the body.
 func TestATargetBehindAnotherClientThatStopsReadingIsGivenUp(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(_ http.ResponseWriter, q *http.Request) {
 		_, _ = io.ReadFull(q.Body, make([]byte, 1000))
 		<-q.Context().Done()
@@ -82,6 +84,7 @@ func TestATargetBehindAnotherClientThatStopsReadingIsGivenUp(t *testing.T) {
 // A target over HTTP/2 may read more than HTTP/2 shows within IdleTimeout, but
 // not less than 32 KiB.
 func TestATargetOverHTTP2MayReadSlowly(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	const piece, idle = 16 << 10, 6 * moment
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		page := make([]byte, piece)
@@ -99,6 +102,7 @@ func TestATargetOverHTTP2MayReadSlowly(t *testing.T) {
 // A target over HTTP/2 may respond, and then neither read nor write. Its
 // exchange ends after IdleTimeout.
 func TestATargetOverHTTP2ThatStopsAfterItsHeadIsCutOff(t *testing.T) {
+	t.Parallel() // most of the time is spent waiting
 	backend := proxytest.NewH2CServer(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		w.(http.Flusher).Flush()
 		<-q.Context().Done()
