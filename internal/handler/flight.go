@@ -314,10 +314,13 @@ func (fl *flight) uploads(r *foreignBody) {
 	fl.pass(r, targetsTurn)
 }
 
-// pass notes what r waits for. It does nothing once the foreign client has
-// returned: it may read on during the response, and even during the next
-// attempt.
+// pass notes what r waits for. It does nothing if r is nil, or once the foreign
+// client has returned: it may read on during the response, and even during the
+// next attempt.
 func (fl *flight) pass(r *foreignBody, to turn) {
+	if r == nil {
+		return
+	}
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	if fl.upload != r {

@@ -382,13 +382,16 @@ func (a *roundTrip) sendForeign(c forward.Doer, t *forward.Target) (*http.Respon
 	var ctx context.Context
 	ctx, a.done = a.flight.cancelable()
 	a.flight.order = exchange.Order{} // responses of foreign clients have no order
-	body := &foreignBody{tells: a.f.Transport == nil}
+	var body *foreignBody             // nil if there is nothing to send
+	if a.body != nil {
+		body = &foreignBody{tells: a.f.Transport == nil}
+	}
 	out, err := a.outgoing(httptrace.WithClientTrace(ctx, a.dialTrace(body)), t)
 	if err != nil {
 		return nil, err
 	}
 	b, ok := out.Body.(*attemptBody)
-	if !ok {
+	if !ok || body == nil {
 		return c.Do(out, a.relay)
 	}
 	body.attemptBody, out.Body = b, body
