@@ -1062,7 +1062,9 @@ func publicError(f *exchange.Failure) *Error {
 // An Exchange is the record of one request and its response. [Router.Observe]
 // gets it. UserAgent, Referer, User and ServerName are cut off after 1 KiB.
 // Strings from the client may hold any byte: escape them in logs, as the
-// handlers of log/slog do.
+// handlers of log/slog do. If a handler calls several Upstreams at the same
+// time, Timeline, Retried, Attempts and Queue are of all of them, and Target,
+// Dial and FirstByte of the one that it called last.
 type Exchange struct {
 	Start time.Time // when the head of the request was complete
 
