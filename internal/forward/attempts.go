@@ -285,7 +285,7 @@ func (t *Target) tryAcquire(now time.Time) bool {
 // target's breaker meanwhile.
 func (a *Attempts) chooseByPick(now time.Time) (int, error) {
 	for range maxAsks {
-		left, all := a.left(now)
+		left, all := a.offer(now)
 		var t *Target
 		var err error
 		if len(left) > 0 { // a Pick may rely on a first one
@@ -310,10 +310,10 @@ const maxAsks = 3
 
 var errNoTarget = errors.New("no target is available: all are down, full or already tried")
 
-// left returns the targets that the user's Pick gets: those that are up and not
-// tried yet. If there is none before the first attempt, and FailClosed is
+// offer returns the targets that the user's Pick gets: those that are up and
+// not tried yet. If there is none before the first attempt, and FailClosed is
 // false, all is true, and it returns all targets.
-func (a *Attempts) left(now time.Time) (left []*Target, all bool) {
+func (a *Attempts) offer(now time.Time) (left []*Target, all bool) {
 	left = make([]*Target, 0, len(a.set.targets))
 	for i, t := range a.set.targets {
 		if !slices.Contains(a.tried, i) && !t.node.Suspended(now) && t.monitor.Admits(now) {
